@@ -1,0 +1,55 @@
+"""The user's own code, named as ``module:attribute`` or ``module.attribute``."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rayworks.errors import ParameterError
+
+
+def load(path: str) -> Callable[..., Any]:
+    """Import the callable at ``path``.
+
+    The working directory is searched as well, after everything that is installed, so that a module beside
+    the user's data is found however the run was started.
+
+    Raises:
+        ParameterError: The module or the attribute does not exist, fails to import, or is not callable.
+    """
+    module_name, separator, attribute = path.partition(":")
+    if not separator:
+        module_name, _, attribute = path.rpartition(".")
+    if not module_name or not attribute:
+        raise ParameterError(
+            "not an import path", where=repr(path), remedy="Write it as module:function, such as features:add_columns"
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's: whatever it raises on import is the answer
+        raise ParameterError(
+            "the module could not be imported",
+            where=module_name,
+            said=f"{type(error).__name__}: {error}",
+            remedy=f"Check the spelling, or that {module_name.partition('.')[0]}.py is in {os.getcwd()} or installed",
+        ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
+        raise ParameterError(
+            f"the module has no function {attribute!r}",
+            where=path,
+            said=f"its functions are {', '.join(names) or 'none'}",
+            remedy="Name one of them, or add it",
+        )
+    return found
+
+
+def fingerprint(path: str) -> str:
+    """Text that changes when the code behind ``path`` does: the source of its whole module."""
+    module = inspect.getmodule(load(path))
+    return inspect.getsource(module) if module is not None else path

@@ -1,0 +1,239 @@
+"""What flows accept. These models are the form in the Prefect UI, the command line, and the Python interface."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rayworks.records import ColumnKind, Problem
+
+Hyperparameter = float | int | str
+
+
+class Options(BaseModel):
+    """Frozen, and strict about names, so that a misspelt option is an error and not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ColumnDeclaration(Options):
+    """What must hold for a column. Whatever is not declared is inferred."""
+
+    kind: ColumnKind | Literal["auto"] = Field(
+        "auto", title="Kind", description="What the column holds. 'ignored' keeps it from the model."
+    )
+    required: bool = Field(False, title="Required", description="Set rows aside that have no value here.")
+    minimum: float | None = Field(None, title="Minimum", description="Set rows aside whose value is smaller.")
+    maximum: float | None = Field(None, title="Maximum", description="Set rows aside whose value is larger.")
+    allowed: list[str] | None = Field(None, title="Allowed values", description="Set rows aside with any other value.")
+
+
+class SplitOptions(Options):
+    """How rows become training, validation and test rows. The same row always gets the same part."""
+
+    by: Literal["auto", "time", "hash", "random"] = Field(
+        "auto",
+        title="Split by",
+        description="time: the newest rows are the test. hash: rows that share a key stay together. "
+        "random: by the content of the row and the seed. auto: time if there is just one timestamp column, else random.",
+    )
+    column: str | None = Field(None, title="Column", description="The timestamp column, or the key column.")
+    validation: float = Field(0.15, gt=0, lt=0.9, title="Validation share")
+    test: float = Field(0.15, gt=0, lt=0.9, title="Test share")
+    seed: int = Field(0, title="Seed")
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train(self) -> "SplitOptions":
+        if self.validation + self.test > 0.9:
+            raise ValueError("validation and test shares leave less than a tenth of the rows for training")
+        if self.by == "hash" and not self.column:
+            raise ValueError("a split by hash needs a key column: set split.column")
+        return self
+
+
+class ProcessOptions(Options):
+    """How data are read, validated, turned into features, and split."""
+
+    format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
+        "auto", title="Format", description="auto: by the file names."
+    )
+    problem: Problem | Literal["auto"] = Field(
+        "auto", title="Kind of problem", description="auto: by the target's values."
+    )
+    columns: dict[str, ColumnDeclaration] = Field(
+        default_factory=dict, title="Columns", description="Declarations by column name; the others are inferred."
+    )
+    feature_function: str | None = Field(
+        None,
+        title="Feature function",
+        examples=["my_features:add_columns"],
+        description="Import path of a function from a pandas DataFrame of raw rows to the same rows with columns added.",
+    )
+    split: SplitOptions = Field(default_factory=SplitOptions, title="Split")
+    max_categories: int = Field(
+        1000,
+        ge=2,
+        le=100_000,
+        title="Most categories",
+        description="Values kept of a categorical column, the most frequent; the others count as missing.",
+    )
+    sample_rows: int = Field(20_000, ge=100, le=10_000_000, title="Rows to infer from")
+
+
+class TrainOptions(Options):
+    """How a model is trained."""
+
+    loop: str = Field(
+        "rayworks.stages.xgboost_loop:train",
+        title="Training loop",
+        description="Import path of a function that takes a TrainContext and returns a model.",
+    )
+    hyperparameters: dict[str, Hyperparameter] = Field(
+        default_factory=dict,
+        title="Hyperparameters",
+        description="Passed to the loop; they win over what tuning found.",
+    )
+    rounds: int = Field(400, ge=1, le=100_000, title="Most rounds", description="Boosting rounds or epochs.")
+    early_stopping_rounds: int = Field(
+        20, ge=1, title="Patience", description="Stop when validation has not improved for this many rounds."
+    )
+    workers: int = Field(
+        1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its share of the rows."
+    )
+    cpus_per_worker: float | None = Field(
+        None, gt=0, title="CPUs per worker", description="By default, the CPUs of Ray shared equally."
+    )
+    gpus_per_worker: float = Field(0, ge=0, title="GPUs per worker")
+    max_failures: int = Field(
+        3,
+        ge=0,
+        title="Restarts",
+        description="How often a training that lost a worker resumes from its last checkpoint.",
+    )
+    checkpoint_seconds: float = Field(15, gt=0, title="Seconds between checkpoints")
+
+
+class FloatRange(Options):
+    """Real values between two bounds."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = Field(False, description="Search on a logarithmic scale.")
+
+
+class IntRange(Options):
+    """Whole numbers between two bounds, both included."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+
+
+class Choice(Options):
+    """One of some values."""
+
+    type: Literal["choice"] = "choice"
+    values: list[Hyperparameter] = Field(min_length=1)
+
+
+SearchDimension = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+
+def xgboost_search_space() -> dict[str, SearchDimension]:
+    """The ranges that matter most for boosted trees, around XGBoost's own defaults."""
+    return {
+        "learning_rate": FloatRange(low=0.03, high=0.4, log=True),
+        "max_depth": IntRange(low=3, high=10),
+        "min_child_weight": FloatRange(low=1, high=50, log=True),
+        "subsample": FloatRange(low=0.6, high=1.0),
+        "colsample_bytree": FloatRange(low=0.5, high=1.0),
+        "reg_lambda": FloatRange(low=0.1, high=20, log=True),
+    }
+
+
+class TuneOptions(Options):
+    """How hyperparameters are searched."""
+
+    trials: int = Field(8, ge=0, le=10_000, title="Trials", description="0 tunes nothing.")
+    seconds: float = Field(
+        300,
+        gt=0,
+        title="Time limit in seconds",
+        description="No trial starts after this; what was found until then counts.",
+    )
+    rounds: int = Field(100, ge=1, title="Most rounds a trial")
+    grace_rounds: int = Field(
+        10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period."
+    )
+    max_rows: int = Field(
+        100_000,
+        ge=100,
+        title="Training rows a trial",
+        description="A sample of this many rows is enough to rank configurations.",
+    )
+    concurrent: int | None = Field(
+        None, ge=1, title="Trials at a time", description="By default as many as there are CPUs for."
+    )
+    cpus_per_trial: float = Field(1, gt=0, title="CPUs per trial")
+    space: dict[str, SearchDimension] = Field(default_factory=xgboost_search_space, title="Search space")
+    seed: int = Field(0, title="Seed")
+
+
+class EvaluateOptions(Options):
+    """How a model is judged."""
+
+    metric: Literal["auto", "rmse", "mae", "log_loss", "error_rate"] = Field(
+        "auto",
+        title="Metric",
+        description="What decides; lower is better. auto: rmse for regression, log_loss for classification.",
+    )
+    slices: list[str] | None = Field(
+        None,
+        title="Slice by",
+        description="Columns whose values make slices. By default, the categorical columns with few values.",
+    )
+    minimum_slice_rows: int = Field(
+        200, ge=1, title="Fewest rows of a slice", description="Smaller slices are left out: their metrics are noise."
+    )
+
+
+class PromoteOptions(Options):
+    """When a candidate becomes the champion."""
+
+    margin: float = Field(
+        0.005,
+        ge=0,
+        lt=1,
+        title="Margin",
+        description="The candidate's metric must be better by this share of the champion's.",
+    )
+    slice_tolerance: float = Field(
+        0.05,
+        ge=0,
+        title="Slice tolerance",
+        description="On no slice may its metric be worse by more than this share of the champion's.",
+    )
+
+
+class ServeOptions(Options):
+    """How a model is served."""
+
+    host: str = Field("127.0.0.1", title="Address to bind", description="Only this machine by default.")
+    port: int = Field(8000, ge=0, le=65535, title="Port", description="0 takes a free one.")
+    replicas: int = Field(1, ge=1, le=1000, title="Replicas")
+    cpus_per_replica: float = Field(0.5, ge=0, title="CPUs per replica")
+    max_batch_rows: int = Field(
+        256,
+        ge=1,
+        title="Rows a batch",
+        description="Requests that arrive together are predicted together, up to this many rows.",
+    )
+    batch_wait_ms: float = Field(5, ge=0, le=1000, title="Milliseconds to wait for a batch")
+
+
+class ServeCheckOptions(Options):
+    """How a candidate is tried before it may be promoted."""
+
+    rows: int = Field(100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP.")
+    timeout_seconds: float = Field(120, gt=0, title="Time limit in seconds")

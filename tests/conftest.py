@@ -22,12 +22,6 @@ def ray_session():
     """One embedded Ray for all stage tests of a session: two CPUs, no dashboard."""
     import ray
 
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=500_000_000,
-        _system_config={"automatic_object_spilling_enabled": True},
-    )
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
     yield
     ray.shutdown()

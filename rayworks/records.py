@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ColumnKind = Literal["numeric", "categorical", "boolean", "timestamp", "ignored"]
+TimestampPart = Literal["month", "day_of_year", "day_of_week", "hour"]
 Problem = Literal["regression", "binary", "multiclass"]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -43,7 +44,8 @@ class Feature(Record):
 
     name: str
     kind: Literal["numeric", "categorical"]
-    source: str = Field(description="The column or function that it was made from.")
+    source: str = Field(description="The raw column, or column added by the feature function, that it was made from.")
+    part: TimestampPart | None = Field(default=None, description="The part of the timestamp that it is.")
     categories: tuple[str, ...] = ()
 
 

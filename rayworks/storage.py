@@ -66,7 +66,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(uri: str, verb: str) -> Iterator[None]:
+def explained(uri: str, verb: str) -> Iterator[None]:
     """Turn what a file system raises into a sentence."""
     try:
         yield
@@ -91,7 +91,7 @@ def open_input(uri: str) -> "Iterator[NativeFile]":
     Raises:
         StorageError: It is absent or cannot be read.
     """
-    with _explained(uri, "read"):
+    with explained(uri, "read"):
         files, path = filesystem(uri)
         with files.open_input_file(path) as source:
             yield source
@@ -106,7 +106,7 @@ def open_output(uri: str) -> "Iterator[NativeFile]":
     """
     from pyarrow import fs
 
-    with _explained(uri, "write"):
+    with explained(uri, "write"):
         files, path = filesystem(uri)
         # An object store shows an object only once it is whole; elsewhere write beside it, then move.
         store = isinstance(files, fs.S3FileSystem) or (
@@ -167,7 +167,7 @@ def exists(uri: str) -> bool:
     """Whether a file or folder is at ``uri``."""
     from pyarrow import fs
 
-    with _explained(uri, "look at"):
+    with explained(uri, "look at"):
         files, path = filesystem(uri)
         return files.get_file_info(path).type != fs.FileType.NotFound
 
@@ -185,7 +185,7 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
     """
     from pyarrow import fs
 
-    with _explained(uri, "list"):
+    with explained(uri, "list"):
         wild = next((position for position, character in enumerate(uri) if character in "*?["), len(uri))
         folder, slash, _ = uri[:wild].rpartition("/")
         root, pattern = (uri, "") if wild == len(uri) else (folder + slash or ".", uri[len(folder + slash) :])
@@ -218,7 +218,7 @@ def delete(uri: str) -> None:
     """Remove the file or the whole folder at ``uri``; nothing happens when it is absent."""
     from pyarrow import fs
 
-    with _explained(uri, "delete"):
+    with explained(uri, "delete"):
         files, path = filesystem(uri)
         kind = files.get_file_info(path).type
         if kind == fs.FileType.Directory:

@@ -1,0 +1,1 @@
+"""Real data that ship with packages, for a first run and for the tests."""

@@ -55,6 +55,7 @@ class FeatureSet(Record):
     columns: tuple[Column, ...] = Field(description="The raw input columns, without the target.")
     function: str | None = Field(default=None, description="The user's feature function, by import path.")
     features: tuple[Feature, ...]
+    ignored: tuple[Column, ...] = Field(default=(), description="Columns that the model does not see, each with its reason.")
 
 
 class Target(Record):

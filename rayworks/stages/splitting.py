@@ -42,26 +42,24 @@ class Splitter:
             case _:
                 return f"at random (seed {self.seed}): {shares}"
 
-    def assign(self, rows: pl.DataFrame, file: str, first_row: int) -> pl.Series:
+    def assign(self, rows: pl.DataFrame, file: str, numbers: pl.Series) -> pl.Series:
         """The part of each row.
 
         Args:
             rows: Typed rows.
             file: Name of their file; with the row's number it decides a random split, so that new files do not
                 move the rows of old ones.
-            first_row: A number per file for the first row; the rows are numbered from it.
+            numbers: Number of each row in that file.
         """
         if self.by == "time":
-            time = rows[cast(str, self.column)]
-            late = pl.select(
-                pl.when(time >= self.test_from).then(2).when(time >= self.validation_from).then(1).otherwise(0).alias("split")
-            ).to_series()  # a row without a time trains: it can leak nothing into the test
-            return late.replace_strict([0, 1, 2], list(SPLITS), return_dtype=pl.String)
-        share = self._hash(rows, file, first_row) / float(1 << 64)
-        numbers = (share >= 1 - self.test).astype("int8") + (share >= 1 - self.test - self.validation).astype("int8")
-        return pl.Series("split", numbers).replace_strict([0, 1, 2], list(SPLITS), return_dtype=pl.String)
+            time = rows[cast(str, self.column)]  # a row without a time trains: it can leak nothing into the test
+            part = (time >= self.validation_from).cast(pl.Int8).fill_null(0) + (time >= self.test_from).cast(pl.Int8).fill_null(0)
+        else:
+            share = self._hash(rows, file, numbers) / float(1 << 64)
+            part = pl.Series((share >= 1 - self.test - self.validation).astype("int8") + (share >= 1 - self.test))
+        return part.replace_strict([0, 1, 2], list(SPLITS), return_dtype=pl.String)
 
-    def _hash(self, rows: pl.DataFrame, file: str, first_row: int) -> "np.ndarray":
+    def _hash(self, rows: pl.DataFrame, file: str, numbers: pl.Series) -> "np.ndarray":
         import numpy as np
         from pandas.util import hash_array
 
@@ -69,7 +67,8 @@ class Splitter:
             keys = rows[cast(str, self.column)].cast(pl.String).fill_null("").to_numpy()
             return _mixed(hash_array(keys.astype(object), categorize=True) ^ np.uint64(self.seed))
         start = int.from_bytes(hashlib.sha256(f"{self.seed}/{file}".encode()).digest()[:8], "big")
-        return _mixed(np.arange(first_row, first_row + len(rows), dtype="uint64") + np.uint64(start))
+        with np.errstate(over="ignore"):
+            return _mixed(numbers.to_numpy().astype("uint64") + np.uint64(start))
 
 
 def _mixed(numbers: "np.ndarray") -> "np.ndarray":

@@ -8,6 +8,7 @@ from rayworks.records import Column
 from rayworks.stages.reading import MISSING_TEXT
 
 REASON = "_reason"
+ROW = "_row"  # the number of a row in its file, which both parts keep if the raw rows have it
 TIMESTAMP_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S",
     "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
@@ -88,7 +89,7 @@ def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple
         else pl.lit(None, POLARS_TYPES[c.dtype]).alias(c.name)
         for c in used
     ]
-    after = raw.select(values) if len(raw) else pl.DataFrame(schema={c.name: POLARS_TYPES[c.dtype] for c in used})
+    after = raw.select(*values, *([ROW] if ROW in raw.columns else []))
     reasons = [reason for c in used for reason in _reasons(c, raw, after, target)]
     if not reasons:
         return after, raw.clear().with_columns(pl.lit("").alias(REASON))

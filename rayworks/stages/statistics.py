@@ -1,0 +1,106 @@
+"""What rows look like, column by column, in numbers that can be merged: each task counts its part. Pure."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayworks.records import ColumnKind, ColumnStatistics
+
+BINS = 40
+VALUES_SHOWN = 30
+
+
+def edges_of(sample: pl.DataFrame) -> dict[str, tuple[float, ...]]:
+    """Histogram edges for the numeric columns of ``sample``; what lies outside is counted at the ends."""
+    found: dict[str, tuple[float, ...]] = {}
+    for values in _as_numbers(sample).iter_columns():
+        present = values.drop_nulls()
+        low, high = present.quantile(0.005), present.quantile(0.995)
+        if low is not None and high is not None:
+            found[values.name] = tuple(np.linspace(low, high if high > low else low + 1, BINS + 1).tolist())
+    return found
+
+
+def _as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
+    """The columns that have an order, as numbers: truth as 0 and 1, time as seconds since 1970."""
+    return rows.select(
+        (pl.col(name).dt.epoch("us") / 1e6 if dtype.is_temporal() else pl.col(name).cast(pl.Float64)).alias(name)
+        for name, dtype in rows.schema.items()
+        if dtype != pl.String
+    )
+
+
+@dataclass
+class Statistics:
+    """Counts of one split. ``moments`` holds per numeric column: rows present, sum, sum of squares, minimum, maximum."""
+
+    edges: dict[str, tuple[float, ...]]
+    rows: int = 0
+    missing: Counter[str] = field(default_factory=Counter[str])
+    moments: dict[str, tuple[int, float, float, float, float]] = field(default_factory=dict[str, Any])
+    bins: dict[str, np.ndarray] = field(default_factory=dict[str, Any])
+    values: dict[str, Counter[str]] = field(default_factory=dict[str, Any])
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Count ``rows``."""
+        self.rows += len(rows)
+        self.missing.update({name: int(count) for name, count in rows.null_count().row(0, named=True).items()})
+        for values in _as_numbers(rows).iter_columns():
+            present = values.drop_nulls().to_numpy()
+            if len(present):
+                moments = (len(present), present.sum(), np.square(present).sum(), present.min(), present.max())
+                self._add_moments(values.name, tuple(float(m) for m in moments))
+                self._add_bins(values.name, _histogram(present, self.edges.get(values.name)))
+        for name, dtype in rows.schema.items():
+            if dtype == pl.String:
+                counts = rows[name].drop_nulls().value_counts()
+                self.values.setdefault(name, Counter()).update(dict(zip(counts[name], counts["count"], strict=True)))
+
+    def merge(self, other: "Statistics") -> None:
+        """Take over what another part counted."""
+        self.rows += other.rows
+        self.missing.update(other.missing)
+        for name, moments in other.moments.items():
+            self._add_moments(name, moments)
+        for name, bins in other.bins.items():
+            self._add_bins(name, bins)
+        for name, counts in other.values.items():
+            self.values.setdefault(name, Counter()).update(counts)
+
+    def _add_moments(self, name: str, new: tuple[Any, ...]) -> None:
+        old = self.moments.get(name)
+        self.moments[name] = (
+            new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2], min(old[3], new[3]), max(old[4], new[4]))
+        )
+
+    def _add_bins(self, name: str, new: np.ndarray) -> None:
+        self.bins[name] = self.bins[name] + new if name in self.bins else new
+
+    def of_column(self, name: str, kind: ColumnKind) -> ColumnStatistics:
+        """The record of one column."""
+        if name in self.values:
+            common = self.values[name].most_common(VALUES_SHOWN)
+            return ColumnStatistics(
+                name=name, kind=kind, rows=self.rows, missing=self.missing[name],
+                values=tuple(value for value, _ in common), counts=tuple(count for _, count in common),
+            )  # fmt: skip
+        if name not in self.moments:
+            return ColumnStatistics(name=name, kind=kind, rows=self.rows, missing=self.missing[name])
+        count, total, squares, low, high = self.moments[name]
+        mean = total / count
+        return ColumnStatistics(
+            name=name, kind=kind, rows=self.rows, missing=self.missing[name], mean=mean, minimum=low, maximum=high,
+            deviation=max(squares / count - mean * mean, 0.0) ** 0.5,
+            edges=self.edges.get(name, ()), counts=tuple(int(n) for n in self.bins[name]),
+        )  # fmt: skip
+
+
+def _histogram(present: np.ndarray, edges: tuple[float, ...] | None) -> np.ndarray:
+    if not edges:
+        return np.zeros(0, dtype="int64")
+    bins = len(edges) - 1
+    position = (present - edges[0]) * (bins / (edges[-1] - edges[0]))
+    return np.bincount(np.clip(position, 0, bins - 1).astype("int64"), minlength=bins)

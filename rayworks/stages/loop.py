@@ -1,0 +1,85 @@
+"""Running a training loop, whoever wrote it: what it is given, and what its failures say."""
+
+import hashlib
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rayworks import import_path
+from rayworks.errors import RayworksError, TrainingError
+from rayworks.model import Model
+from rayworks.records import Dataset, Problem, SplitName
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+METRIC: dict[Problem, str] = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss"}
+
+
+class LoopContext:
+    """A ``TrainContext`` of which only ``batches``, ``report`` and ``restore`` differ between training and tuning."""
+
+    def __init__(
+        self, dataset: Dataset, hyperparameters: dict[str, Any], *, rounds: int, patience: int, threads: int, rank: int = 0, world_size: int = 1
+    ) -> None:  # fmt: skip
+        self.hyperparameters = hyperparameters
+        self.target = dataset.target
+        self.features = dataset.feature_set.features
+        self.rounds, self.early_stopping_rounds, self.threads = rounds, patience, threads
+        self.rank, self.world_size = rank, world_size
+        self.metric = METRIC[dataset.target.problem]
+
+    def frame(self, split: SplitName) -> "tuple[pd.DataFrame, np.ndarray]":
+        """This worker's rows of a split, all at once."""
+        import numpy as np
+        import pandas as pd
+
+        parts = list(self.batches(split))
+        return pd.concat([rows for rows, _ in parts], ignore_index=True), np.concatenate([labels for _, labels in parts])
+
+    def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
+        raise NotImplementedError
+
+    def report(
+        self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
+    ) -> None:
+        raise NotImplementedError
+
+    def restore(self) -> Path | None:
+        return None
+
+
+def run(path: str, context: LoopContext) -> Model:
+    """Load the loop at ``path``, run it, and check what it returns.
+
+    Raises:
+        TrainingError: The loop failed, or returned what cannot predict.
+        RayworksError: As the loop raised it.
+    """
+    function = import_path.load(path)
+    try:
+        model = function(context)
+    except RayworksError:
+        raise
+    except Exception as error:  # the loop is the user's: whatever it raises is the answer
+        if type(error).__module__.startswith("ray."):
+            raise  # how Ray stops a trial, and the like
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise TrainingError(
+            "the training loop failed", where=path,
+            said=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}", remedy="Mend it, and run again",
+        ) from error  # fmt: skip
+    needed = "predict" if context.target.problem == "regression" else "predict_proba"
+    if not callable(getattr(model, needed, None)):
+        raise TrainingError(
+            f"the training loop returned no model with a {needed} method", where=path, said=f"a {type(model).__name__}",
+            remedy="Return an object with scikit-learn's methods",
+        )  # fmt: skip
+    return cast(Model, model)
+
+
+def digest(*facts: object) -> str:
+    """A short fingerprint of ``facts``."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -50,14 +50,15 @@ class ChunkCounts:
     rows_in: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
     splits: dict[SplitName, Statistics] = field(default_factory=dict[SplitName, Statistics])
-    classes: Counter[Any] = field(default_factory=Counter[Any])
+    classes: dict[SplitName, Counter[Any]] = field(default_factory=dict[SplitName, Counter[Any]])
 
     def merge(self, other: "ChunkCounts") -> None:
         self.rows_in += other.rows_in
         self.reasons.update(other.reasons)
-        self.classes.update(other.classes)
         for name, statistics in other.splits.items():
             self.splits.setdefault(name, Statistics(statistics.edges)).merge(statistics)
+        for name, classes in other.classes.items():
+            self.classes.setdefault(name, Counter()).update(classes)
 
 
 def fingerprint(uri: str, target: str, options: ProcessOptions, *, storage_uri: str) -> str:
@@ -209,9 +210,10 @@ def process_chunk(chunk: Chunk, plan: Plan) -> ChunkCounts:
                 part = good.filter(parts == name)
                 writers.write(name, part)
                 counts.splits.setdefault(name, Statistics(plan.edges)).add(part)
-            if good[plan.target].dtype != pl.Float64:
-                counted = good[plan.target].value_counts()
-                counts.classes.update(dict(zip(counted[plan.target], counted["count"], strict=True)))
+                if part[plan.target].dtype != pl.Float64:
+                    classes = part[plan.target].value_counts()
+                    found = dict(zip(classes[plan.target], classes["count"], strict=True))
+                    counts.classes.setdefault(name, Counter()).update(found)
     return counts
 
 
@@ -300,6 +302,7 @@ def _manifest(
         feature_set=plan.feature_set.model_copy(update={"features": made, "ignored": ignored}),
         split_by=plan.splitter.describe(),
         rows_in=counts.rows_in, rows_kept=sum(kept.values()), rows_set_aside=set_aside,
+        class_counts={str(label): count for label, count in sorted(counts.classes.get("train", Counter[Any]()).items())},
         reasons=dict(counts.reasons.most_common()), rejected_uri=storage.join(folder, "rejected"),
     )  # fmt: skip
 
@@ -313,7 +316,7 @@ def _with_categories(feature: Feature, train: Statistics, most: int) -> Feature:
 
 def _target(plan: Plan, counts: ChunkCounts, options: ProcessOptions) -> Target:
     if counts.classes:
-        classes = tuple(sorted(counts.classes))
+        classes = tuple(sorted(set[Any]().union(*counts.classes.values())))
         return Target(
             name=plan.target, problem=inference.problem_of_classes(classes, options.problem, plan.target), classes=classes
         )

@@ -195,7 +195,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     """What a Ray Train worker does: run the loop; rank 0 saves the model."""
     job = cast(_Job, config["job"])
     context = _TrainContext(job)
-    model = loop.run(job.options.loop, context)
+    try:
+        model = loop.run(job.options.loop, context)
+    except RayworksError as error:
+        if context.world_size > 1:
+            raise  # the others may wait for this one
+        return {"error": error}  # it would fail again: no restart
     if context.rank == 0:
         facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
         tabular_model.save(model, job.uri, dataset=job.dataset, metadata=facts)
@@ -230,7 +235,7 @@ def _fit(job: _Job) -> dict[str, Any]:
         ),
     )  # fmt: skip
     try:
-        return cast(dict[str, Any], trainer.fit().return_value)
+        outcome = cast(dict[str, Any], trainer.fit().return_value)
     except Exception as error:
         failures = getattr(error, "worker_failures", {})
         known = [cause(failure) for failure in failures.values()] or [cause(error)]
@@ -241,6 +246,9 @@ def _fit(job: _Job) -> dict[str, Any]:
             "training failed", where=options.loop, said=f"{type(known[0]).__name__}: {str(known[0]).splitlines()[0]}",
             remedy=f"It was resumed {options.max_failures} times; see the workers' logs",
         ) from error  # fmt: skip
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome
 
 
 @contextlib.contextmanager

@@ -1,0 +1,107 @@
+"""One connection of this process to Ray: a Ray of its own, or one that runs already. Knows nothing of Prefect."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from rayworks.errors import ClusterError
+
+
+class Cluster(Protocol):
+    """A place where Ray runs."""
+
+    def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
+        """Connect this process to Ray, whose workers get ``environment``. Raises ClusterError when it cannot."""
+        ...
+
+    def release(self) -> None:
+        """Disconnect, and end what this process started there."""
+        ...
+
+
+class EmbeddedRay:
+    """A Ray of this process's own, on this machine."""
+
+    address = None
+
+    def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
+        import ray
+
+        # The workers inherit the environment that Ray is started with. A token that lies on this machine is for
+        # another cluster, and Ray would take it for its own.
+        own = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), **environment}
+        try:
+            with _environment(own):
+                # "local": never another Ray that happens to run on this machine.
+                ray.init(**{"address": "local", "logging_level": "WARNING", **init_kwargs})
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ClusterError(
+                "Ray could not be started on this machine",
+                said=str(error),
+                remedy="Check that memory and /tmp have room, and that no firewall closes local ports",
+            ) from error
+
+    def release(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+class RunningRay:
+    """A Ray that runs already: ``auto`` (this machine is a node of it), ``host:port``, or ``ray://host:port``."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
+        import ray
+
+        runtime_env = dict(init_kwargs.get("runtime_env") or {})
+        runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
+        try:
+            ray.init(**{"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
+        except Exception as error:  # the client raises plain Exceptions of its server as well
+            raise ClusterError(
+                "Ray cannot be reached",
+                where=self.address,
+                said=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+                remedy="Check that it runs, that RAYWORKS_RAY_ADDRESS names it, and that Ray's version is the same there",
+            ) from error
+
+    def release(self) -> None:
+        import ray
+
+        ray.shutdown()  # ends the job: its tasks, actors and workers go, the Ray stays
+
+
+def cluster_at(address: str | None) -> Cluster:
+    """The cluster that ``RAYWORKS_RAY_ADDRESS`` names: none is a Ray of this process's own."""
+    return RunningRay(address) if address else EmbeddedRay()
+
+
+def prepare() -> None:
+    """Set what Ray reads when it is imported: workers start without ``uv run``, and no usage statistics are sent."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if "ray" in sys.modules and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
+        from ray._private import ray_constants
+
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # imported before us, so it took its default
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """``os.environ`` with ``values``, for what is started within the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

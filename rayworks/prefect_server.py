@@ -1,0 +1,131 @@
+"""Prefect's embedded server, started beside other work instead of before it.
+
+Prefect starts a server of its own when no API is configured, and waits for it before anything else happens. Started
+here instead, at the very beginning of a command, it migrates its database while Ray starts.
+"""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+
+from rayworks.errors import ClusterError
+
+START_SECONDS = 120
+"""A fresh home is migrated first, which takes about 20 s on two busy cores; Prefect's own limit of 20 is too tight."""
+
+# The server ends with the process that started it, also when that one is killed (prctl 1 is PR_SET_PDEATHSIG).
+_SERVE = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() != int(sys.argv.pop(1)):
+        sys.exit(0)
+else:
+    sys.argv.pop(1)
+from uvicorn.main import main
+main()
+"""
+
+
+def set_defaults() -> None:
+    """Give Prefect's own embedded server time to start, and keep it from reporting telemetry.
+
+    Has no effect on what the environment says already. Call it before Prefect is imported.
+    """
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(START_SECONDS))
+
+
+@dataclass
+class EmbeddedServer:
+    """A server of this process. It ends with the process, or by :meth:`stop`."""
+
+    process: "subprocess.Popen[bytes]"
+    api_url: str
+
+    def wait(self, timeout: float = START_SECONDS) -> None:
+        """Return once the server answers.
+
+        Raises:
+            ClusterError: It ended, or did not answer within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not _healthy(self.api_url):
+            if (code := self.process.poll()) is not None:
+                raise ClusterError(
+                    "Prefect's embedded server ended while it started",
+                    where=self.api_url,
+                    said=f"exit code {code}",
+                    remedy="Its own message is above. Check PREFECT_HOME, or set PREFECT_API_URL to a running server",
+                )
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"Prefect's embedded server did not answer within {timeout:.0f} seconds",
+                    where=self.api_url,
+                    remedy="Try again on a less busy machine, or set PREFECT_API_URL to a running server",
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server and wait until it is gone. Safe to call twice."""
+        atexit.unregister(self.stop)
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start() -> EmbeddedServer | None:
+    """Start Prefect's embedded server without waiting for it, and make it the API of this process and its children.
+
+    Call it from the main thread, before anything else of Prefect is used.
+
+    Returns:
+        The server, or None when an API URL is configured already (environment, profile or ``prefect.toml``).
+    """
+    set_defaults()
+    import prefect
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL, get_current_settings
+
+    if PREFECT_API_URL.value():
+        return None
+    port = _free_port()
+    environment = get_current_settings().to_environment_variables(exclude_unset=True)
+    folder = os.path.dirname(os.path.dirname(prefect.__file__))
+    # In a session of its own: a Ctrl-C in the terminal reaches the flow, which still has states to report.
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(os.getpid())]
+        + ["--app-dir", folder, "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+        + ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
+        env={**os.environ, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+    )
+    server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api")
+    atexit.register(server.stop)
+    os.environ["PREFECT_API_URL"] = server.api_url
+    refresh_global_settings_context()
+    return server
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _healthy(api_url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine, whatever the proxies
+    try:
+        with direct.open(f"{api_url}/health", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

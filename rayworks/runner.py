@@ -6,19 +6,28 @@ The only module that knows prefect_ray. Library code that runs in a task logs by
 import contextlib
 import functools
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID, uuid4
 
+from prefect.context import (
+    AssetContext,
+    FlowRunContext,
+    SettingsContext,
+    TagsContext,
+    TaskRunContext,
+    serialize_context,
+)
+from prefect.task_runners import TaskRunner
+from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 from prefect_ray.context import RemoteOptionsContext
 from prefect_ray.task_runners import PrefectRayFuture
 
-from rayworks import prefect_server
+from rayworks import prefect_server, storage
 from rayworks.cluster import connection, preflight
 from rayworks.errors import ClusterError
+from rayworks.in_flight import InFlight
 from rayworks.runner_worker import TaskCall, attach_run_log, run_task
 from rayworks.settings import Settings
 
@@ -32,8 +41,6 @@ MarkedT = TypeVar("MarkedT")
 
 PREFLIGHT_SECONDS = 60
 """How long a worker may take to start and answer the first question."""
-GRACE_SECONDS = 3.0
-"""How long a cancelled task may take to report its end, before its process is killed."""
 
 
 def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
@@ -54,6 +61,35 @@ def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
     return mark
 
 
+@contextlib.contextmanager
+def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> Iterator[None]:
+    """Ray for this process and all flows that run within the block; nothing of it is left after the block.
+
+    A flow starts and ends Ray by itself. A program that wants Ray to start while Prefect does, or to stay for several
+    flows, opens this block around them. Within another block, or where Ray is connected already, it changes nothing.
+
+    Args:
+        address: As for :class:`RayTaskRunner`.
+        init_kwargs: More arguments for ``ray.init``.
+
+    Raises:
+        ClusterError: Ray cannot be started or reached.
+    """
+    connection.prepare()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    cluster = connection.cluster_at(address or Settings().ray_address)
+    cluster.acquire(_worker_environment(), init_kwargs or {})
+    try:
+        _warm_up()
+        yield
+    finally:
+        cluster.release()
+
+
 class RayTaskRunner(PrefectRayTaskRunner[Any]):
     """Runs each task of a flow as a Ray task.
 
@@ -68,8 +104,202 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
 
     def __init__(self, address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(address=address, init_kwargs=init_kwargs)
-        self._shared: dict[int, tuple[Any, Any]] = {}
-        self._calls: dict[UUID, tuple[Any, Any]] = {}
-        self._names: set[str] = set()
+        self._failure: ClusterError | None = None
+        self._shared: dict[tuple[int, ...], tuple[Any, Any]] = {}
+        self._probes: dict[str, Any] = {}
         self._stack = contextlib.ExitStack()
-        self._checked: Callable[[], None] = _nothing
+
+    def __enter__(self) -> Self:
+        TaskRunner.__enter__(self)
+        prefect_server.set_defaults()
+        self._in_flight = InFlight()
+        try:
+            self._stack.enter_context(ray_running(self.address, self.init_kwargs))
+            self._probes = _probe_nodes()
+        except ClusterError as error:
+            self._failure = error  # raised at the first submit: raised here, Prefect would leave the run Running
+        attach_run_log()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        try:
+            cancelled, lost = self._in_flight.end()
+            if cancelled:
+                self.logger.warning(
+                    f"Cancelled {cancelled} task runs on Ray that the flow did not wait for or that it left when it ended"
+                )
+            _report_crashed(lost)
+        finally:
+            self._shared.clear()
+            self._stack.close()
+            TaskRunner.__exit__(self, *exc_info)
+
+    def submit(
+        self,
+        task: "Task[..., Any]",
+        parameters: dict[str, Any],
+        wait_for: "Iterable[PrefectFuture[Any]] | None" = None,
+        dependencies: "dict[str, set[RunInput]] | None" = None,
+    ) -> PrefectRayFuture[Any]:
+        """Submit one task run to Ray.
+
+        Raises:
+            ClusterError: The connection to Ray is lost, or (at the first submit) the workers do not fit the driver.
+        """
+        import ray
+
+        if not self._started:
+            raise RuntimeError("The task runner must be started before submitting work.")
+        if self._failure:
+            raise self._failure
+        if not ray.is_initialized():  # ray:// would start a local Ray in silence
+            raise ClusterError("the connection to Ray is lost", remedy="Run the flow again; finished stages are kept")
+        if self._probes:
+            self._check_nodes()
+        task_run_id = uuid4()
+        arguments, upstream = self._exchange_prefect_for_ray_futures(parameters)
+        parent = TaskRunContext.get()
+        call = TaskCall(
+            flow_run=self._share(_serialized_flow_run, FlowRunContext.get(), SettingsContext.get()),
+            task=self._share(lambda: task, task),
+            task_run_id=task_run_id,
+            parameters=arguments,
+            wait_for=wait_for,
+            dependencies=dependencies,
+            tags=frozenset(TagsContext.get().current_tags),
+            parent_task_run=parent.serialize() if parent else {},
+            assets=_serialized_assets(task, task_run_id, parameters),
+            has_upstream=bool(upstream),
+        )
+        options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
+        state, lines = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
+        self._in_flight.add(task_run_id, state, lines)
+        return PrefectRayFuture(task_run_id=task_run_id, wrapped_future=state)
+
+    def _check_nodes(self) -> None:
+        probes, self._probes = self._probes, {}
+        try:
+            _check_nodes(probes)
+        except ClusterError as error:
+            self._failure = error
+            raise
+
+    def _share(self, make: Callable[[], Any], *owners: Any) -> Any:
+        """The reference to what ``make`` gives, put to Ray once for the same ``owners``."""
+        key = tuple(id(owner) for owner in owners)
+        if key not in self._shared:
+            import ray
+
+            self._shared[key] = (ray.put(make()), owners)  # the owners are kept, so that their ids stay theirs
+        return self._shared[key][0]
+
+
+@functools.cache
+def _remote_run_task() -> Any:
+    import ray
+
+    return ray.remote(run_task)
+
+
+def _serialized_flow_run() -> dict[str, Any]:
+    """The context of the flow run, without what differs between its task runs; it names the one API of the run."""
+    context = serialize_context()
+    context["task_run_context"] = context["tags_context"] = {}
+    if (url := _api_url()) and context["settings_context"]:
+        context["settings_context"]["settings"].setdefault("api", {})["url"] = url
+    return context
+
+
+def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, parameters: dict[str, Any]) -> dict[str, Any]:
+    flow_run = FlowRunContext.get()
+    inputs = {}
+    if flow_run and flow_run.task_run_assets:  # only then can an input have come with assets
+        inputs = {
+            name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()
+        }
+    return AssetContext.from_task_and_inputs(
+        task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True
+    ).serialize()
+
+
+def _api_url() -> str | None:
+    """The Prefect API of this process: configured, or Prefect's own embedded server where that one runs."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if url := PREFECT_API_URL.value():
+        return str(url)
+    server = SubprocessASGIServer()
+    return server.api_url if server.running else None
+
+
+def _worker_environment() -> dict[str, str]:
+    """What the workers are told: the settings of this process, and above all which API to use."""
+    from prefect.settings import get_current_settings
+
+    environment = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
+    environment = {name: value for name, value in environment.items() if name != "PREFECT_HOME"}
+    if url := _api_url():
+        environment["PREFECT_API_URL"] = url
+    return environment
+
+
+def _import_prefect() -> None:
+    import prefect.task_engine  # noqa: F401
+    import prefect_ray  # noqa: F401
+
+
+def _warm_up() -> None:
+    """Let a worker import Prefect while this process goes on."""
+    import ray
+
+    ray.remote(_import_prefect).options(num_cpus=0).remote()
+
+
+def _probe_nodes() -> dict[str, Any]:
+    """Ask a worker on each node what it sees, without waiting for the answers."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        return {}  # a task that submits tasks: its flow run has looked
+    look = ray.remote(num_cpus=0, max_retries=0)(preflight.look)
+    storage_uri = storage.absolute(Settings().storage_uri)
+    return {
+        node["NodeManagerHostname"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(node["NodeManagerHostname"], _api_url(), storage_uri)
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def _check_nodes(probes: dict[str, Any]) -> None:
+    """Raise ClusterError unless every node answers, and sees what this process sees."""
+    import ray
+
+    views: list[preflight.View] = []
+    for node, probe in probes.items():
+        try:
+            views.append(ray.get(probe, timeout=PREFLIGHT_SECONDS))
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().splitlines()[-1]
+            views.append(preflight.View(node, {}, (f"a worker could not start ({said})",)))
+    preflight.check(preflight.look("here", None, None), views)
+
+
+def _report_crashed(task_run_ids: list[UUID]) -> None:
+    """Give those that started, and ended without a state, the state Crashed: nobody else will."""
+    if not task_run_ids:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        for first in range(0, len(task_run_ids), 200):
+            some = TaskRunFilter.model_validate({"id": {"any_": task_run_ids[first : first + 200]}})
+            for run in client.read_task_runs(task_run_filter=some):
+                if run.state is None or not run.state.is_final():
+                    message = "Its Ray task was cancelled, or its worker process ended."
+                    client.set_task_run_state(run.id, Crashed(message=message), force=True)

@@ -11,7 +11,6 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -70,9 +69,9 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], list[Log]]":
         )
     kept = _kept_flow_run(call.flow_run)
     task = _kept_task(call.task)
-    with _outbox.collecting(kept.client):
-        state = kept.run(call, task, parameters)
-        confirm_events()
+    _outbox.open(kept.client)
+    state = kept.run(call, task, parameters)
+    confirm_events()
     return state, _outbox.take()
 
 
@@ -185,20 +184,15 @@ class Outbox:
         self._client: SyncPrefectClient | None = None
         self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def collecting(self, client: "SyncPrefectClient") -> Iterator[None]:
-        """Collect the lines of what runs within, and send old ones through ``client``."""
+    def open(self, client: "SyncPrefectClient") -> None:
+        """Collect the lines of this process from now on, and send old ones through ``client``."""
         from prefect.logging.handlers import set_api_log_sink
 
+        self._client = client
         if self._thread is None:
             set_api_log_sink(self._put)
             self._thread = threading.Thread(target=self._send_old, name="rayworks-logs", daemon=True)
             self._thread.start()
-        self._client = client
-        try:
-            yield
-        finally:
-            self._client = None
 
     def take(self) -> list[Log]:
         """The lines that are not sent yet; they are the caller's now."""

@@ -85,11 +85,11 @@ def prepare() -> None:
     """Set what Ray reads when it is imported: workers start without ``uv run``, and no usage statistics are sent."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a lost ray:// must not turn into a Ray of this machine
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if "ray" in sys.modules and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
-        from ray._private import ray_constants
-
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # imported before us, so it took its default
+    constants = sys.modules.get("ray._private.ray_constants")
+    if constants is not None and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
+        constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # imported before us, so it took its default
 
 
 @contextlib.contextmanager

@@ -129,6 +129,7 @@ class Dataset(Record):
     rows_kept: int
     rows_set_aside: int
     reasons: dict[str, int] = Field(description="Rows set aside, by reason. A row has one reason: the first found.")
+    class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
     rejected_uri: str = Field(
         description="Folder of Parquet files with the rows set aside, each with file, row and reason."
     )

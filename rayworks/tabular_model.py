@@ -213,7 +213,13 @@ def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Path:
 
     if uri.startswith("models:/"):
         import mlflow.artifacts
+        from mlflow import MlflowClient
 
+        # By our own client: `download_artifacts` would ask the registry that is set for the whole process.
+        client = MlflowClient(tracking_uri, tracking_uri)
+        name, _, rest = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")
+        version = client.get_model_version_by_alias(name, rest).version if "@" in uri else rest
+        uri = client.get_model_version_download_uri(name, str(version))
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=tracking_uri))
     files, path = storage.filesystem(uri)
     if isinstance(files, fs.LocalFileSystem):

@@ -45,7 +45,8 @@ class XGBoostModel:
         import numpy as np
 
         raw = self._raw(features)
-        return np.column_stack([1 - raw, raw]) if self.problem == "binary" else raw
+        # XGBoost computes in single precision, in which probabilities do not quite add up to one.
+        return np.column_stack([1 - raw, raw]) if self.problem == "binary" else raw / raw.sum(axis=1, keepdims=True)
 
     def _raw(self, features: "pd.DataFrame") -> "np.ndarray":
         return self.booster.inplace_predict(_positional(features)).astype("float64")

@@ -17,12 +17,14 @@ class InFlight:
     def __init__(self) -> None:
         self._calls: dict[UUID, tuple[Any, Any]] = {}
         self._lost: list[UUID] = []
+        self.recorded = 0
+        """Task runs that ended in a final state, which the Prefect API is to show."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, task_run_id: UUID, state: Any, lines: Any) -> None:
-        """Watch one task run: references to its state and to its log lines."""
-        self._calls[task_run_id] = (state, lines)
+    def add(self, task_run_id: UUID, state: Any, ending: Any) -> None:
+        """Watch one task run: references to its state and to its :class:`~rayworks.runner_worker.Ending`."""
+        self._calls[task_run_id] = (state, ending)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="rayworks-in-flight", daemon=True)
             self._thread.start()
@@ -51,13 +53,15 @@ class InFlight:
         import ray
         from prefect.logging.handlers import emit_api_log
 
-        owners = {lines: task_run_id for task_run_id, (_, lines) in list(self._calls.items())}
+        owners = {ending: task_run_id for task_run_id, (_, ending) in list(self._calls.items())}
         if not owners:
             return
         finished, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
         for reference in finished:
             try:
-                for line in ray.get(reference):
+                ending = ray.get(reference)
+                self.recorded += ending.is_final
+                for line in ending.lines:
                     emit_api_log(line)
             except Exception:  # whatever ended it, its future tells; here it only has no lines
                 self._lost.append(owners[reference])

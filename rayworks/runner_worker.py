@@ -47,11 +47,17 @@ class TaskCall:
     """Whether the parameters hold references to the results of other tasks."""
 
 
-def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], list[Log]]":
-    """Run one task run to its final state.
+@dataclass(frozen=True)
+class Ending:
+    """What comes home beside the state of a task run."""
 
-    Returns:
-        The state, and the log lines that are not sent yet: sending them here would cost each short task a request.
+    is_final: bool
+    lines: list[Log]
+    """Log lines that are not sent yet: sending them from the worker would cost each short task a request."""
+
+
+def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
+    """Run one task run to its last state, which is final unless the task is paused or its upstream failed.
 
     Args:
         upstream: The results that ``call.parameters`` refers to; naming them makes Ray wait for them.
@@ -72,7 +78,7 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], list[Log]]":
     _outbox.open(kept.client)
     state = kept.run(call, task, parameters)
     confirm_events()
-    return state, _outbox.take()
+    return state, Ending(state.is_final(), _outbox.take())
 
 
 class KeptFlowRun:

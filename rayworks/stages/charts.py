@@ -1,0 +1,246 @@
+"""Charts as SVG: no script, no network, sharp in print, coloured by the style sheet of the page. Pure.
+
+Whatever comes from data passes ``markupsafe``, so that a category named ``</script>`` is a text like any other.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 560, 270
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 44
+ROW = 24  # height of a bar or of a dumbbell
+LABELS = 150  # width of the names beside bars
+Series = Mapping[str, Sequence[float]]
+
+
+def number(value: float | None) -> str:
+    """A number for people: three significant digits, thousands apart, and a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def date(seconds: float) -> str:
+    """The day of a time in seconds since 1970."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+
+
+def element(name: str, *children: str, **attributes: str | float) -> Markup:
+    """An element of SVG. Children that are no ``Markup`` are escaped, attributes always are."""
+    pairs = (
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), round(value, 2) if isinstance(value, float) else value)
+        for key, value in attributes.items()
+    )
+    return Markup("<{}{}>{}</{}>").format(Markup(name), Markup("").join(pairs), Markup("").join(children), Markup(name))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values from ``low`` to ``high``, drawn from ``start`` to ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        turned: Callable[[float], float] = math.log10 if self.log else float
+        span = turned(self.high) - turned(self.low) or 1.0
+        return self.start + (turned(value) - turned(self.low)) / span * (self.end - self.start)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        """Round values between the ends, at steps of 1, 2 or 5."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            every = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+            found = [tick for tick in every if self.low <= tick <= self.high]
+            return found if len(found) <= about + 2 else [t for t in found if f"{t:e}".startswith("1")]
+        step = 10.0 ** math.floor(math.log10((self.high - self.low) / about or 1.0))
+        step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= about)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [index * step for index in range(first, last + 1)]
+
+
+def scale(values: Sequence[float], start: float, end: float, *, zero: bool = False, log: bool = False) -> Scale:
+    """A scale that holds all finite ``values``, with a little room; from zero if asked."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    if log:
+        return Scale(low, high if high > low else low * 10, start, end, log=True)
+    if zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
+    return Scale(low if zero and low == 0 else low - room, high if zero and high == 0 else high + room, start, end)
+
+
+def svg(height: float, name: str, *parts: Markup) -> Markup:
+    """The whole picture, and what it is called by a screen reader."""
+    return element("svg", element("title", name), *parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img", class_="chart")
+
+
+def text(x: float, y: float, words: str, anchor: str = "middle", **attributes: str | float) -> Markup:
+    return element("text", words, x=x, y=y, text_anchor=anchor, **attributes)
+
+
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, x_text: Callable[[float], str] = number) -> Markup:
+    """Grid, tick labels and axis names of a chart of the usual size."""
+    parts: list[Markup] = []
+    for tick in y.ticks():
+        parts += [element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid")]
+        parts += [text(LEFT - 7, y(tick) + 4, number(tick), "end")]
+    for tick in x.ticks(4 if x_text is date else 6):
+        parts += [element("line", x1=x(tick), x2=x(tick), y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4, class_="axis")]
+        parts += [text(x(tick), HEIGHT - BOTTOM + 17, x_text(tick))]
+    parts += [element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis")]
+    parts += [text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 7, x_label, class_="name")]
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts += [text(13, middle, y_label, class_="name", transform=f"rotate(-90 13 {middle:g})")]
+    return Markup("").join(parts)
+
+
+def _horizontal(values: Sequence[float], **how: bool) -> Scale:
+    return scale(values, LEFT, WIDTH - RIGHT, **how)
+
+
+def _vertical(values: Sequence[float], **how: bool) -> Scale:
+    return scale(values, HEIGHT - BOTTOM, TOP, **how)
+
+
+def _path(points: Sequence[tuple[float, float]], **attributes: str | float) -> Markup:
+    return element("path", d="M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points), **attributes)
+
+
+def lines(
+    curves: Mapping[str, Sequence[tuple[float, float]]], name: str, x_label: str, y_label: str, *,
+    mark: tuple[float, float, str] | None = None, diagonal: bool = False, dots: bool = False,
+) -> Markup:  # fmt: skip
+    """A line for each named list of points; a ``mark`` with its words at a point; the diagonal, where it is the ideal."""
+    finite = {n: [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])] for n, points in curves.items()}
+    every = [point for points in finite.values() for point in points]
+    across, up = [p[0] for p in every], [p[1] for p in every]
+    x, y = _horizontal(across), _vertical(up)
+    parts = [axes(x, y, x_label, y_label)]
+    if diagonal:
+        low, high = max(x.low, y.low), min(x.high, y.high)
+        parts.append(_path([(x(low), y(low)), (x(high), y(high))], class_="ideal"))
+    for label, points in finite.items():
+        if points:
+            parts.append(_path([(x(px), y(py)) for px, py in points], class_=f"line {label}"))
+        for px, py in points if dots else ():
+            hint = element("title", f"{label}: {number(px)} → {number(py)}")
+            parts.append(element("circle", hint, cx=x(px), cy=y(py), r=3.5, class_=f"dot {label}"))
+    if mark:
+        px, py, words = mark
+        anchor = "end" if x(px) > WIDTH * 0.7 else "start"
+        parts.append(element("line", x1=x(px), x2=x(px), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"))
+        parts.append(element("circle", cx=x(px), cy=y(py), r=4.5, class_="dot best"))
+        parts.append(text(x(px) + (-8 if anchor == "end" else 8), TOP + 12, words, anchor, class_="strong"))
+    return svg(HEIGHT, name, *parts)
+
+
+def histogram(edges: Sequence[float], shares: Series, name: str, x_label: str, *, time: bool = False) -> Markup:
+    """Steps over the same bins, for each of the named series."""
+    x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
+    y = _vertical([share for series in shares.values() for share in series], zero=True)
+    parts = [axes(x, y, x_label, "share of rows", date if time else number)]
+    for label, series in shares.items():
+        tops = [(x(edge), y(share)) for i, share in enumerate(series) for edge in (edges[i], edges[i + 1])]
+        closed = [(tops[0][0], y(0)), *tops, (tops[-1][0], y(0))]
+        parts += [_path(closed, class_=f"area {label}"), _path(tops, class_=f"line {label}")]
+    return svg(HEIGHT, name, *parts)
+
+
+def _row_label(value: str, y: float) -> Markup:
+    shown = value if len(value) <= 22 else value[:21] + "…"
+    return text(LABELS - 10, y + 4, Markup("{}{}").format(element("title", value), shown), "end", class_="label")
+
+
+def _bottom_axis(x: Scale, height: float, label: str) -> list[Markup]:
+    """Vertical grid lines and their numbers beneath rows."""
+    grid = [element("line", x1=x(t), x2=x(t), y1=TOP, y2=height - BOTTOM, class_="grid") for t in x.ticks()]
+    numbers = [text(x(t), height - BOTTOM + 17, number(t)) for t in x.ticks()]
+    return [*grid, *numbers, text((LABELS + WIDTH - RIGHT) / 2, height - 7, label, class_="name")]
+
+
+def bars(labels: Sequence[str], series: Series, name: str, x_label: str) -> Markup:
+    """Horizontal bars, for each label one of each series, largest scale of all from zero."""
+    height = TOP + ROW * len(labels) + BOTTOM
+    x = scale([v for values in series.values() for v in values], LABELS, WIDTH - RIGHT, zero=True)
+    thick = (ROW - 7) / len(series)
+    parts = _bottom_axis(x, height, x_label)
+    for row, label in enumerate(labels):
+        top = TOP + row * ROW + 3.5
+        parts.append(_row_label(label, top + (ROW - 7) / 2))
+        for index, (which, values) in enumerate(series.items()):
+            start, end = sorted((x(0), x(values[row])))
+            hint = element("title", f"{label}, {which}: {number(values[row])}")
+            place = {"x": start, "y": top + index * thick, "width": end - start, "height": thick - 0.5}
+            parts.append(element("rect", hint, **place, rx=1.5, class_=f"bar {which}"))
+    return svg(height, name, *parts)
+
+
+def dumbbells(labels: Sequence[str], series: Mapping[str, Sequence[float | None]], name: str, x_label: str) -> Markup:
+    """A dot for each series on the row of each label, the first two joined: how far apart they are, and which way."""
+    height = TOP + ROW * len(labels) + BOTTOM
+    x = scale([v for values in series.values() for v in values if v is not None], LABELS + 6, WIDTH - RIGHT)
+    parts = _bottom_axis(x, height, x_label)
+    for row, label in enumerate(labels):
+        y = TOP + (row + 0.5) * ROW
+        shown = {which: values[row] for which, values in series.items()}
+        found = {which: value for which, value in shown.items() if value is not None and math.isfinite(value)}
+        ends = [x(value) for value in found.values()][:2]
+        parts.append(_row_label(label, y))
+        if len(ends) == 2:
+            parts.append(element("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_="bell"))
+        for which, value in reversed(found.items()):
+            hint = element("title", f"{label}, {which}: {number(value)}")
+            parts.append(element("circle", hint, cx=x(value), cy=y, r=5.5, class_=f"dot {which}"))
+    return svg(height, name, *parts)
+
+
+def points(
+    places: Sequence[tuple[float | str, float, str]], best: int, name: str, x_label: str, y_label: str
+) -> Markup:  # fmt: skip
+    """A dot for each (x, y, hint); the ``best`` stands out. Texts on the x axis are spread evenly; decades make it logarithmic."""
+    texts = sorted({str(place[0]) for place in places}) if any(isinstance(place[0], str) for place in places) else []
+    across = [float(texts.index(str(value))) if texts else float(value) for value, _, _ in places]
+    log = not texts and min(across) > 0 and max(across) / min(across) >= 8
+    x, y = _horizontal(across, log=log), _vertical([place[1] for place in places])
+    parts = [axes(x, y, x_label, y_label, lambda tick: _text_at(texts, tick) if texts else number(tick))]
+    order = [*(index for index in range(len(places)) if index != best), best]
+    for index in order:
+        at = {"cx": x(across[index]), "cy": y(places[index][1]), "r": 6.5 if index == best else 4.5}
+        parts.append(element("circle", element("title", places[index][2]), **at, class_="dot best" if index == best else "dot trial"))
+    return svg(HEIGHT, name, *parts)
+
+
+def _text_at(texts: Sequence[str], tick: float) -> str:
+    return texts[int(tick)] if tick == int(tick) and 0 <= tick < len(texts) else ""
+
+
+def heatmap(labels: Sequence[str], shares: Sequence[Sequence[float]], hints: Sequence[Sequence[str]], name: str) -> Markup:
+    """A square for each pair: rows are what was true, columns what was said; ``shares`` (0 to 1) are the shades."""
+    side = min(46.0, (WIDTH - LABELS - RIGHT) / max(len(labels), 1))
+    height = TOP + side * len(labels) + BOTTOM
+    parts: list[Markup] = []
+    for row, label in enumerate(labels):
+        parts.append(_row_label(label, TOP + (row + 0.5) * side))
+        shown = label if len(label) <= side / 7 else label[: max(int(side / 7) - 1, 1)] + "…"
+        parts.append(text(LABELS + (row + 0.5) * side, height - BOTTOM + 17, Markup("{}{}").format(element("title", label), shown)))
+        for column, share in enumerate(shares[row]):
+            at = {"x": LABELS + column * side, "y": TOP + row * side, "width": side - 1.5, "height": side - 1.5}
+            hint = element("title", hints[row][column])
+            parts.append(element("rect", hint, **at, rx=2, class_="cell", style=f"fill-opacity:{0.06 + 0.94 * share:.2f}"))
+            if side > 26:
+                tone = "on" if share > 0.5 else "off"
+                middle = (at["x"] + at["width"] / 2, at["y"] + at["height"] / 2 + 4)
+                parts.append(text(*middle, f"{share:.0%}", class_=f"cell-{tone}"))
+    parts.append(text(LABELS + side * len(labels) / 2, height - 7, "predicted (rows: actual)", class_="name"))
+    return svg(height, name, *parts)

@@ -20,7 +20,7 @@ Series = Mapping[str, Sequence[float]]
 def number(value: float | None) -> str:
     """A number for people: three significant digits, thousands apart, and a dash where there is none."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return "—"
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
@@ -33,10 +33,8 @@ def date(seconds: float) -> str:
 
 def element(name: str, *children: str, **attributes: str | float) -> Markup:
     """An element of SVG. Children that are no ``Markup`` are escaped, attributes always are."""
-    pairs = (
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), round(value, 2) if isinstance(value, float) else value)
-        for key, value in attributes.items()
-    )
+    rounded = {key: round(value, 2) if isinstance(value, float) else value for key, value in attributes.items()}
+    pairs = (Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in rounded.items())
     return Markup("<{}{}>{}</{}>").format(Markup(name), Markup("").join(pairs), Markup("").join(children), Markup(name))
 
 
@@ -121,7 +119,7 @@ def lines(
     curves: Mapping[str, Sequence[tuple[float, float]]], name: str, x_label: str, y_label: str, *,
     mark: tuple[float, float, str] | None = None, diagonal: bool = False, dots: bool = False,
 ) -> Markup:  # fmt: skip
-    """A line for each named list of points; a ``mark`` with its words at a point; the diagonal, where it is the ideal."""
+    """A line for each named list of points, a ``mark`` with its words, and the diagonal where it is the ideal."""
     finite = {n: [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])] for n, points in curves.items()}
     every = [point for points in finite.values() for point in points]
     across, up = [p[0] for p in every], [p[1] for p in every]
@@ -207,8 +205,8 @@ def dumbbells(labels: Sequence[str], series: Mapping[str, Sequence[float | None]
 
 def points(
     places: Sequence[tuple[float | str, float, str]], best: int, name: str, x_label: str, y_label: str
-) -> Markup:  # fmt: skip
-    """A dot for each (x, y, hint); the ``best`` stands out. Texts on the x axis are spread evenly; decades make it logarithmic."""
+) -> Markup:
+    """A dot for each (x, y, hint). Texts on the x axis are spread evenly; a wide range makes it logarithmic."""
     texts = sorted({str(place[0]) for place in places}) if any(isinstance(place[0], str) for place in places) else []
     across = [float(texts.index(str(value))) if texts else float(value) for value, _, _ in places]
     log = not texts and min(across) > 0 and max(across) / min(across) >= 8
@@ -216,8 +214,9 @@ def points(
     parts = [axes(x, y, x_label, y_label, lambda tick: _text_at(texts, tick) if texts else number(tick))]
     order = [*(index for index in range(len(places)) if index != best), best]
     for index in order:
-        at = {"cx": x(across[index]), "cy": y(places[index][1]), "r": 6.5 if index == best else 4.5}
-        parts.append(element("circle", element("title", places[index][2]), **at, class_="dot best" if index == best else "dot trial"))
+        look = {"r": 6.5, "class_": "dot best"} if index == best else {"r": 4.5, "class_": "dot trial"}
+        hint = element("title", places[index][2])
+        parts.append(element("circle", hint, cx=x(across[index]), cy=y(places[index][1]), **look))
     return svg(HEIGHT, name, *parts)
 
 
@@ -225,22 +224,26 @@ def _text_at(texts: Sequence[str], tick: float) -> str:
     return texts[int(tick)] if tick == int(tick) and 0 <= tick < len(texts) else ""
 
 
-def heatmap(labels: Sequence[str], shares: Sequence[Sequence[float]], hints: Sequence[Sequence[str]], name: str) -> Markup:
-    """A square for each pair: rows are what was true, columns what was said; ``shares`` (0 to 1) are the shades."""
+def _column_label(value: str, x: float, y: float, width: float) -> Markup:
+    shown = value if len(value) <= width / 7 else value[: max(int(width / 7) - 1, 1)] + "…"
+    return text(x, y, Markup("{}{}").format(element("title", value), shown))
+
+
+def heatmap(labels: Sequence[str], shares: Sequence[Sequence[float]], name: str, x_label: str) -> Markup:
+    """A square for each pair of labels, as dark as its share (0 to 1) of the row."""
     side = min(46.0, (WIDTH - LABELS - RIGHT) / max(len(labels), 1))
     height = TOP + side * len(labels) + BOTTOM
     parts: list[Markup] = []
     for row, label in enumerate(labels):
-        parts.append(_row_label(label, TOP + (row + 0.5) * side))
-        shown = label if len(label) <= side / 7 else label[: max(int(side / 7) - 1, 1)] + "…"
-        parts.append(text(LABELS + (row + 0.5) * side, height - BOTTOM + 17, Markup("{}{}").format(element("title", label), shown)))
+        middle = (row + 0.5) * side
+        parts += [_row_label(label, TOP + middle), _column_label(label, LABELS + middle, height - BOTTOM + 17, side)]
         for column, share in enumerate(shares[row]):
-            at = {"x": LABELS + column * side, "y": TOP + row * side, "width": side - 1.5, "height": side - 1.5}
-            hint = element("title", hints[row][column])
-            parts.append(element("rect", hint, **at, rx=2, class_="cell", style=f"fill-opacity:{0.06 + 0.94 * share:.2f}"))
+            left, top = LABELS + column * side, TOP + row * side
+            hint = element("title", f"{label} taken for {labels[column]}: {share:.1%}")
+            shade = {"class_": "cell", "fill_opacity": 0.06 + 0.94 * share}
+            parts.append(element("rect", hint, x=left, y=top, width=side - 1.5, height=side - 1.5, rx=2, **shade))
             if side > 26:
-                tone = "on" if share > 0.5 else "off"
-                middle = (at["x"] + at["width"] / 2, at["y"] + at["height"] / 2 + 4)
-                parts.append(text(*middle, f"{share:.0%}", class_=f"cell-{tone}"))
-    parts.append(text(LABELS + side * len(labels) / 2, height - 7, "predicted (rows: actual)", class_="name"))
+                tone = "cell-on" if share > 0.5 else "cell-off"
+                parts.append(text(left + side / 2, top + side / 2 + 4, f"{share:.0%}", class_=tone))
+    parts.append(text(LABELS + side * len(labels) / 2, height - 7, x_label, class_="name"))
     return svg(height, name, *parts)

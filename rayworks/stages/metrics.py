@@ -1,6 +1,6 @@
 """How good predictions are. Pure; by scikit-learn (https://scikit-learn.org/stable/modules/model_evaluation.html)."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -24,62 +24,69 @@ def metric_for(problem: Problem, metric: str) -> str:
     if metric not in DECIDING[problem]:
         raise ParameterError(
             f"{metric} does not measure a {problem} model", where="evaluate.metric",
-            remedy=f"Choose one of {', '.join(DECIDING[problem])}",
+            remedy=f"Choose one of {', '.join(DECIDING[problem])}, or auto",
         )  # fmt: skip
     return metric
 
 
 def compute(target: Target, actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """All metrics that are defined on these rows.
+    """All metrics that are defined on these rows; none without rows, no ROC AUC where there is one class only.
 
     Args:
         actual: Amounts, or class numbers.
-        predicted: Amounts (rows), or probabilities (rows by classes).
+        predicted: Amounts (rows), or probabilities (rows by classes). Finite.
     """
     if len(actual) == 0:
         return {}
-    values = _regression(actual, predicted) if target.problem == "regression" else _classification(target, actual, predicted)
-    return {name: float(value) for name, value in values.items()}
+    measure = _regression if target.problem == "regression" else _binary if target.problem == "binary" else _multiclass
+    return {name: float(value) for name, value in measure(actual, predicted).items()}
+
+
+def _sklearn() -> Any:
+    from sklearn import metrics  # pyright: ignore[reportMissingTypeStubs]
+
+    return metrics
 
 
 def _regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    from sklearn import metrics
-
+    metrics = _sklearn()
     found = {
         "rmse": metrics.root_mean_squared_error(actual, predicted),
         "mae": metrics.mean_absolute_error(actual, predicted),
         "median_absolute_error": metrics.median_absolute_error(actual, predicted),
     }
-    if len(actual) > 1 and actual.std() > 0:
-        found["r2"] = metrics.r2_score(actual, predicted)
-    return cast(dict[str, Any], found)
+    varied = len(actual) > 1 and actual.std() > 0
+    return found | ({"r2": metrics.r2_score(actual, predicted)} if varied else {})
 
 
-def _classification(target: Target, actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    from sklearn import metrics
+def _multiclass(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    macro_f1 = _sklearn().f1_score(actual, predicted.argmax(axis=1), average="macro", zero_division=0)
+    return _of_classes(actual, predicted) | {"macro_f1": macro_f1}
 
-    chosen, classes = predicted.argmax(axis=1), list(range(len(target.classes)))
-    accuracy = float((chosen == actual).mean())
-    found: dict[str, Any] = {
-        "log_loss": metrics.log_loss(actual, predicted, labels=classes), "error_rate": 1 - accuracy, "accuracy": accuracy,
-    }  # fmt: skip
-    if target.problem == "binary":
-        found["brier"] = np.square(predicted[:, 1] - actual).mean()
-        found["f1"] = metrics.f1_score(actual, chosen, zero_division=cast(Any, 0))
-        if len(np.unique(actual)) == 2:
-            found["roc_auc"] = metrics.roc_auc_score(actual, predicted[:, 1])
-    else:
-        found["macro_f1"] = metrics.f1_score(actual, chosen, average="macro", zero_division=cast(Any, 0))
-    return found
+
+def _binary(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    metrics, probability = _sklearn(), predicted[:, 1]
+    found = _of_classes(actual, predicted) | {
+        "brier": np.square(probability - actual).mean(),
+        "f1": metrics.f1_score(actual, predicted.argmax(axis=1), zero_division=0),
+    }
+    both = len(np.unique(actual)) == 2
+    return found | ({"roc_auc": metrics.roc_auc_score(actual, probability)} if both else {})
+
+
+def _of_classes(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    accuracy = (predicted.argmax(axis=1) == actual).mean()
+    log_loss = _sklearn().log_loss(actual, predicted, labels=list(range(predicted.shape[1])))
+    return {"log_loss": log_loss, "error_rate": 1 - accuracy, "accuracy": accuracy}
 
 
 def baseline(dataset: Dataset, rows: int) -> np.ndarray:
     """What one would say without looking at a row: the mean, or the class frequencies, of the training rows."""
-    target, train = dataset.target, dataset.split("train")
-    of_target = next(statistics for statistics in train.statistics if statistics.name == target.name)
-    if target.problem == "regression":
-        return np.full(rows, of_target.mean)
-    return np.tile(class_shares(dataset), (rows, 1))
+    target = dataset.target
+    if target.problem != "regression":
+        return np.tile(class_shares(dataset), (rows, 1))
+    of_target = next(s for s in dataset.split("train").statistics if s.name == target.name)
+    return np.full(rows, of_target.mean, dtype="float64")
 
 
 def class_shares(dataset: Dataset) -> np.ndarray:

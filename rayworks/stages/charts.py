@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 14, 10, 46
 ROW = 24  # height of a bar or of a dumbbell
 LABELS = 150  # width of the names beside bars
 Series = Mapping[str, Sequence[float]]

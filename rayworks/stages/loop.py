@@ -1,6 +1,8 @@
 """Running a training loop, whoever wrote it: what it is given, and what its failures say."""
 
 import hashlib
+import inspect
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,8 @@ class LoopContext:
     """A ``TrainContext`` of which only ``batches``, ``report`` and ``restore`` differ between training and tuning."""
 
     def __init__(
-        self, dataset: Dataset, hyperparameters: dict[str, Any], *, rounds: int, patience: int, threads: int, rank: int = 0, world_size: int = 1
+        self, dataset: Dataset, hyperparameters: dict[str, Any], *, rounds: int, patience: int, threads: int,
+        rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         self.hyperparameters = hyperparameters
         self.target = dataset.target
@@ -36,8 +39,8 @@ class LoopContext:
         import numpy as np
         import pandas as pd
 
-        parts = list(self.batches(split))
-        return pd.concat([rows for rows, _ in parts], ignore_index=True), np.concatenate([labels for _, labels in parts])
+        features, labels = zip(*self.batches(split), strict=True)
+        return pd.concat(features, ignore_index=True), np.concatenate(labels)
 
     def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
         raise NotImplementedError
@@ -69,7 +72,8 @@ def run(path: str, context: LoopContext) -> Model:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise TrainingError(
             "the training loop failed", where=path,
-            said=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}", remedy="Mend it, and run again",
+            said=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}",
+            remedy="Mend it, and run again",
         ) from error  # fmt: skip
     needed = "predict" if context.target.problem == "regression" else "predict_proba"
     if not callable(getattr(model, needed, None)):
@@ -78,6 +82,26 @@ def run(path: str, context: LoopContext) -> Model:
             remedy="Return an object with scikit-learn's methods",
         )  # fmt: skip
     return cast(Model, model)
+
+
+def check_finite(round: int, validation: float) -> float:
+    """``validation`` as a plain float.
+
+    Raises:
+        TrainingError: It is none: training diverged.
+    """
+    if not math.isfinite(validation):
+        raise TrainingError(
+            "the validation metric is not a number", where=f"round {round}", said=f"it is {validation}",
+            remedy="Lower the learning rate, or look for extreme values in the target",
+        )  # fmt: skip
+    return float(validation)
+
+
+def default_hyperparameters(path: str) -> dict[str, Any]:
+    """What the loop at ``path`` takes where a hyperparameter is not given: ``DEFAULTS`` of its module, if it tells."""
+    module = inspect.getmodule(import_path.load(path))
+    return dict(getattr(module, "DEFAULTS", {}))
 
 
 def digest(*facts: object) -> str:

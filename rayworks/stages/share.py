@@ -1,3 +1,6 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# pyarrow brings no types.
 """The rows of a split that one worker reads, straight from storage.
 
 Contiguous shares do no harm to trees, whose histograms are summed over all workers, and need no shuffle; reading
@@ -23,7 +26,9 @@ def row_range(rows: int, rank: int, world_size: int) -> tuple[int, int]:
     return rows * rank // world_size, rows * (rank + 1) // world_size
 
 
-def frames(dataset: Dataset, split: SplitName, columns: Sequence[str], *, rank: int = 0, world_size: int = 1) -> Iterator[pl.DataFrame]:
+def frames(
+    dataset: Dataset, split: SplitName, columns: Sequence[str], *, rank: int = 0, world_size: int = 1
+) -> Iterator[pl.DataFrame]:
     """A worker's share of a split, a row group at a time. Row groups of others are not read."""
     import pyarrow.parquet as pq
 
@@ -47,7 +52,8 @@ def encoded(
 ) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
     """A worker's share as a model sees it: features and target, a row group at a time."""
     made = dataset.feature_set.features
-    for frame in frames(dataset, split, [*(f.name for f in made), dataset.target.name], rank=rank, world_size=world_size):
+    names = [*(feature.name for feature in made), dataset.target.name]
+    for frame in frames(dataset, split, names, rank=rank, world_size=world_size):
         yield features.encode(frame, made), features.encode_target(frame[dataset.target.name], dataset.target)
 
 

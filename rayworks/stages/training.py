@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Ray and pyarrow bring types for a part only.
 """A dataset to a model, by Ray Train: data-parallel, with checkpoints, resumed when a worker is lost."""
 
 import contextlib
@@ -6,14 +8,15 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter
 
 from rayworks import __version__, import_path, storage, tabular_model
-from rayworks.errors import ClusterError, RayworksError, StorageError, TrainingError
+from rayworks.errors import ClusterError, ParameterError, RayworksError, StorageError, TrainingError
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import CurvePoint, Dataset, DatasetRef, ModelRef, Record, SplitName
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "model_ref.json"
 CURVE = "curve.json"
 REPORT_SECONDS = 2.0  # Ray Train takes one report per poll of its controller, about two seconds
+START_ATTEMPTS = 10  # a minute each (Train's default): time for an autoscaler, and no hang where no node comes
 ROUNDS_PER_DECISION = 5  # how often the workers agree, by a broadcast, whether a checkpoint is due
 CURVES = TypeAdapter(list[CurvePoint])
 
@@ -41,12 +45,15 @@ class RoundsDone(Record):
 def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None = None) -> str:
     """A text that changes whenever the model would: by the data, the options or the code of the loop."""
     # How many workers train, and how often they may fail, is no property of the model.
-    own = options.model_dump(exclude={"max_failures", "checkpoint_seconds", "cpus_per_worker", "workers", "hyperparameters"})
+    own = options.model_dump(include={"loop", "rounds", "early_stopping_rounds"})
     merged = {**(hyperparameters or {}), **options.hyperparameters}
-    return loop.digest(__version__, dataset.fingerprint, sorted(own.items()), sorted(merged.items()), import_path.fingerprint(options.loop))
+    code = import_path.fingerprint(options.loop)
+    return loop.digest(__version__, dataset.fingerprint, sorted(own.items()), sorted(merged.items()), code)
 
 
-def location(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str) -> str:
+def location(
+    dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str
+) -> str:
     """The folder of the model, whether it was made or not."""
     key = fingerprint(dataset, options, hyperparameters)
     return storage.join(storage.absolute(storage_uri), "models", f"{dataset.name}-{key[:12]}")
@@ -94,14 +101,17 @@ def _cpus_per_worker(options: TrainOptions) -> float:
     """The CPUs of a worker: as asked, or an equal share.
 
     Raises:
-        ClusterError: No node could ever hold a worker, and nothing will bring a larger one.
+        ClusterError: Ray cannot hold the workers, and no autoscaler will bring more nodes.
     """
     import ray
+    from ray._private.state import state  # the only place that knows whether nodes may come
 
-    resources = ray.cluster_resources()
+    resources: Any = ray.cluster_resources()
     cpus = options.cpus_per_worker or max(1, math.floor(resources.get("CPU", 1) / options.workers))
     largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
     wanted, room = cpus * options.workers, resources.get("CPU", 0)
+    if (config := state.get_cluster_config()) and config.node_group_configs:
+        return cpus
     if cpus > largest or wanted > room or options.gpus_per_worker * options.workers > resources.get("GPU", 0):
         raise ClusterError(
             f"Ray has no room for {options.workers} workers of {cpus:g} CPUs and {options.gpus_per_worker:g} GPUs",
@@ -111,14 +121,16 @@ def _cpus_per_worker(options: TrainOptions) -> float:
     return cpus
 
 
+@dataclass(frozen=True)
 class _Job:
     """What each worker must know."""
 
-    def __init__(
-        self, dataset: Dataset, options: TrainOptions, hyperparameters: dict[str, Any], cpus: float, uri: str, run_uri: str
-    ) -> None:  # fmt: skip
-        self.dataset, self.options, self.hyperparameters, self.cpus = dataset, options, hyperparameters, cpus
-        self.uri, self.run_uri = uri, run_uri
+    dataset: Dataset
+    options: TrainOptions
+    hyperparameters: dict[str, Any]
+    cpus: float
+    uri: str  # of the model
+    run_uri: str  # of checkpoints and progress, gone when the model is there
 
 
 class _TrainContext(loop.LoopContext):
@@ -156,11 +168,8 @@ class _TrainContext(loop.LoopContext):
     def report(
         self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
     ) -> None:
-        if math.isnan(validation):
-            raise TrainingError(
-                "the validation metric is not a number", where=f"round {round}", remedy="Lower the learning rate, or check the target"
-            )
-        self.curve.append(CurvePoint(round=round, train=train, validation=float(validation)))
+        validation = loop.check_finite(round, validation)
+        self.curve.append(CurvePoint(round=round, train=train, validation=validation))
         now = time.monotonic()
         if self.rank == 0 and now - self._shown > REPORT_SECONDS:
             self._shown = now
@@ -198,8 +207,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     try:
         model = loop.run(job.options.loop, context)
     except RayworksError as error:
-        if context.world_size > 1:
-            raise  # the others may wait for this one
+        if context.world_size > 1 and not isinstance(error, ParameterError):
+            raise  # the others may wait for this one; a bad parameter is one for all
         return {"error": error}  # it would fail again: no restart
     if context.rank == 0:
         facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
@@ -218,19 +227,19 @@ def _fit(job: _Job) -> dict[str, Any]:
     from ray.train.v2.xgboost.config import XGBoostConfig
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    options, (files, path) = job.options, storage.filesystem(job.run_uri)
+    options, gpus, (files, path) = job.options, job.options.gpus_per_worker, storage.filesystem(job.run_uri)
     trainer = DataParallelTrainer(
         _work,
         train_loop_config={"job": job},
-        # XGBoost's collective is there for loops that use it, and costs those that do not a moment.
-        backend_config=XGBoostConfig(),
+        # XGBoost's collective is there for loops that use it, and does no harm to those that do not.
+        backend_config=XGBoostConfig() if options.workers > 1 else None,
         scaling_config=ScalingConfig(
-            num_workers=options.workers, use_gpu=options.gpus_per_worker > 0,
-            resources_per_worker={"CPU": job.cpus} | ({"GPU": options.gpus_per_worker} if options.gpus_per_worker else {}),
+            num_workers=options.workers, use_gpu=gpus > 0,
+            resources_per_worker={"CPU": job.cpus} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(
             name="ray", storage_path=path, storage_filesystem=files,
-            failure_config=FailureConfig(max_failures=options.max_failures),
+            failure_config=FailureConfig(max_failures=options.max_failures, controller_failure_limit=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )  # fmt: skip
@@ -244,7 +253,7 @@ def _fit(job: _Job) -> dict[str, Any]:
                 raise failure from error
         raise TrainingError(
             "training failed", where=options.loop, said=f"{type(known[0]).__name__}: {str(known[0]).splitlines()[0]}",
-            remedy=f"It was resumed {options.max_failures} times; see the workers' logs",
+            remedy=f"It was started {options.max_failures + 1} times; see the workers' logs",
         ) from error  # fmt: skip
     if "error" in outcome:
         raise outcome["error"]
@@ -252,7 +261,7 @@ def _fit(job: _Job) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _showing(uri: str, rounds: int, dataset: Dataset, progress: Progress) -> Iterator[None]:
+def _showing(uri: str, rounds: int, dataset: Dataset, progress: Progress) -> Generator[None]:
     """Show what rank 0 writes to ``uri``, until the block ends."""
     ended = threading.Event()
 
@@ -260,8 +269,8 @@ def _showing(uri: str, rounds: int, dataset: Dataset, progress: Progress) -> Ite
         while not ended.wait(REPORT_SECONDS):
             with contextlib.suppress(StorageError):  # not written yet
                 done = storage.read_record(uri, RoundsDone)
-                metric = loop.METRIC[dataset.target.problem]
-                progress(done.round / rounds, f"round {done.round} of at most {rounds}, validation {metric} {done.validation:.5g}")
+                value = f"{loop.METRIC[dataset.target.problem]} {done.validation:.5g}"
+                progress(done.round / rounds, f"round {done.round} of at most {rounds}, validation {value}")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUntypedBaseClass=false, reportAttributeAccessIssue=false
+# XGBoost's callbacks bring no types.
 """The built-in training loop: gradient-boosted trees by XGBoost, data-parallel over the workers.
 
 It uses nothing but the ``TrainContext`` that a user's own loop is given.
@@ -17,15 +19,30 @@ if TYPE_CHECKING:
     import pandas as pd
     import xgboost as xgb
 
-OBJECTIVES: dict[Problem, str] = {"regression": "reg:squarederror", "binary": "binary:logistic", "multiclass": "multi:softprob"}
+OBJECTIVES: dict[Problem, str] = {
+    "regression": "reg:squarederror",
+    "binary": "binary:logistic",
+    "multiclass": "multi:softprob",
+}
 METRICS: dict[Problem, str] = {"regression": "rmse", "binary": "logloss", "multiclass": "mlogloss"}
 # https://xgboost.readthedocs.io/en/stable/parameter.html; a misspelt one would only be warned of
 HYPERPARAMETERS = frozenset(
-    "eta learning_rate gamma min_split_loss max_depth min_child_weight max_delta_step subsample sampling_method"
-    " colsample_bytree colsample_bylevel colsample_bynode lambda reg_lambda alpha reg_alpha scale_pos_weight"
-    " grow_policy max_leaves max_bin num_parallel_tree max_cat_to_onehot max_cat_threshold objective seed device"
-    " tree_method base_score huber_slope quantile_alpha tweedie_variance_power".split()
+    """
+    eta learning_rate gamma min_split_loss max_depth min_child_weight max_delta_step subsample sampling_method
+    colsample_bytree colsample_bylevel colsample_bynode lambda reg_lambda alpha reg_alpha scale_pos_weight
+    grow_policy max_leaves max_bin num_parallel_tree max_cat_to_onehot max_cat_threshold objective seed device
+    tree_method base_score huber_slope quantile_alpha tweedie_variance_power
+    """.split()  # noqa: SIM905 - as a list it would take thirty lines
 )
+# XGBoost's own, of those that are worth a search: the first trial of tuning
+DEFAULTS = {
+    "learning_rate": 0.3,
+    "max_depth": 6,
+    "min_child_weight": 1.0,
+    "subsample": 1.0,
+    "colsample_bytree": 1.0,
+    "reg_lambda": 1.0,
+}
 
 
 class XGBoostModel:
@@ -92,14 +109,16 @@ def train(context: TrainContext) -> XGBoostModel:
         reporting = _Reporting(context, rest)
         booster = xgb.train(
             parameters, matrices[0], num_boost_round=context.rounds - done, xgb_model=rest,
-            evals=[(matrices[0], "train"), (matrices[1], "validation")], verbose_eval=False, callbacks=[reporting.callback],
+            evals=[(matrices[0], "train"), (matrices[1], "validation")], verbose_eval=False,
+            callbacks=[reporting.callback],
         )  # fmt: skip
     except xgb.core.XGBoostError as error:
         raise ParameterError(
             "XGBoost refused to train", where=json.dumps(context.hyperparameters), said=_said(error),
             remedy="Check the hyperparameters' values",
         ) from error  # fmt: skip
-    return XGBoostModel(booster[: reporting.best_round], context.target.problem, [feature.name for feature in context.features])
+    names = [feature.name for feature in context.features]
+    return XGBoostModel(booster[: reporting.best_round], context.target.problem, names)
 
 
 def _said(error: Exception) -> str:
@@ -112,12 +131,13 @@ def _parameters(context: TrainContext) -> dict[str, Any]:
     unknown = sorted(set(context.hyperparameters) - HYPERPARAMETERS)
     if unknown:
         raise ParameterError(
-            "XGBoost has no such hyperparameter", where=", ".join(unknown), remedy="Use the names of XGBoost's parameters"
-        )
+            "XGBoost has no such hyperparameter", where=", ".join(unknown),
+            remedy=f"Use {', '.join(sorted(HYPERPARAMETERS))}",
+        )  # fmt: skip
     problem = context.target.problem
     classes = {"num_class": len(context.target.classes)} if problem == "multiclass" else {}
-    own = {"objective": OBJECTIVES[problem], "eval_metric": METRICS[problem], "nthread": context.threads, "tree_method": "hist"}
-    return {**own, **classes, **context.hyperparameters}
+    own = {"objective": OBJECTIVES[problem], "eval_metric": METRICS[problem], "tree_method": "hist"}
+    return {**own, **classes, **context.hyperparameters, "nthread": context.threads}
 
 
 def _restored(context: TrainContext) -> "xgb.Booster | None":

@@ -1,0 +1,31 @@
+"""A training worker that dies costs what it did since the last checkpoint, not the whole training."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayworks.params import ProcessOptions, TrainOptions
+from rayworks.stages import processing, training
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(2000, 3)).round(3)
+    pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b")).write_csv(tmp_path / "data.csv")
+    dataset = processing.process(str(tmp_path / "data.csv"), "y", ProcessOptions(), storage_uri=str(tmp_path))
+    log = tmp_path / "rounds.log"
+    options = TrainOptions(
+        loop="tests.stages.example_loops:killed_once", hyperparameters={"log": str(log), "learning_rate": 0.05},
+        rounds=60, early_stopping_rounds=60, checkpoint_seconds=0.01,
+    )  # fmt: skip
+    model = training.train(dataset, options, storage_uri=str(tmp_path))
+    rounds = [int(line) for line in log.read_text().split()]
+    restarts = [later for earlier, later in zip(rounds, rounds[1:], strict=False) if later != earlier + 1]
+    assert model.restarts == 1
+    assert len(restarts) == 1
+    assert restarts[0] > 1
+    assert [point.round for point in model.curve] == list(range(1, 61))

@@ -1,0 +1,98 @@
+"""Training loops as a user would write them, and as a user would break them."""
+
+import os
+import pickle
+import signal
+from pathlib import Path
+
+from rayworks.stages import xgboost_loop
+
+
+def linear(context):
+    """A linear model by stochastic gradient descent (scikit-learn), which goes on from a checkpoint."""
+    from sklearn.linear_model import SGDRegressor
+    from sklearn.preprocessing import StandardScaler
+
+    numeric = [feature.name for feature in context.features if feature.kind == "numeric"]
+    rows, amounts = context.frame("train")
+    held_out, actual = context.frame("validation")
+    scaler = StandardScaler().fit(rows[numeric].fillna(0))
+
+    def prepared(features):
+        return scaler.transform(features[numeric].fillna(0))
+
+    folder = context.restore()
+    model, done = pickle.loads((folder / "model.pkl").read_bytes()) if folder else (SGDRegressor(random_state=0), 0)
+    for epoch in range(done + 1, context.rounds + 1):
+        model.partial_fit(prepared(rows), amounts)
+        error = float(((model.predict(prepared(held_out)) - actual) ** 2).mean() ** 0.5)
+        state = pickle.dumps((model, epoch))
+        context.report(epoch, validation=error, save=lambda to, state=state: (to / "model.pkl").write_bytes(state))
+    return Linear(scaler, model, numeric)
+
+
+class Linear:
+    def __init__(self, scaler, model, numeric):
+        self.scaler, self.model, self.numeric = scaler, model, numeric
+
+    def predict(self, features):
+        return self.model.predict(self.scaler.transform(features[self.numeric].fillna(0)))
+
+
+def raises(context):
+    raise ZeroDivisionError("the user's mistake")
+
+
+def reports_nothing(context):
+    return linear(_Silent(context))
+
+
+def diverges(context):
+    context.report(1, validation=float("nan"))
+
+
+def fails_when_shallow(context):
+    """Fails for some hyperparameters only, as a loop does that was not tried with all of them."""
+    if context.hyperparameters["max_depth"] < 4:
+        raise ZeroDivisionError("too shallow")
+    return xgboost_loop.train(context)
+
+
+def killed_once(context):
+    """The built-in loop on a worker that is killed at its third checkpoint, by when the first is known to Ray Train.
+
+    The rounds that it did are written to the file that the hyperparameter ``log`` names.
+    """
+    log = Path(context.hyperparameters.pop("log"))
+    return xgboost_loop.train(_KilledAtThirdCheckpoint(context, log))
+
+
+class _Wrapped:
+    def __init__(self, context):
+        self.context = context
+
+    def __getattr__(self, name):
+        return getattr(self.context, name)
+
+
+class _Silent(_Wrapped):
+    def report(self, round, *, validation, train=None, save=None):
+        pass
+
+
+class _KilledAtThirdCheckpoint(_Wrapped):
+    def __init__(self, context, log):
+        super().__init__(context)
+        self.log, self.checkpoints, self.first_life = log, 0, context.restore() is None
+
+    def report(self, round, *, validation, train=None, save=None):
+        with self.log.open("a") as log:
+            log.write(f"{round}\n")
+
+        def counted(folder):
+            self.checkpoints += 1
+            if self.first_life and self.checkpoints == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(folder)
+
+        self.context.report(round, validation=validation, train=train, save=counted)

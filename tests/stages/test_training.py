@@ -1,0 +1,105 @@
+"""Training on a real Ray: what comes out, for which targets and loops, and what is said when it cannot."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayworks import tabular_model
+from rayworks.errors import ClusterError, ParameterError, TrainingError
+from rayworks.params import ProcessOptions, TrainOptions
+from rayworks.records import DatasetRef
+from rayworks.stages import processing, share, training
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+LOOPS = "tests.stages.example_loops"
+
+
+def table(rows: int = 1500) -> pl.DataFrame:
+    """Rows whose targets depend on a number, on a category, and on whether a number is missing."""
+    random = np.random.default_rng(0)
+    length = random.normal(size=rows).round(3)
+    city = random.choice(["Oslo", "Rome", "Lima"], rows)
+    noise = random.normal(size=rows)
+    amount = 3 * length + 5 * (city == "Rome") + 0.1 * noise
+    grade = np.select([amount < -1, amount < 3], ["low", "middle"], "high")
+    missing = random.random(rows) < 0.1
+    return pl.DataFrame({"length": length, "city": city, "noise": noise, "amount": amount, "grade": grade}).with_columns(
+        length=pl.when(~pl.Series(missing)).then("length"), late=pl.Series(amount > 1), code=pl.Series((amount > 0) + 7)
+    )
+
+
+def processed(folder: Path, target: str) -> DatasetRef:
+    others = {"amount", "grade", "late", "code"} - {target}
+    source = folder / f"{target}.csv"
+    table().drop(others).write_csv(source)
+    return processing.process(str(source), target, ProcessOptions(), storage_uri=str(folder))
+
+
+@pytest.fixture(scope="module")
+def amounts(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> DatasetRef:
+    return processed(tmp_path_factory.mktemp("amounts"), "amount")
+
+
+def quality(model_uri: str, dataset: DatasetRef) -> float:
+    """Share of the variance, or of the rows, that the model gets right on the test split."""
+    rows = pl.concat(share.frames(processing.load(dataset), "test", [*table().columns[:3], dataset.target]))
+    predicted = tabular_model.load(model_uri).predict(rows.drop(dataset.target).to_pandas())["prediction"].to_numpy()
+    actual = rows[dataset.target].to_numpy()
+    if dataset.problem == "regression":
+        return 1 - float(((predicted - actual) ** 2).mean() / actual.var())
+    return float((predicted == actual).mean())
+
+
+def test_two_workers_train_the_model_that_one_trains_and_the_same_again_is_found(amounts: DatasetRef, tmp_path: Path):
+    options = TrainOptions(rounds=40)
+    one = training.train(amounts, options, storage_uri=str(tmp_path / "one"))
+    shared = options.model_copy(update={"workers": 2})
+    two = training.train(amounts, shared, storage_uri=str(tmp_path / "two"))
+    assert quality(one.uri, amounts) > 0.9
+    assert two.validation == pytest.approx(one.validation, rel=0.02)
+    assert [point.round for point in one.curve] == list(range(1, len(one.curve) + 1))
+    assert one.validation == min(point.validation for point in one.curve)
+    began = time.monotonic()
+    assert training.train(amounts, options, storage_uri=str(tmp_path / "one")) == one
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(("target", "problem"), [("grade", "multiclass"), ("late", "binary"), ("code", "binary")])
+def test_classes_may_be_strings_booleans_or_numbers(target: str, problem: str, tmp_path: Path):
+    dataset = processed(tmp_path, target)
+    model = training.train(dataset, TrainOptions(rounds=20), storage_uri=str(tmp_path))
+    assert (dataset.problem, model.metric) == (problem, "log_loss")
+    assert quality(model.uri, dataset) > 0.85
+
+
+def test_a_users_own_loop_trains_by_the_same_contract(amounts: DatasetRef, tmp_path: Path):
+    options = TrainOptions(loop=f"{LOOPS}:linear", rounds=15)
+    model = training.train(amounts, options, storage_uri=str(tmp_path))
+    assert len(model.curve) == 15
+    assert quality(model.uri, amounts) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("loop", "says"),
+    [
+        ("raises", r"The training loop failed: .*ZeroDivisionError: the user's mistake, at .*example_loops.py:\d+"),
+        ("reports_nothing", "The training loop reported nothing"),
+    ],
+)
+def test_a_loop_that_fails_says_so_in_one_sentence(loop: str, says: str, amounts: DatasetRef, tmp_path: Path):
+    with pytest.raises(TrainingError, match=says):
+        training.train(amounts, TrainOptions(loop=f"{LOOPS}:{loop}", rounds=2), storage_uri=str(tmp_path))
+
+
+def test_two_workers_with_a_wrong_parameter_fail_without_a_restart(amounts: DatasetRef, tmp_path: Path):
+    options = TrainOptions(workers=2, hyperparameters={"depth": 3})
+    with pytest.raises(ParameterError, match="no such hyperparameter: depth"):
+        training.train(amounts, options, storage_uri=str(tmp_path))
+
+
+def test_more_workers_than_ray_has_room_for_are_refused_at_once(amounts: DatasetRef, tmp_path: Path):
+    with pytest.raises(ClusterError, match="no room for 9 workers of 2 CPUs"):
+        training.train(amounts, TrainOptions(workers=9, cpus_per_worker=2), storage_uri=str(tmp_path))

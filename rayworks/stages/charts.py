@@ -21,9 +21,14 @@ def number(value: float | None) -> str:
     """A number for people: three significant digits, thousands apart, and a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "—"
-    if value == 0 or abs(value) >= 100:
+    if isinstance(value, int) or not value or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.1e}"
+    return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+def short(value: float) -> str:
+    """A round number, as it stands at an axis: without zeros at its end."""
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 100 else f"{value:.3g}"
 
 
 def date(seconds: float) -> str:
@@ -87,12 +92,12 @@ def text(x: float, y: float, words: str, anchor: str = "middle", **attributes: s
     return element("text", words, x=x, y=y, text_anchor=anchor, **attributes)
 
 
-def axes(x: Scale, y: Scale, x_label: str, y_label: str, x_text: Callable[[float], str] = number) -> Markup:
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, x_text: Callable[[float], str] = short) -> Markup:
     """Grid, tick labels and axis names of a chart of the usual size."""
     parts: list[Markup] = []
     for tick in y.ticks():
         parts += [element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid")]
-        parts += [text(LEFT - 7, y(tick) + 4, number(tick), "end")]
+        parts += [text(LEFT - 7, y(tick) + 4, short(tick), "end")]
     for tick in x.ticks(4 if x_text is date else 6):
         parts += [element("line", x1=x(tick), x2=x(tick), y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4, class_="axis")]
         parts += [text(x(tick), HEIGHT - BOTTOM + 17, x_text(tick))]
@@ -147,7 +152,7 @@ def histogram(edges: Sequence[float], shares: Series, name: str, x_label: str, *
     """Steps over the same bins, for each of the named series."""
     x = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
     y = _vertical([share for series in shares.values() for share in series], zero=True)
-    parts = [axes(x, y, x_label, "share of rows", date if time else number)]
+    parts = [axes(x, y, x_label, "share of rows", date if time else short)]
     for label, series in shares.items():
         tops = [(x(edge), y(share)) for i, share in enumerate(series) for edge in (edges[i], edges[i + 1])]
         closed = [(tops[0][0], y(0)), *tops, (tops[-1][0], y(0))]
@@ -163,7 +168,7 @@ def _row_label(value: str, y: float) -> Markup:
 def _bottom_axis(x: Scale, height: float, label: str) -> list[Markup]:
     """Vertical grid lines and their numbers beneath rows."""
     grid = [element("line", x1=x(t), x2=x(t), y1=TOP, y2=height - BOTTOM, class_="grid") for t in x.ticks()]
-    numbers = [text(x(t), height - BOTTOM + 17, number(t)) for t in x.ticks()]
+    numbers = [text(x(t), height - BOTTOM + 17, short(t)) for t in x.ticks()]
     return [*grid, *numbers, text((LABELS + WIDTH - RIGHT) / 2, height - 7, label, class_="name")]
 
 
@@ -211,7 +216,7 @@ def points(
     across = [float(texts.index(str(value))) if texts else float(value) for value, _, _ in places]
     log = not texts and min(across) > 0 and max(across) / min(across) >= 8
     x, y = _horizontal(across, log=log), _vertical([place[1] for place in places])
-    parts = [axes(x, y, x_label, y_label, lambda tick: _text_at(texts, tick) if texts else number(tick))]
+    parts = [axes(x, y, x_label, y_label, lambda tick: _text_at(texts, tick) if texts else short(tick))]
     order = [*(index for index in range(len(places)) if index != best), best]
     for index in order:
         look = {"r": 6.5, "class_": "dot best"} if index == best else {"r": 4.5, "class_": "dot trial"}

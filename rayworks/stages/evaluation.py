@@ -240,11 +240,14 @@ def _quartiles(values: pl.Series, *, temporal: bool) -> pl.Series:
     """The range of each value, from one quartile (excluded, but the lowest) to the next: '12 to 47'."""
     numbers = values.to_physical().cast(pl.Float64) if temporal else values.cast(pl.Float64)
     edges = np.unique(np.quantile(numbers.drop_nulls().to_numpy(), [0, 0.25, 0.5, 0.75, 1]))
-    names = [_edge(edge, temporal=temporal) for edge in edges]
+    names = _dates(edges) if temporal else [f"{edge:.6g}" for edge in edges]
     ranges = [f"{low} to {high}" for low, high in pairwise(names)]
     places = np.searchsorted(edges[1:-1], numbers.fill_null(0).to_numpy())
     return pl.Series([None if null else ranges[place] for place, null in zip(places, values.is_null(), strict=True)])
 
 
-def _edge(value: float, *, temporal: bool) -> str:
-    return f"{datetime.fromtimestamp(value / 1e6, UTC):%Y-%m-%d %H:%M}" if temporal else f"{value:.6g}"
+def _dates(microseconds: Sequence[float]) -> list[str]:
+    """The days of times since 1970, with the time of day where that tells them apart."""
+    times = [f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M}" for time in microseconds]
+    days = [time[:10] for time in times]
+    return days if len(set(days)) == len(days) else times

@@ -114,22 +114,22 @@ def of_curve(model: ModelRef) -> Figure | None:
 
 
 def of_slices(evaluation: Evaluation) -> list[Figure]:
-    """Candidate, champion and baseline on each value, a figure a column."""
+    """Candidate and champion on each value, a figure a column; beside the baseline where there is no champion."""
     columns = dict.fromkeys(part.column for part in evaluation.slices)
     return [_of_column(evaluation, [s for s in evaluation.slices if s.column == column]) for column in columns]
 
 
 def _of_column(evaluation: Evaluation, slices: Sequence[SliceMetrics]) -> Figure:
     metric, shown = evaluation.metric, slices[:VALUES_SHOWN]
+    rival = "champion" if evaluation.champion else "baseline"
+    rivals = [part.champion if evaluation.champion else part.baseline for part in shown]
     series = {
-        "candidate": [s.candidate.values.get(metric) for s in shown],
-        "champion": [s.champion.values.get(metric) if s.champion else None for s in shown],
-        "baseline": [s.baseline.values.get(metric) for s in shown],
+        "candidate": [part.candidate.values.get(metric) for part in shown],
+        rival: [found.values.get(metric) if found else None for found in rivals],
     }
-    series = {name: values for name, values in series.items() if any(value is not None for value in values)}
-    note = f"the {len(shown)} largest of {len(slices)} values" if len(shown) < len(slices) else ""
+    some = f", the {len(shown)} largest of {len(slices)} values" if len(shown) < len(slices) else ""
     chart = charts.dumbbells([s.value for s in shown], series, f"{metric} by {slices[0].column}", label(metric))
-    return Figure(f"By {slices[0].column}", chart, tuple(series), note or "Left is better.")
+    return Figure(f"By {slices[0].column}", chart, tuple(series), f"Left is better{some}.")
 
 
 def of_predictions(evaluation: Evaluation) -> list[Figure]:

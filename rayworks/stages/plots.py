@@ -76,7 +76,7 @@ def _roc(actual: np.ndarray, said: Predictions) -> PlotData:
     series: dict[str, tuple[float, ...]] = {}
     for name, probability in said.items():
         false_positive, true_positive, _ = cast(Any, metrics).roc_curve(actual, probability)
-        series[name] = (0.0, *_floats(np.interp(grid[1:], false_positive, true_positive)))
+        series[name] = (0.0, *_floats(cast(Any, np).interp(grid[1:], false_positive, true_positive)))
     return PlotData(name="roc", x=_floats(grid), series=series)
 
 

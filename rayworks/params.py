@@ -8,6 +8,19 @@ from rayworks.records import ColumnKind, Problem
 
 Hyperparameter = float | int | str
 
+DataUri = Annotated[
+    str,
+    Field(title="Data", description="File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights."),
+]
+DataTarget = Annotated[str, Field(title="Target", description="The column to predict.")]
+DataName = Annotated[
+    str | None, Field(title="Name", description="Of the dataset and the model. By default, from the name of the data.")
+]
+DatasetUri = Annotated[str, Field(title="Dataset", description="Folder of a dataset that the process flow made.")]
+ModelUri = Annotated[
+    str, Field(title="Model", description="Registered model: models:/name@champion, @candidate, or models:/name/version.")
+]
+
 
 class Options(BaseModel):
     """Frozen, and strict about names, so that a misspelt option is an error and not a default."""

@@ -281,3 +281,11 @@ class PromotionDecision(Record):
     previous: str | None = Field(description="URI of the champion before the decision.")
     checks: tuple[GateCheck, ...]
     uri: str = Field(description="Where this decision is kept.")
+
+
+class Report(Record):
+    """What people look at after a run."""
+
+    uri: str = Field(description="The HTML page.")
+    promoted: bool | None = Field(description="The decision; none if nothing was to be decided.")
+    summary: tuple[tuple[str, str], ...] = Field(description="Name and text of each line for a terminal.")

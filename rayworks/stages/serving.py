@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 APPLICATION = "rayworks"
+ALIAS_SECONDS = 5  # how soon a promotion or a rollback is noticed
 ROWS_PER_REQUEST = 10
 RELATIVE_TOLERANCE = 1e-9  # the same code on the same rows, through JSON and back
 
@@ -79,6 +80,28 @@ def _http_address(host: str, port: int) -> tuple[str, int]:
         port = probe.getsockname()[1]
     serve.start(http_options={"host": host, "port": port})
     return host, port
+
+
+def hold(model_uri: str, options: ServeOptions, *, tracking_uri: str, progress: Progress = silent) -> None:
+    """Serve until the caller is ended. When an alias names another version, that one takes over.
+
+    Raises:
+        ServingError: The application does not start, or stops answering.
+    """
+    from rayworks.stages import registry
+
+    served = registry.version_of(model_uri, tracking_uri=tracking_uri)
+    url = run(served.uri, options, tracking_uri=tracking_uri)
+    try:
+        while True:
+            progress(1.0, f"{served.name} version {served.version} answers at {url}, interactive documentation at {url}/docs")
+            time.sleep(ALIAS_SECONDS)
+            current = registry.version_of(model_uri, tracking_uri=tracking_uri)
+            if current.version != served.version:
+                run(current.uri, options, tracking_uri=tracking_uri)
+                served = current
+    finally:
+        stop()
 
 
 def stop(application: str = APPLICATION) -> None:

@@ -1,0 +1,30 @@
+"""A registered model to its metrics, beside baseline and champion."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import DatasetUri, EvaluateOptions, ModelUri
+from rayworks.records import Report
+from rayworks.runner import RayTaskRunner
+from tasks.evaluate import evaluate as evaluate_task
+from tasks.open_dataset import open_dataset
+from tasks.open_model import open_model
+from tasks.report import report
+
+
+@flow(name="evaluate", task_runner=RayTaskRunner())
+def evaluate(
+    model_uri: ModelUri,
+    dataset_uri: DatasetUri,
+    options: Annotated[EvaluateOptions, Field(title="Options")] = EvaluateOptions(),
+) -> Report:
+    """Score a model on a dataset's hold-out rows, overall and by slice."""
+    dataset, version = open_dataset.submit(dataset_uri), open_model.submit(model_uri)
+    return report.submit(dataset, version=version, evaluation=evaluate_task.submit(version, dataset, options)).result()
+
+
+if __name__ == "__main__":
+    run(evaluate)

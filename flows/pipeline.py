@@ -1,0 +1,48 @@
+"""Data to a promoted model: process, tune, train, register, evaluate, check serving, promote, report."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import (
+    DataName, DataTarget, DataUri, EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions,
+)  # fmt: skip
+from rayworks.records import Report
+from rayworks.runner import RayTaskRunner
+from tasks.check_serving import check_serving
+from tasks.evaluate import evaluate as evaluate_task
+from tasks.process import process as process_task
+from tasks.promote import promote as promote_task
+from tasks.register import register
+from tasks.report import report
+from tasks.train import train as train_task
+from tasks.tune import tune as tune_task
+
+
+@flow(name="pipeline", task_runner=RayTaskRunner())
+def pipeline(
+    uri: DataUri = "example://flights",
+    target: DataTarget = "arr_delay",
+    name: DataName = None,
+    process: Annotated[ProcessOptions, Field(title="Process")] = ProcessOptions(),
+    tune: Annotated[TuneOptions, Field(title="Tune")] = TuneOptions(),
+    train: Annotated[TrainOptions, Field(title="Train")] = TrainOptions(),
+    evaluate: Annotated[EvaluateOptions, Field(title="Evaluate")] = EvaluateOptions(),
+    serve_check: Annotated[ServeCheckOptions, Field(title="Serve check")] = ServeCheckOptions(),
+    promote: Annotated[PromoteOptions, Field(title="Promote")] = PromoteOptions(),
+) -> Report:
+    """Take data to a promoted model. Needs a URI and a target column; everything else is inferred, and can be overruled."""
+    dataset = process_task.submit(uri, target, process, name)
+    tuned = tune_task.submit(dataset, tune, train)
+    model = train_task.submit(dataset, train, tuned)
+    version = register.submit(model, tuned)
+    evaluation = evaluate_task.submit(version, dataset, evaluate)
+    checked = check_serving.submit(version, dataset, serve_check)
+    decision = promote_task.submit(version, evaluation, checked, promote)
+    return report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
+
+
+if __name__ == "__main__":
+    run(pipeline)

@@ -1,0 +1,28 @@
+"""Raw data to a dataset: validated, split, with features and statistics."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions
+from rayworks.records import Report
+from rayworks.runner import RayTaskRunner
+from tasks.process import process as process_task
+from tasks.report import report
+
+
+@flow(name="process", task_runner=RayTaskRunner())
+def process(
+    uri: DataUri = "example://flights",
+    target: DataTarget = "arr_delay",
+    name: DataName = None,
+    options: Annotated[ProcessOptions, Field(title="Options")] = ProcessOptions(),
+) -> Report:
+    """Make a dataset of any Parquet, CSV or JSON lines. Its URI is in the summary; the other flows take it."""
+    return report.submit(process_task.submit(uri, target, options, name)).result()
+
+
+if __name__ == "__main__":
+    run(process)

@@ -1,0 +1,39 @@
+"""A registered model to the champion, if it earned it."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, PromoteOptions, ServeCheckOptions
+from rayworks.records import Report
+from rayworks.runner import RayTaskRunner
+from tasks.check_serving import check_serving
+from tasks.evaluate import evaluate as evaluate_task
+from tasks.open_dataset import open_dataset
+from tasks.open_model import open_model
+from tasks.promote import promote as promote_task
+from tasks.report import report
+
+
+@flow(name="promote", task_runner=RayTaskRunner())
+def promote(
+    model_uri: ModelUri,
+    dataset_uri: DatasetUri,
+    options: Annotated[PromoteOptions, Field(title="Options")] = PromoteOptions(),
+    evaluate: Annotated[EvaluateOptions, Field(title="Evaluate")] = EvaluateOptions(),
+    serve_check: Annotated[ServeCheckOptions, Field(title="Serve check")] = ServeCheckOptions(),
+) -> Report:
+    """Judge a model on a dataset's hold-out rows, try to serve it, and promote it if every condition holds."""
+    dataset, version = open_dataset.submit(dataset_uri), open_model.submit(model_uri)
+    evaluation = evaluate_task.submit(version, dataset, evaluate)
+    checked = check_serving.submit(version, dataset, serve_check)
+    decision = promote_task.submit(version, evaluation, checked, options)
+    return report.submit(
+        dataset, version=version, evaluation=evaluation, serve_check=checked, decision=decision
+    ).result()
+
+
+if __name__ == "__main__":
+    run(promote)

@@ -1,0 +1,24 @@
+"""A registered model to an address that answers."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import ModelUri, ServeOptions
+from rayworks.runner import RayTaskRunner
+from tasks.serve import serve as serve_task
+
+
+@flow(name="serve", task_runner=RayTaskRunner())
+def serve(
+    model_uri: ModelUri = "models:/flights@champion",
+    options: Annotated[ServeOptions, Field(title="Options")] = ServeOptions(),
+) -> None:
+    """Serve a model over HTTP until the run is cancelled (Ctrl-C). An alias is followed when it moves."""
+    serve_task.submit(model_uri, options).result()
+
+
+if __name__ == "__main__":
+    run(serve)

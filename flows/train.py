@@ -1,0 +1,30 @@
+"""A dataset to a registered candidate."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import DatasetUri, TrainOptions
+from rayworks.records import Report
+from rayworks.runner import RayTaskRunner
+from tasks.open_dataset import open_dataset
+from tasks.register import register
+from tasks.report import report
+from tasks.train import train as train_task
+
+
+@flow(name="train", task_runner=RayTaskRunner())
+def train(
+    dataset_uri: DatasetUri,
+    options: Annotated[TrainOptions, Field(title="Options")] = TrainOptions(),
+) -> Report:
+    """Train a model, resumed from its last checkpoint if a worker is lost, and register it as the candidate."""
+    dataset = open_dataset.submit(dataset_uri)
+    model = train_task.submit(dataset, options)
+    return report.submit(dataset, model=model, version=register.submit(model)).result()
+
+
+if __name__ == "__main__":
+    run(train)

@@ -1,0 +1,29 @@
+"""A dataset to the best hyperparameters within a budget."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from rayworks.command_line import run
+from rayworks.params import DatasetUri, TrainOptions, TuneOptions
+from rayworks.records import Report
+from rayworks.runner import RayTaskRunner
+from tasks.open_dataset import open_dataset
+from tasks.report import report
+from tasks.tune import tune as tune_task
+
+
+@flow(name="tune", task_runner=RayTaskRunner())
+def tune(
+    dataset_uri: DatasetUri,
+    options: Annotated[TuneOptions, Field(title="Options")] = TuneOptions(),
+    train: Annotated[TrainOptions, Field(title="Train")] = TrainOptions(),
+) -> Report:
+    """Search hyperparameters for a training loop, bounded by trials and time."""
+    dataset = open_dataset.submit(dataset_uri)
+    return report.submit(dataset, tune_task.submit(dataset, options, train)).result()
+
+
+if __name__ == "__main__":
+    run(tune)

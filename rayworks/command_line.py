@@ -1,0 +1,202 @@
+"""A flow as a program: arguments from its parameters, progress while it runs, a summary at its end."""
+
+import inspect
+import logging
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rayworks import storage
+from rayworks.errors import RayworksError
+from rayworks.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from rich.console import Console
+
+POLL_SECONDS = 1.0
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+
+
+def run(flow: "Flow[..., Any]") -> NoReturn:
+    """Run ``flow`` with the arguments of this process, and exit: 0 when it completed, 1 when not, 2 for bad arguments."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    try:
+        parameters = arguments(flow, sys.argv[1:])
+        sys.exit(_run(flow, parameters, console))
+    except RayworksError as error:
+        console.print(f"[red]✗[/] {_escaped(error)}")
+        sys.exit(2)
+
+
+def arguments(flow: "Flow[..., Any]", given: list[str]) -> dict[str, Any]:
+    """The flow's parameters from command-line arguments: ``--uri``, ``--train.rounds``; ``--help`` explains each.
+
+    Raises:
+        ParameterError: A value is refused, with the parameter and the reason.
+    """
+    from pydantic import ConfigDict, ValidationError, create_model
+    from pydantic_settings import CliApp
+
+    from rayworks.errors import ParameterError
+
+    fields: dict[str, Any] = {
+        name: (parameter.annotation, ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(flow.fn, eval_str=True).parameters.items()
+    }
+    config = ConfigDict(extra="forbid")
+    model = create_model(flow.name, __doc__=inspect.getdoc(flow.fn), __config__=config, **fields)
+    try:
+        parsed = CliApp.run(model, cli_args=given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + ".".join(str(part) for part in first["loc"])
+        raise ParameterError(
+            "an argument is refused", where=name.replace("_", "-"), said=first["msg"], remedy="See --help"
+        ) from error
+    return {name: getattr(parsed, name) for name in fields}
+
+
+def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console") -> int:
+    from rayworks import prefect_server
+    from rayworks.runner import ray_running
+
+    began = time.monotonic()
+    _quiet_console_logs()
+    console.print(f"[bold]rayworks[/] {flow.name}  [dim]starting Prefect and Ray[/]")
+    try:
+        server = prefect_server.start()
+        with ray_running():
+            if server:
+                server.wait()
+            with _Watching(console, began) as watching:
+                result = flow.with_options(on_running=[watching.on_running])(**parameters)
+        _print_result(result, console, time.monotonic() - began)
+        return 0
+    except RayworksError as error:
+        console.print(f"\n[red]✗[/] {_escaped(error)}")
+    except KeyboardInterrupt:
+        console.print("\n[yellow]✗[/] Cancelled. Finished stages are kept: run the same command to go on.")
+        return INTERRUPTED
+    except BaseException as error:  # whatever it is, the user sees a sentence and the log has the trace
+        console.print(f"\n[red]✗[/] {_escaped(f'{type(error).__name__}: {error}'.splitlines()[0])} {_kept_trace(error)}")
+    return 1
+
+
+def _escaped(words: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(words))
+
+
+def _kept_trace(error: BaseException) -> str:
+    """Keep the trace of an error that nobody foresaw, and say where."""
+    text = "".join(traceback.format_exception(error))
+    uri = storage.join(storage.absolute(Settings().storage_uri), "errors", f"{time.strftime('%Y%m%d-%H%M%S')}.txt")
+    try:
+        storage.write_bytes(uri, text.encode())
+    except RayworksError:  # there is no place for it but here
+        return f"\n{text}"
+    return f"The trace is in {uri}."
+
+
+def _quiet_console_logs() -> None:
+    """Progress is shown instead; warnings still appear, and the run's log has all."""
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if type(handler).__name__ == "PrefectConsoleHandler":
+                handler.setLevel(logging.WARNING)
+
+
+def _print_result(result: Any, console: "Console", seconds: float) -> None:
+    from rich.table import Table
+
+    lines = getattr(result, "summary", None)
+    if lines is None and result is not None:
+        lines = [(name, str(value)) for name, value in result]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines or ():
+        table.add_row(name, _escaped(text))
+    table.add_row("time", f"{seconds:.0f} s")
+    console.print()
+    console.print(table)
+
+
+class _Watching:
+    """Shows the task runs of a flow run as they go: their states and what they say, from Prefect's API, as the UI does."""
+
+    def __init__(self, console: "Console", began: float) -> None:
+        self._console, self._began = console, began
+        self._flow_run_id: Any = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="rayworks-progress", daemon=True)
+
+    def on_running(self, flow: Any, flow_run: Any, state: Any) -> None:
+        """A Prefect hook: the first that is heard of the flow run."""
+        if self._flow_run_id is None:
+            self._flow_run_id = flow_run.id
+            self._thread.start()
+
+    def __enter__(self) -> "_Watching":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        from prefect.client.orchestration import get_client
+        from rich.live import Live
+
+        with get_client(sync_client=True) as client, Live(console=self._console, refresh_per_second=4) as live:
+            while True:
+                last = self._ended.wait(POLL_SECONDS)
+                try:
+                    live.update(_table(_task_lines(client, self._flow_run_id)))
+                except Exception as error:  # progress is no reason to fail; the flow itself tells if the API is gone
+                    live.console.print(f"[dim]no progress: {_escaped(error)}[/]")
+                    return
+                if last:
+                    return
+
+
+def _task_lines(client: Any, flow_run_id: Any) -> list[tuple[str, str, float, str]]:
+    """Name, state, seconds and last words of each task run, in the order of their start."""
+    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+
+    here = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    said = {
+        artifact.task_run_id: (float(artifact.data or 0), artifact.description or "")
+        for artifact in client.read_artifacts(
+            flow_run_filter=here, artifact_filter=ArtifactFilter.model_validate({"type": {"any_": ["progress"]}})
+        )
+    }
+    runs = sorted(client.read_task_runs(flow_run_filter=here), key=lambda run: str(run.start_time or "~"))
+    lines: list[tuple[str, str, float, str]] = []
+    for run in runs:
+        percent, words = said.get(run.id, (0.0, ""))
+        message = run.state.message if run.state and run.state.name in ("Cached", "Failed", "Crashed") else words
+        shown = f"{percent:.0f} % {words}" if run.state_name == "Running" and words else message or ""
+        lines.append((run.name.rpartition("-")[0], run.state_name or "", run.estimated_run_time.total_seconds(), shown))
+    return lines
+
+
+MARKS: dict[str, str] = {
+    "Completed": "[green]✓[/]", "Cached": "[green]↺[/]", "Running": "[cyan]●[/]", "Failed": "[red]✗[/]", "Crashed": "[red]✗[/]",
+}  # fmt: skip
+
+
+def _table(lines: list[tuple[str, str, float, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, state, seconds, words in lines:
+        table.add_row(MARKS.get(state, "[dim]·[/]"), name, f"[dim]{seconds:5.1f} s[/]", f"[dim]{_escaped(words)}[/]")
+    return table

@@ -1,0 +1,34 @@
+"""What a task knows of the flow run around it: its name, how long its tasks took, and where to look at it."""
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
+
+
+def flow_run_name() -> str:
+    """The flow run's name and the start of its id: unique, and known to people."""
+    run = _flow_run()
+    return f"{run.name}-{str(run.id)[:8]}"
+
+
+def _flow_run():  # noqa: ANN202 - Prefect's FlowRun
+    context = FlowRunContext.get()
+    assert context is not None and context.flow_run is not None, "only called in a task of a flow run"
+    return context.flow_run
+
+
+def task_seconds() -> dict[str, float]:
+    """How long each task of the flow run that has ended took, by name."""
+    here = FlowRunFilter.model_validate({"id": {"any_": [_flow_run().id]}})
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(flow_run_filter=here)
+    return {run.name.rpartition("-")[0]: run.total_run_time.total_seconds() for run in runs if run.end_time}
+
+
+def places(tracking_uri: str) -> dict[str, str]:
+    """Where else to look: addresses, or the commands that open what has none."""
+    ui = get_current_settings().ui_url
+    prefect = f"{ui}/runs/flow-run/{_flow_run().id}" if ui and "4200" in ui else "run: uv run prefect server start"
+    mlflow = tracking_uri if tracking_uri.startswith("http") else f"run: uv run mlflow ui --backend-store-uri {tracking_uri}"
+    return {"Prefect": prefect, "MLflow": mlflow}

@@ -1,0 +1,15 @@
+"""The URI of a registered model to its version."""
+
+from prefect import task
+
+from rayworks.records import ModelVersion
+from rayworks.runner import resources
+from rayworks.settings import Settings
+from rayworks.stages import registry
+
+
+@task(name="open-model")
+@resources(num_cpus=0)
+def open_model(model_uri: str) -> ModelVersion:
+    """Look up ``models:/name/version`` or ``models:/name@alias``."""
+    return registry.version_of(model_uri, tracking_uri=Settings().tracking_uri())

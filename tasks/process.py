@@ -1,0 +1,24 @@
+"""Raw data to a dataset."""
+
+from typing import Any
+
+from prefect import task
+
+from rayworks import storage
+from rayworks.params import ProcessOptions
+from rayworks.records import DatasetRef
+from rayworks.runner import resources
+from rayworks.settings import Settings
+from rayworks.stages import processing
+from rayworks.task_progress import TaskProgress, reused
+
+
+@task(name="process")
+@resources(num_cpus=0)
+def process(uri: str, target: str, options: ProcessOptions, name: str | None = None) -> DatasetRef | Any:
+    """Validate, make features, split, and write Parquet."""
+    storage_uri = Settings().storage_uri
+    where = processing.location(uri, target, options, storage_uri=storage_uri, name=name)
+    if storage.exists(storage.join(where, processing.MANIFEST)):
+        return reused(processing.load(where).ref(), where)
+    return processing.process(uri, target, options, storage_uri=storage_uri, name=name, progress=TaskProgress())

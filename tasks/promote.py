@@ -1,0 +1,21 @@
+"""A candidate to the champion, if it earned it."""
+
+from prefect import task
+
+from rayworks.params import PromoteOptions
+from rayworks.records import Evaluation, ModelVersion, PromotionDecision, ServeCheck
+from rayworks.runner import resources
+from rayworks.settings import Settings
+from rayworks.stages import registry
+
+
+@task(name="promote")
+@resources(num_cpus=0)
+def promote(
+    candidate: ModelVersion, evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions
+) -> PromotionDecision:
+    """Move the champion alias if every condition holds, and keep the decision either way."""
+    settings = Settings()
+    return registry.promote(
+        candidate, evaluation, serve_check, options, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri
+    )  # fmt: skip

@@ -1,0 +1,22 @@
+"""A model to a version in the registry."""
+
+from typing import Any
+
+from prefect import task
+
+from rayworks.records import ModelRef, ModelVersion, TuneResult
+from rayworks.runner import resources
+from rayworks.settings import Settings
+from rayworks.stages import registry
+from rayworks.task_progress import reused
+
+
+@task(name="register")
+@resources(num_cpus=0)
+def register(model: ModelRef, tuned: TuneResult | None = None) -> ModelVersion | Any:
+    """Register a model with where it came from, as the candidate."""
+    settings = Settings()
+    version = registry.register(
+        model, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri, tune=tuned
+    )
+    return version if version.created else reused(version, version.uri)

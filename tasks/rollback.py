@@ -1,0 +1,15 @@
+"""The champion to its predecessor."""
+
+from prefect import task
+
+from rayworks.records import ModelVersion
+from rayworks.runner import resources
+from rayworks.settings import Settings
+from rayworks.stages import registry
+
+
+@task(name="rollback")
+@resources(num_cpus=0)
+def rollback(name: str) -> ModelVersion:
+    """Move the champion alias back."""
+    return registry.rollback(name, tracking_uri=Settings().tracking_uri())

@@ -1,0 +1,30 @@
+"""A dataset to the best hyperparameters within a budget."""
+
+from typing import Any
+
+from prefect import task
+
+from rayworks import storage
+from rayworks.params import TrainOptions, TuneOptions
+from rayworks.records import DatasetRef, TuneResult
+from rayworks.runner import resources
+from rayworks.settings import Settings
+from rayworks.stages import tuning
+from rayworks.task_progress import TaskProgress, reused
+
+
+@task(name="tune")
+@resources(num_cpus=0)
+def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | None | Any:
+    """Search hyperparameters for the loop of ``train``; nothing when no trials are asked for."""
+    if options.trials == 0:
+        return None
+    storage_uri = Settings().storage_uri
+    where = tuning.location(dataset, options, train.loop, train.hyperparameters, storage_uri=storage_uri)
+    manifest = storage.join(where, tuning.MANIFEST)
+    if storage.exists(manifest):
+        return reused(storage.read_record(manifest, TuneResult), where)
+    return tuning.tune(
+        dataset, options, loop_path=train.loop, hyperparameters=train.hyperparameters, storage_uri=storage_uri,
+        progress=TaskProgress(),
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""What is said of a user's loop that does wrong, and where tuning starts. No Ray."""
+
+import pytest
+
+from rayworks.errors import ParameterError, TrainingError
+from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, xgboost_search_space
+from rayworks.records import Dataset, DatasetRef, FeatureSet, Target
+from rayworks.stages import loop, training, tuning, xgboost_loop
+
+
+def context(problem: str = "regression") -> loop.LoopContext:
+    dataset = Dataset.model_construct(
+        target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=())
+    )
+    return loop.LoopContext(dataset, {}, rounds=1, patience=1, threads=1)
+
+
+def test_a_loop_that_raises_is_quoted_with_file_and_line():
+    with pytest.raises(TrainingError, match=r"ZeroDivisionError: the user's mistake, at .*example_loops\.py:\d+"):
+        loop.run("tests.stages.example_loops:raises", context())
+
+
+def test_a_loop_that_returns_no_model_is_told_what_is_needed():
+    with pytest.raises(TrainingError, match=r"no model with a predict_proba method: builtins:dict .a dict"):
+        loop.run("builtins:dict", _Iterable(context("binary")))
+
+
+def test_a_loop_that_is_not_there_is_a_bad_parameter():
+    with pytest.raises(ParameterError, match="no function 'tarin'"):
+        loop.run("rayworks.stages.xgboost_loop:tarin", context())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_training(value: float):
+    with pytest.raises(TrainingError, match="not a number: round 3"):
+        loop.check_finite(3, value)
+
+
+def test_the_built_in_search_starts_at_the_built_in_defaults():
+    assert tuning.first_point(xgboost_search_space(), xgboost_loop.DEFAULTS) == xgboost_loop.DEFAULTS
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [IntRange(low=1, high=5), FloatRange(low=7, high=9), Choice(values=[3])],
+    ids=["int", "float", "choice"],
+)
+def test_defaults_outside_of_the_search_space_are_not_tried(dimension: IntRange | FloatRange | Choice):
+    assert tuning.first_point({"max_depth": dimension}, {"max_depth": 6}) is None
+
+
+def test_the_fingerprint_knows_what_changes_the_model_and_nothing_else():
+    dataset = DatasetRef(
+        uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_set_aside=0
+    )
+    same = [TrainOptions(), TrainOptions(workers=4), TrainOptions(max_failures=0, checkpoint_seconds=1)]
+    other = [TrainOptions(rounds=5), TrainOptions(hyperparameters={"seed": 1})]
+    assert len({training.fingerprint(dataset, options) for options in same}) == 1
+    assert len({training.fingerprint(dataset, options) for options in [same[0], *other]}) == 3
+
+
+class _Iterable:
+    """A context of which ``dict`` makes an empty dictionary: a loop that returns no model."""
+
+    def __init__(self, inner: loop.LoopContext):
+        self.target = inner.target
+
+    def __iter__(self):
+        return iter(())

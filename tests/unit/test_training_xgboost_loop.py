@@ -1,0 +1,100 @@
+"""The built-in loop by itself, on rows in memory: no Ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rayworks.errors import ParameterError
+from rayworks.records import Dataset, Feature, FeatureSet, Target
+from rayworks.stages.loop import LoopContext
+from rayworks.stages.xgboost_loop import XGBoostModel, train
+
+CITIES = ("Oslo", "Rome", "Lima")
+FEATURES = (
+    Feature(name="length [m]", kind="numeric", source="length [m]"),
+    Feature(name="city", kind="categorical", source="city", categories=CITIES),
+)
+CLASSES = {"regression": (), "binary": (False, True), "multiclass": ("low", "middle", "high")}
+
+
+class InMemory(LoopContext):
+    """Rows in memory; what the loop reported, and the folder of a checkpoint to start from."""
+
+    def __init__(self, problem: str, checkpoint: Path | None = None, **settings):
+        target = Target(name="y", problem=problem, classes=CLASSES[problem])
+        declared = {"target": target, "feature_set": FeatureSet(columns=(), features=FEATURES)}
+        settings = {"hyperparameters": {}, "rounds": 30, "patience": 30, "threads": 1, **settings}
+        super().__init__(Dataset.model_construct(**declared), **settings)
+        self.checkpoint, self.reported, self.save = checkpoint, [], None
+
+    def batches(self, split, rows=200):
+        features, labels = data(self.target.problem, seed=len(split))
+        for start in range(0, len(labels), rows):
+            yield features.iloc[start : start + rows], labels[start : start + rows]
+
+    def report(self, round, *, validation, train=None, save=None):
+        self.reported.append((round, validation))
+        if round == 12 and self.save:
+            save(self.save)
+
+    def restore(self):
+        return self.checkpoint
+
+
+def data(problem: str, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    random = np.random.default_rng(seed)
+    length, codes = random.normal(size=600), random.integers(-1, 3, 600)
+    amount = length + 2 * (codes == 1) - 3 * (codes == -1)
+    length[random.random(600) < 0.1] = np.nan
+    features = pd.DataFrame({"length [m]": length, "city": pd.Categorical.from_codes(codes, list(CITIES))})
+    labels = {
+        "regression": amount,
+        "binary": (amount > 0).astype(int),
+        "multiclass": np.digitize(amount, [-1, 1]),
+    }
+    return features, labels[problem]
+
+
+@pytest.mark.parametrize("problem", ["regression", "binary", "multiclass"])
+def test_categories_and_missing_values_are_learnt_and_survive_saving(problem: str, tmp_path: Path):
+    model = train(InMemory(problem))
+    features, labels = data(problem, seed=99)
+    predicted = model.predict(features)
+    if problem == "regression":
+        assert ((predicted - labels) ** 2).mean() < 0.2 * labels.var()
+    else:
+        assert (predicted == labels).mean() > 0.85
+        np.testing.assert_allclose(model.predict_proba(features).sum(axis=1), 1, rtol=1e-5)
+        assert model.predict_proba(features).shape[1] == len(CLASSES[problem])
+    assert set(model.importance()) == {"length [m]", "city"}
+    model.save(tmp_path)
+    np.testing.assert_array_equal(XGBoostModel.load(tmp_path).predict(features), predicted)
+
+
+def test_a_model_is_cut_at_its_best_round_when_patience_ends():
+    context = InMemory("regression", rounds=500, patience=5, hyperparameters={"learning_rate": 1.0, "max_depth": 8})
+    model = train(context)
+    best = min(context.reported, key=lambda pair: pair[1])[0]
+    assert len(context.reported) == best + 5
+    assert model.booster.num_boosted_rounds() == best
+
+
+def test_a_checkpoint_goes_on_to_the_model_that_would_have_been(tmp_path: Path):
+    whole = InMemory("binary")
+    whole.save = tmp_path
+    expected = train(whole).predict_proba(data("binary")[0])
+    resumed = InMemory("binary", checkpoint=tmp_path)
+    actual = train(resumed).predict_proba(data("binary")[0])
+    assert [round for round, _ in resumed.reported] == list(range(13, 31))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "says"),
+    [({"depth": 3}, "no such hyperparameter: depth"), ({"subsample": 7}, "refused to train: .*subsample.*7")],
+)
+def test_a_hyperparameter_that_xgboost_does_not_take_is_named(hyperparameters: dict, says: str):
+    with pytest.raises(ParameterError, match=says):
+        train(InMemory("regression", hyperparameters=hyperparameters))

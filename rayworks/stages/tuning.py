@@ -2,6 +2,7 @@
 # Ray and pyarrow bring types for a part only.
 """The best hyperparameters within a budget, by Ray Tune: Optuna proposes (TPE), ASHA stops the hopeless early."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -172,6 +173,8 @@ def _run(search: _Search, progress: Progress) -> tuple[list[Any], int]:
     import ray
     from ray import tune as ray_tune
 
+    for library in ("ray.tune", "optuna"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     progress(0.0, "reading the sample")
     sample = {name: share.sampled(search.dataset, name, search.options.max_rows) for name in ("train", "validation")}
     data = ray.put(sample)

@@ -1,5 +1,6 @@
 """A training worker that dies costs what it did since the last checkpoint, not the whole training."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
     )  # fmt: skip
     model = training.train(dataset, options, storage_uri=str(tmp_path))
     rounds = [int(line) for line in log.read_text().split()]
-    restarts = [later for earlier, later in zip(rounds, rounds[1:], strict=False) if later != earlier + 1]
+    restarts = [later for earlier, later in itertools.pairwise(rounds) if later != earlier + 1]
     assert model.restarts == 1
     assert len(restarts) == 1
     assert restarts[0] > 1

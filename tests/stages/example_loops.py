@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rayworks.stages import xgboost_loop
 
+DEFAULTS = {"max_depth": 2}
+
 
 def linear(context):
     """A linear model by stochastic gradient descent (scikit-learn), which goes on from a checkpoint."""

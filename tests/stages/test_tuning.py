@@ -1,0 +1,101 @@
+"""A search on a real Ray Tune: it finds, records what failed, and goes on where it was cut off."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayworks.errors import ParameterError
+from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TuneOptions
+from rayworks.records import DatasetRef
+from rayworks.stages import processing, tuning
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+BUILT_IN = "rayworks.stages.xgboost_loop:train"
+DEPTHS = {"max_depth": Choice(values=[2, 6])}
+
+
+@pytest.fixture(scope="module")
+def dataset(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> DatasetRef:
+    folder = tmp_path_factory.mktemp("tuning")
+    features = np.random.default_rng(0).normal(size=(2000, 3)).round(3)
+    frame = pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b"))
+    frame.write_csv(folder / "data.csv")
+    return processing.process(str(folder / "data.csv"), "y", ProcessOptions(), storage_uri=str(folder))
+
+
+def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: DatasetRef, tmp_path: Path):
+    options = TuneOptions(trials=3, rounds=20, space={"max_depth": IntRange(low=1, high=6)})
+    heard: list[str] = []
+    result = tuning.tune(
+        dataset, options, loop=BUILT_IN, hyperparameters={"seed": 1}, storage_uri=str(tmp_path),
+        progress=lambda fraction, message: heard.append(message),
+    )  # fmt: skip
+    assert len(result.trials) == 3
+    assert result.trials[0].hyperparameters == {"max_depth": 6}
+    assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)
+    assert result.best.hyperparameters["seed"] == 1
+    assert heard[-1].startswith("3 of 3 trials, best 0.")
+
+
+def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: DatasetRef, tmp_path: Path):
+    options = TuneOptions(trials=3, rounds=5, space=DEPTHS, seed=3)
+    loop = "tests.stages.example_loops:fails_when_shallow"
+    result = tuning.tune(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path))
+    states = {(trial.hyperparameters["max_depth"], trial.state) for trial in result.trials}
+    assert states == {(2, "failed"), (6, "completed")}
+    assert all("too shallow" in trial.error for trial in result.trials if trial.state == "failed")
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ({"max_depth": IntRange(low=6, high=6)}, "tune.space.max_depth .from 6 to 6"),
+        ({"eta": FloatRange(low=0, high=1, log=True)}, "from 0 to 1, logarithmic"),
+        ({"depth": IntRange(low=1, high=6)}, "no such hyperparameter: depth"),
+    ],
+)
+def test_a_search_space_that_makes_no_sense_is_refused(space: dict, says: str, dataset: DatasetRef, tmp_path: Path):
+    options = TuneOptions(trials=1, rounds=5, space=space)
+    with pytest.raises(ParameterError, match=says):
+        tuning.tune(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path))
+
+
+SEARCH = """
+import sys
+import ray
+from rayworks.params import IntRange, TuneOptions
+from rayworks.stages import tuning, processing
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+dataset = processing.load(sys.argv[1]).ref()
+options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
+result = tuning.tune(dataset, options, loop="rayworks.stages.xgboost_loop:train", hyperparameters={},
+                     storage_uri=sys.argv[2], progress=lambda fraction, message: print(message, flush=True))
+print(result.model_dump_json(), flush=True)
+"""
+
+
+def test_a_search_that_was_killed_goes_on_and_runs_no_finished_trial_again(dataset: DatasetRef, tmp_path: Path):
+    command = [sys.executable, "-c", SEARCH, dataset.uri, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as search:
+        assert search.stdout is not None
+        for line in search.stdout:
+            if line.startswith("2 of 6"):
+                search.send_signal(signal.SIGKILL)
+                break
+    (folder,) = (tmp_path / "tuning").iterdir()
+    before = {file: file.stat().st_mtime for file in folder.glob("ray/*/result.json") if finished(file)}
+    options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
+    result = tuning.tune(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path))
+    assert result.resumed >= 1
+    assert len(before) >= 1
+    assert [trial.state for trial in result.trials].count("completed") == len(result.trials) == 6
+    assert {file: file.stat().st_mtime for file in before} == before
+
+
+def finished(result: Path) -> bool:
+    return '"finished": true' in result.read_text()

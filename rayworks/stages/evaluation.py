@@ -246,7 +246,7 @@ def _quartiles(values: pl.Series, *, temporal: bool) -> pl.Series:
     return pl.Series([None if null else ranges[place] for place, null in zip(places, values.is_null(), strict=True)])
 
 
-def _dates(microseconds: Sequence[float]) -> list[str]:
+def _dates(microseconds: np.ndarray) -> list[str]:
     """The days of times since 1970, with the time of day where that tells them apart."""
     times = [f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M}" for time in microseconds]
     days = [time[:10] for time in times]

@@ -76,7 +76,8 @@ def _binary(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 def _of_classes(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
     accuracy = (predicted.argmax(axis=1) == actual).mean()
-    log_loss = _sklearn().log_loss(actual, predicted, labels=list(range(predicted.shape[1])))
+    shares = predicted / predicted.sum(axis=1, keepdims=True)  # what was rounded to 32 bits sums up to nearly one only
+    log_loss = _sklearn().log_loss(actual, shares, labels=list(range(predicted.shape[1])))
     return {"log_loss": log_loss, "error_rate": 1 - accuracy, "accuracy": accuracy}
 
 

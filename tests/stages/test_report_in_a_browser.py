@@ -1,0 +1,75 @@
+"""The report as a colleague opens it: from a file, in a browser, without a network."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import made_up_run
+import pytest
+
+from rayworks.stages import report
+
+CHROMIUM = os.environ.get("RAYWORKS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER: install chromium, or set RAYWORKS_TEST_CHROMIUM, to see whether reports open")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path: Path):
+    """Opens a report; gives the page, and what went wrong in it."""
+
+    def open_(width: int = 1280, **changes: object):
+        path = tmp_path / "report.html"
+        report.write(str(path), report.html(**made_up_run.run(**changes)))
+        page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+        page.goto(path.as_uri())
+        return page, complaints
+
+    return open_
+
+
+def test_it_opens_without_a_network_and_without_a_complaint(opened):
+    page, complaints = opened()
+    assert page.title() == "trips"
+    assert page.locator("h1").inner_text() == "Version 2 is the new champion"
+    assert complaints == []
+
+
+def test_every_chart_is_drawn(opened):
+    page, _ = opened()
+    boxes = [chart.bounding_box() for chart in page.locator("svg.chart").all()]
+    assert len(boxes) >= 12
+    assert all(box["width"] > 200 and box["height"] > 60 for box in boxes)
+    marks = page.eval_on_selector_all(
+        "svg.chart", "all => all.map(c => c.querySelectorAll('path, rect, circle').length)"
+    )
+    assert min(marks) > 0
+
+
+def test_a_category_that_is_a_script_does_not_run(opened):
+    page, _ = opened(title=made_up_run.EVIL)
+    assert page.locator("script").count() == 0
+    assert page.title() == made_up_run.EVIL
+    assert page.locator("a[href^='javascript']").count() == 0
+
+
+@pytest.mark.parametrize("width", [380, 800, 1600])
+def test_nothing_sticks_out_on_any_screen(opened, width: int):
+    page, _ = opened(width)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

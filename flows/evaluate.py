@@ -22,8 +22,10 @@ def evaluate(
     options: Annotated[EvaluateOptions, Field(title="Options")] = EvaluateOptions(),
 ) -> Report:
     """Score a model on a dataset's hold-out rows, overall and by slice."""
-    dataset, version = open_dataset.submit(dataset_uri), open_model.submit(model_uri)
-    return report.submit(dataset, version=version, evaluation=evaluate_task.submit(version, dataset, options)).result()
+    dataset = open_dataset.submit(dataset_uri).result()
+    version = open_model.submit(model_uri).result()
+    evaluation = evaluate_task.submit(version, dataset, options).result()
+    return report.submit(dataset, version=version, evaluation=evaluation).result()
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ def pipeline(
     promote: Annotated[PromoteOptions, Field(title="Promote")] = PromoteOptions(),
 ) -> Report:
     """Take data to a promoted model. Needs a URI and a target column; everything else is inferred, and can be overruled."""
-    dataset = process_task.submit(uri, target, process, name)
-    tuned = tune_task.submit(dataset, tune, train)
-    model = train_task.submit(dataset, train, tuned)
-    version = register.submit(model, tuned)
+    dataset = process_task.submit(uri, target, process, name).result()
+    tuned = tune_task.submit(dataset, tune, train).result()
+    model = train_task.submit(dataset, train, tuned).result()
+    version = register.submit(model, tuned).result()
     evaluation = evaluate_task.submit(version, dataset, evaluate)
     checked = check_serving.submit(version, dataset, serve_check)
-    decision = promote_task.submit(version, evaluation, checked, promote)
+    decision = promote_task.submit(version, evaluation.result(), checked.result(), promote).result()
     return report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
 
 

@@ -21,7 +21,8 @@ def process(
     options: Annotated[ProcessOptions, Field(title="Options")] = ProcessOptions(),
 ) -> Report:
     """Make a dataset of any Parquet, CSV or JSON lines. Its URI is in the summary; the other flows take it."""
-    return report.submit(process_task.submit(uri, target, options, name)).result()
+    dataset = process_task.submit(uri, target, options, name).result()
+    return report.submit(dataset).result()
 
 
 if __name__ == "__main__":

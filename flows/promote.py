@@ -26,10 +26,11 @@ def promote(
     serve_check: Annotated[ServeCheckOptions, Field(title="Serve check")] = ServeCheckOptions(),
 ) -> Report:
     """Judge a model on a dataset's hold-out rows, try to serve it, and promote it if every condition holds."""
-    dataset, version = open_dataset.submit(dataset_uri), open_model.submit(model_uri)
+    dataset = open_dataset.submit(dataset_uri).result()
+    version = open_model.submit(model_uri).result()
     evaluation = evaluate_task.submit(version, dataset, evaluate)
     checked = check_serving.submit(version, dataset, serve_check)
-    decision = promote_task.submit(version, evaluation, checked, options)
+    decision = promote_task.submit(version, evaluation.result(), checked.result(), options).result()
     return report.submit(
         dataset, version=version, evaluation=evaluation, serve_check=checked, decision=decision
     ).result()

@@ -21,9 +21,10 @@ def train(
     options: Annotated[TrainOptions, Field(title="Options")] = TrainOptions(),
 ) -> Report:
     """Train a model, resumed from its last checkpoint if a worker is lost, and register it as the candidate."""
-    dataset = open_dataset.submit(dataset_uri)
-    model = train_task.submit(dataset, options)
-    return report.submit(dataset, model=model, version=register.submit(model)).result()
+    dataset = open_dataset.submit(dataset_uri).result()
+    model = train_task.submit(dataset, options).result()
+    version = register.submit(model).result()
+    return report.submit(dataset, model=model, version=version).result()
 
 
 if __name__ == "__main__":

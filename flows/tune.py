@@ -21,8 +21,9 @@ def tune(
     train: Annotated[TrainOptions, Field(title="Train")] = TrainOptions(),
 ) -> Report:
     """Search hyperparameters for a training loop, bounded by trials and time."""
-    dataset = open_dataset.submit(dataset_uri)
-    return report.submit(dataset, tune_task.submit(dataset, options, train)).result()
+    dataset = open_dataset.submit(dataset_uri).result()
+    tuned = tune_task.submit(dataset, options, train).result()
+    return report.submit(dataset, tuned).result()
 
 
 if __name__ == "__main__":

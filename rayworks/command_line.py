@@ -73,8 +73,7 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
         with ray_running():
             if server:
                 server.wait()
-            with _Watching(console, began) as watching:
-                result = flow.with_options(on_running=[watching.on_running])(**parameters)
+            result = _run_watched(flow, parameters, console)
         _print_result(result, console, time.monotonic() - began)
         return 0
     except RayworksError as error:
@@ -85,6 +84,17 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
     except BaseException as error:  # whatever it is, the user sees a sentence and the log has the trace
         console.print(f"\n[red]✗[/] {_escaped(f'{type(error).__name__}: {error}'.splitlines()[0])} {_kept_trace(error)}")
     return 1
+
+
+def _run_watched(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console") -> Any:
+    """Run the flow as a flow run that is known from its start, so that it can be watched."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(flow, parameters=flow.serialize_parameters(parameters))
+    with _Watching(console, flow_run.id):
+        return run_flow(flow, flow_run=flow_run, parameters=parameters)
 
 
 def _escaped(words: object) -> str:
@@ -105,11 +115,13 @@ def _kept_trace(error: BaseException) -> str:
 
 
 def _quiet_console_logs() -> None:
-    """Progress is shown instead; warnings still appear, and the run's log has all."""
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            if type(handler).__name__ == "PrefectConsoleHandler":
-                handler.setLevel(logging.WARNING)
+    """Progress and the error are shown instead; the run's log, which the UI shows, has all."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("prefect")]
+    for handler in {handler for name in names for handler in logging.getLogger(name).handlers}:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def _print_result(result: Any, console: "Console", seconds: float) -> None:
@@ -131,25 +143,18 @@ def _print_result(result: Any, console: "Console", seconds: float) -> None:
 class _Watching:
     """Shows the task runs of a flow run as they go: their states and what they say, from Prefect's API, as the UI does."""
 
-    def __init__(self, console: "Console", began: float) -> None:
-        self._console, self._began = console, began
-        self._flow_run_id: Any = None
+    def __init__(self, console: "Console", flow_run_id: Any) -> None:
+        self._console, self._flow_run_id = console, flow_run_id
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rayworks-progress", daemon=True)
 
-    def on_running(self, flow: Any, flow_run: Any, state: Any) -> None:
-        """A Prefect hook: the first that is heard of the flow run."""
-        if self._flow_run_id is None:
-            self._flow_run_id = flow_run.id
-            self._thread.start()
-
     def __enter__(self) -> "_Watching":
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _watch(self) -> None:
         from prefect.client.orchestration import get_client

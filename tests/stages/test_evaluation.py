@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-import xgboost as xgb
-from sklearn.dummy import DummyRegressor
 
 from rayworks import storage, tabular_model
 from rayworks.errors import ParameterError, RegistryError, TrainingError
@@ -53,10 +51,10 @@ def save(predictor: Any, dataset: DatasetRef, name: str) -> str:
     return uri
 
 
-def trees(kind: type = xgb.XGBRegressor, **how: Any) -> Any:
-    return kind(
-        n_estimators=how.pop("rounds", 40), max_depth=3, enable_categorical=True, tree_method="hist", n_jobs=1, **how
-    )
+def trees(kind: str = "XGBRegressor", rounds: int = 40) -> Any:
+    import xgboost as xgb
+
+    return getattr(xgb, kind)(n_estimators=rounds, max_depth=3, enable_categorical=True, tree_method="hist", n_jobs=1)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +107,7 @@ def test_a_numeric_column_is_sliced_by_quartiles(amounts, good, storage_uri):
 
 
 def test_an_unknown_slice_column_is_refused_with_those_that_exist(amounts, good, storage_uri):
-    with pytest.raises(ParameterError, match="town.*distance, city, late"):
+    with pytest.raises(ParameterError, match=r"town.*distance, city, late"):
         evaluate(good, amounts, storage_uri, slices=["town"])
 
 
@@ -136,7 +134,7 @@ def test_a_champion_that_needs_a_column_that_the_data_lack_is_told_of(ray_sessio
 
 def test_a_champion_of_another_target_is_not_compared(ray_session, table, amounts, good, tmp_path):
     sizes = processed(table, "size", tmp_path)
-    found = evaluate(save(trees(xgb.XGBClassifier), sizes, "sizes"), sizes, str(tmp_path), good)
+    found = evaluate(save(trees("XGBClassifier"), sizes, "sizes"), sizes, str(tmp_path), good)
     assert found.champion is None
     assert "another target: minutes" in found.champion_error
     assert found.metric == "log_loss"
@@ -148,7 +146,7 @@ def test_a_champion_of_another_target_is_not_compared(ray_session, table, amount
 
 def test_two_classes_have_a_roc_curve(ray_session, table, tmp_path):
     late = processed(table.assign(late=table.distance + 20 * (table.city == "Rome") > 60), "late", tmp_path)
-    found = evaluate(save(trees(xgb.XGBClassifier), late, "late"), late, str(tmp_path))
+    found = evaluate(save(trees("XGBClassifier"), late, "late"), late, str(tmp_path))
     assert found.candidate.values["roc_auc"] > 0.95
     assert {"calibration", "roc"} < {plot.name for plot in found.plots}
 
@@ -159,6 +157,8 @@ def test_a_candidate_that_is_gone_is_an_error(amounts, storage_uri):
 
 
 def test_a_candidate_that_predicts_no_numbers_is_an_error_that_says_so(amounts, storage_uri):
+    from sklearn.dummy import DummyRegressor
+
     broken = DummyRegressor(strategy="constant", constant=0.0)
     uri = f"{amounts.uri}-broken"
     whole: Dataset = processing.load(amounts)

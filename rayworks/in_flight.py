@@ -38,18 +38,19 @@ class InFlight:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        self._collect()
+        self.collect()
         cancelled = list(self._calls)
         if cancelled:
             _cancel([state for state, _ in self._calls.values()])
-            self._collect()
+            self.collect()
         return len(cancelled), self._lost + list(self._calls)
 
     def _watch(self) -> None:
         while not self._stopping.wait(COLLECT_SECONDS):
-            self._collect()
+            self.collect()
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Bring home what the task runs that have ended left to be sent."""
         import ray
         from prefect.logging.handlers import emit_api_log
 

@@ -21,6 +21,9 @@ START_SECONDS = 120
 STORE_SECONDS = 60
 """How long the server may take, when this process ends, to store what it was sent."""
 
+STORE_SECONDS = 60
+"""How long the server may take, when this process ends, to store what it was sent."""
+
 # The server ends with the process that started it, also when that one is killed (prctl 1 is PR_SET_PDEATHSIG).
 _SERVE = """
 import ctypes, os, signal, sys
@@ -69,6 +72,43 @@ def _await_expected() -> None:
             while client.request("POST", "/task_runs/count", json=question).json() < wanted:
                 if time.monotonic() > deadline:
                     print(f"Prefect's embedded server has not stored all task runs of {flow_run_id}", file=sys.stderr)
+                    return
+                time.sleep(0.1)
+
+
+_own_url: str | None = None
+_expected: dict[str, int] = {}
+
+
+def is_embedded(api_url: str | None) -> bool:
+    """Whether the API at ``api_url`` ends with this process: our own server, or the one that Prefect starts itself."""
+    from prefect.settings import PREFECT_API_URL
+
+    return api_url is not None and (api_url == _own_url or not PREFECT_API_URL.value())
+
+
+def expect(flow_run_id: str, task_runs: int) -> None:
+    """Let an embedded server live until it shows that many ended task runs of a flow run.
+
+    It takes their events into memory, and its end would lose those that it has not stored. A server that lives on,
+    because it was configured, stores them in its own time.
+    """
+    if not _expected:
+        atexit.register(_await_expected)  # runs before the server's own end, which was registered earlier
+    _expected[flow_run_id] = max(task_runs, _expected.get(flow_run_id, 0))
+
+
+def _await_expected() -> None:
+    from prefect.client.orchestration import get_client
+
+    deadline = time.monotonic() + STORE_SECONDS
+    final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
+    with get_client(sync_client=True) as client:
+        for flow_run_id, wanted in _expected.items():
+            question = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "task_runs": {"state": final}}
+            while client.request("POST", "/task_runs/count", json=question).json() < wanted:
+                if time.monotonic() > deadline:
+                    sys.stderr.write(f"Prefect's embedded server has not stored all task runs of {flow_run_id}\n")
                     return
                 time.sleep(0.1)
 
@@ -122,6 +162,7 @@ def start() -> EmbeddedServer | None:
     Returns:
         The server, or None when an API URL is configured already (environment, profile or ``prefect.toml``).
     """
+    global _own_url
     set_defaults()
     import prefect
     from prefect.context import refresh_global_settings_context
@@ -143,6 +184,7 @@ def start() -> EmbeddedServer | None:
     )
     server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api")
     atexit.register(server.stop)
+    _own_url = server.api_url
     os.environ["PREFECT_API_URL"] = server.api_url
     refresh_global_settings_context()
     return server

@@ -28,6 +28,7 @@ from rayworks import prefect_server, storage
 from rayworks.cluster import connection, preflight
 from rayworks.errors import ClusterError
 from rayworks.in_flight import InFlight
+from rayworks.nested_output import NestedOutput
 from rayworks.runner_worker import TaskCall, attach_run_log, run_task
 from rayworks.settings import Settings
 
@@ -105,6 +106,8 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
     def __init__(self, address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(address=address, init_kwargs=init_kwargs)
         self._failure: ClusterError | None = None
+        self._output: NestedOutput | None = None
+        self._flow_run_id: UUID | None = None
         self._shared: dict[tuple[int, ...], tuple[Any, Any]] = {}
         self._probes: dict[str, Any] = {}
         self._stack = contextlib.ExitStack()
@@ -125,11 +128,13 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         try:
             cancelled, lost = self._in_flight.end()
             if cancelled:
-                self.logger.warning(
-                    f"Cancelled {cancelled} task runs on Ray that the flow did not wait for or that it left when it ended"
-                )
+                self.logger.warning(f"Cancelled {cancelled} task runs on Ray that had not ended when the flow did.")
             _report_crashed(lost)
+            if self._flow_run_id and prefect_server.is_embedded(_api_url()):
+                prefect_server.expect(str(self._flow_run_id), self._in_flight.recorded)
         finally:
+            if self._output:
+                self._output.stop()
             self._shared.clear()
             self._stack.close()
             TaskRunner.__exit__(self, *exc_info)
@@ -156,6 +161,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             raise ClusterError("the connection to Ray is lost", remedy="Run the flow again; finished stages are kept")
         if self._probes:
             self._check_nodes()
+        self._listen(task)
         task_run_id = uuid4()
         arguments, upstream = self._exchange_prefect_for_ray_futures(parameters)
         parent = TaskRunContext.get()
@@ -172,9 +178,15 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             has_upstream=bool(upstream),
         )
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
-        state, lines = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
-        self._in_flight.add(task_run_id, state, lines)
+        state, ending = (
+            _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
+        )
+        self._in_flight.add(task_run_id, state, ending)
         return PrefectRayFuture(task_run_id=task_run_id, wrapped_future=state)
+
+    def collect(self) -> None:
+        """Bring home the log lines of the task runs that have ended; also done twice a second by itself."""
+        self._in_flight.collect()
 
     def _check_nodes(self) -> None:
         probes, self._probes = self._probes, {}
@@ -183,6 +195,16 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         except ClusterError as error:
             self._failure = error
             raise
+
+    def _listen(self, task: "Task[..., Any]") -> None:
+        """Bring what nested work prints into the log of the flow run, from its first task on."""
+        context = FlowRunContext.get()
+        if context and context.flow_run and not context.detached and self._output is None:
+            self._flow_run_id = context.flow_run.id
+            self._output = NestedOutput(context.flow_run.id)
+            self._output.start()
+        if self._output:
+            self._output.task_names.add(task.name)
 
     def _share(self, make: Callable[[], Any], *owners: Any) -> Any:
         """The reference to what ``make`` gives, put to Ray once for the same ``owners``."""

@@ -139,7 +139,10 @@ class KeptFlowRun:
             if call.tags:
                 stack.enter_context(tags(*call.tags))
             stack.enter_context(AssetContext(**call.assets))
-            return body()
+            state = body()
+            if flow_run and (collect := getattr(flow_run.task_runner, "collect", None)):
+                collect()  # the log lines of task runs that this one submitted go home with its own
+            return state
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -33,7 +35,7 @@ class EmbeddedRay:
         # another cluster, and Ray would take it for its own.
         own = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), **environment}
         try:
-            with _environment(own):
+            with _environment(own), _signals_kept():
                 # "local": never another Ray that happens to run on this machine.
                 ray.init(**{"address": "local", "logging_level": "WARNING", **init_kwargs})
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -61,13 +63,16 @@ class RunningRay:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
         runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
         try:
-            ray.init(**{"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
+            with _signals_kept():
+                ray.init(
+                    **{"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env}
+                )
         except Exception as error:  # the client raises plain Exceptions of its server as well
             raise ClusterError(
                 "Ray cannot be reached",
                 where=self.address,
                 said=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-                remedy="Check that it runs, that RAYWORKS_RAY_ADDRESS names it, and that Ray's version is the same there",
+                remedy="Check that it runs, the address, and that its Ray has the same version",
             ) from error
 
     def release(self) -> None:
@@ -90,6 +95,15 @@ def prepare() -> None:
     constants = sys.modules.get("ray._private.ray_constants")
     if constants is not None and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
         constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # imported before us, so it took its default
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep who handles SIGTERM: Ray takes it for itself, and then a cancelled flow run would end as a crashed one."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

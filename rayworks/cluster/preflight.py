@@ -48,7 +48,7 @@ def check(driver: View, workers: list[View]) -> None:
         raise ClusterError(
             "the Ray workers do not fit this run",
             said="; ".join(found),
-            remedy="Use one image for the driver, head and workers, with an API URL and a storage URI that all of them reach",
+            remedy="Use one image for driver, head and workers, and a Prefect API and storage that all reach",
         )
 
 

@@ -1,0 +1,47 @@
+"""A flow whose task starts nested Ray work and then waits for ever; run as a program by the tests of cancellation."""
+
+import sys
+import time
+from pathlib import Path
+
+from prefect import flow, task
+
+from rayworks.runner import RayTaskRunner, resources
+
+
+@task
+@resources(num_cpus=0)
+def coordinate(folder: str) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Child:
+        def wait(self) -> None:
+            (Path(folder) / "child").touch()
+            time.sleep(600)
+
+    ray.get(Child.remote().wait.remote())
+
+
+@task
+def sleep(folder: str) -> None:
+    (Path(folder) / "sleeps").touch()
+    time.sleep(600)
+
+
+@flow(task_runner=RayTaskRunner(), name="waits")
+def waits(folder: str, fail: bool) -> None:
+    futures = [coordinate.submit(folder), sleep.submit(folder)]
+    if fail:
+        while len(list(Path(folder).iterdir())) < 2:
+            time.sleep(0.1)
+        raise RuntimeError("the flow fails while its tasks run")
+    for future in futures:
+        future.wait()
+
+
+if __name__ == "__main__":
+    from rayworks import prefect_server
+
+    prefect_server.start().wait()  # type: ignore[union-attr]
+    waits(sys.argv[1], fail="fail" in sys.argv)

@@ -1,0 +1,80 @@
+"""The promotion gate. No Ray, no registry: records in, findings out."""
+
+import math
+
+import pytest
+
+from rayworks.params import PromoteOptions
+from rayworks.records import Evaluation, Metrics, ServeCheck, SliceMetrics
+from rayworks.stages import gate
+
+OPTIONS = PromoteOptions(margin=0.01, slice_tolerance=0.05)
+
+
+def metrics(rmse: float) -> Metrics:
+    return Metrics(rows=1000, values={"rmse": rmse})
+
+
+def evaluation(candidate: float, champion: float | None, baseline: float = 40.0, slices: tuple[SliceMetrics, ...] = (), error: str = "") -> Evaluation:
+    return Evaluation(
+        uri="e", metric="rmse", dataset_uri="d", candidate_uri="models:/m/2", champion_uri="models:/m/1" if champion else None,
+        candidate=metrics(candidate), baseline=metrics(baseline), champion=metrics(champion) if champion is not None else None,
+        champion_error=error, slices=slices, plots=(),
+    )  # fmt: skip
+
+
+def a_slice(value: str, candidate: float, champion: float) -> SliceMetrics:
+    return SliceMetrics(column="origin", value=value, candidate=metrics(candidate), baseline=metrics(40), champion=metrics(champion))
+
+
+def passes(found) -> bool:
+    return all(check.passed for check in found)
+
+
+@pytest.mark.parametrize(("candidate", "promoted"), [(10.0, True), (9.9, True), (11.87, True), (11.89, False), (12.0, False), (13.0, False)])
+def test_a_candidate_must_beat_the_champion_by_the_margin(candidate: float, promoted: bool):
+    assert passes(gate.checks(evaluation(candidate, champion=12.0), None, OPTIONS)) is promoted
+
+
+def test_the_first_model_is_judged_against_the_baseline():
+    assert passes(gate.checks(evaluation(30, champion=None), None, OPTIONS))
+    found = gate.checks(evaluation(41, champion=None), None, OPTIONS)
+    assert not passes(found)
+    assert "baseline" in gate.reason(found)
+
+
+def test_a_candidate_worse_than_the_baseline_is_refused_even_if_the_champion_is_worse_still():
+    assert not passes(gate.checks(evaluation(45, champion=50.0), None, OPTIONS))
+
+
+def test_one_slice_that_got_worse_refuses_a_candidate_that_is_better_overall():
+    slices = (a_slice("JFK", 10, 12), a_slice("LGA", 13, 12))
+    found = gate.checks(evaluation(10, champion=12.0, slices=slices), None, OPTIONS)
+    assert not passes(found)
+    assert "origin = LGA" in gate.reason(found)
+
+
+def test_a_slice_within_the_tolerance_does_not_refuse():
+    assert passes(gate.checks(evaluation(10, champion=12.0, slices=(a_slice("LGA", 12.5, 12),)), None, OPTIONS))
+
+
+def test_a_candidate_that_cannot_be_served_is_refused_with_what_was_wrong():
+    check = ServeCheck(model_uri="m", passed=False, rows=0, largest_difference=0, milliseconds_per_request=0, findings=("no answer",))
+    found = gate.checks(evaluation(10, champion=12.0), check, OPTIONS)
+    assert not passes(found)
+    assert "no answer" in gate.reason(found)
+
+
+def test_a_champion_that_cannot_be_scored_is_told_of_and_the_baseline_is_the_rival():
+    found = gate.checks(evaluation(10, champion=None, error="it is gone"), None, OPTIONS)
+    assert passes(found)
+    assert "it is gone" in gate.reason(found)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_no_number_never_promotes(value: float):
+    assert not passes(gate.checks(evaluation(value, champion=12.0), None, OPTIONS))
+
+
+def test_a_perfect_champion_is_not_replaced():
+    assert not passes(gate.checks(evaluation(0.0, champion=0.0), None, OPTIONS))

@@ -21,9 +21,6 @@ START_SECONDS = 120
 STORE_SECONDS = 60
 """How long the server may take, when this process ends, to store what it was sent."""
 
-STORE_SECONDS = 60
-"""How long the server may take, when this process ends, to store what it was sent."""
-
 # The server ends with the process that started it, also when that one is killed (prctl 1 is PR_SET_PDEATHSIG).
 _SERVE = """
 import ctypes, os, signal, sys
@@ -45,35 +42,6 @@ def set_defaults() -> None:
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(START_SECONDS))
-
-
-_expected: dict[str, int] = {}
-
-
-def expect(flow_run_id: str, task_runs: int) -> None:
-    """Let an embedded server live until it shows that many ended task runs of a flow run.
-
-    It takes their events into memory, and its end would lose those that it has not stored. A server that lives on,
-    because it was configured, stores them in its own time.
-    """
-    if not _expected:
-        atexit.register(_await_expected)  # runs before the server's own end, which was registered earlier
-    _expected[flow_run_id] = max(task_runs, _expected.get(flow_run_id, 0))
-
-
-def _await_expected() -> None:
-    from prefect.client.orchestration import get_client
-
-    deadline = time.monotonic() + STORE_SECONDS
-    final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
-    with get_client(sync_client=True) as client:
-        for flow_run_id, wanted in _expected.items():
-            question = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "task_runs": {"state": final}}
-            while client.request("POST", "/task_runs/count", json=question).json() < wanted:
-                if time.monotonic() > deadline:
-                    print(f"Prefect's embedded server has not stored all task runs of {flow_run_id}", file=sys.stderr)
-                    return
-                time.sleep(0.1)
 
 
 _own_url: str | None = None

@@ -1,0 +1,33 @@
+# Every command that a person types. `just` lists them.
+_default:
+    @just --list
+
+# Data to a promoted model on the example flights, or on your own: just pipeline --uri FILE --target COLUMN
+pipeline *arguments:
+    uv run flows/pipeline.py {{arguments}}
+
+# All tests that need no cluster
+test *arguments:
+    uv run pytest {{arguments}}
+
+# The pure tests: seconds
+unit:
+    uv run pytest tests/unit tests/architecture
+
+# Style, types and import contracts
+check:
+    uv run ruff check .
+    uv run lint-imports
+    uv run pyright
+
+# Serve every deployment of prefect.yaml from this machine
+serve-deployments:
+    uv run deployments/local.py
+
+# What CI runs
+ci:
+    .ci/run
+
+# What we claim about speed; see docs/benchmarks.md
+benchmark name *arguments:
+    uv run benchmarks/{{name}}.py {{arguments}}

@@ -1,0 +1,99 @@
+"""The rules that keep the layers apart. No Ray is started."""
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cloudpickle
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py") if path.stem != "__init__")
+FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+
+
+def in_a_fresh_python(code: str, *arguments: str, cwd: Path | None = None, path: Path | None = None) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(path)} if path else dict(os.environ)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    heavy = {"ray", "prefect", "mlflow", "xgboost", "pandas", "polars", "kubernetes", "sklearn", "optuna"}
+    loaded = in_a_fresh_python(
+        "import sys, rayworks, rayworks.settings, rayworks.params, rayworks.records, rayworks.errors, rayworks.storage;"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    assert heavy & set(loaded.split()) == set()
+
+
+def test_importing_the_flows_touches_no_file_and_starts_no_ray(tmp_path: Path):
+    code = (
+        "import sys, os; sys.path.insert(0, sys.argv[1]);"
+        "import flows.pipeline; import ray; assert not ray.is_initialized();"
+        "print(os.path.exists(os.environ['RAYWORKS_STORAGE_URI']))"
+    )
+    os.environ["RAYWORKS_STORAGE_URI"] = str(tmp_path / "never")
+    try:
+        assert in_a_fresh_python(code, str(ROOT), cwd=tmp_path).strip() == "False"
+    finally:
+        del os.environ["RAYWORKS_STORAGE_URI"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_loads_where_only_the_library_exists(name: str, tmp_path: Path):
+    """A Ray worker has the library and nothing of flows/ and tasks/: what a task names must be in the library."""
+    found = importlib.import_module(f"tasks.{name}")
+    task = getattr(found, name)
+    (tmp_path / "task.pickle").write_bytes(cloudpickle.dumps(task))
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "rayworks").symlink_to(ROOT / "rayworks")
+    code = (
+        "import sys; root = sys.argv[2];"
+        "sys.path[:] = [p for p in sys.path if p != root];"
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__.lower()];"
+        "import pickle; task = pickle.load(open(sys.argv[1], 'rb'));"
+        "assert 'tasks' not in sys.modules; print(task.name)"
+    )
+    assert in_a_fresh_python(code, str(tmp_path / "task.pickle"), str(ROOT), cwd=tmp_path, path=tmp_path / "library").strip()
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
+def test_a_deployment_names_a_flow_that_loads(deployment: dict):
+    from prefect.flows import load_flow_from_entrypoint
+
+    assert load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"])).name == deployment["name"]
+
+
+def test_every_flow_is_a_deployment():
+    assert {d["name"] for d in DEPLOYMENTS} == set(FLOWS)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_file_shadows_no_module(name: str):
+    """Prefect puts flows/ first on the path: a flow file named like a library would hide it."""
+    code = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]) is None)"
+    assert in_a_fresh_python(code, name, cwd=Path("/")).strip() == "True"
+
+
+@pytest.mark.parametrize("folder", ["flows", "tasks"])
+def test_flows_and_tasks_hold_one_function_and_no_class(folder: str):
+    for path in (ROOT / folder).glob("*.py"):
+        body = ast.parse(path.read_text()).body
+        definitions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+        assert len(definitions) <= 1, f"{path} defines {[node.name for node in definitions]}"
+
+
+def test_every_parameter_of_every_flow_explains_itself():
+    from prefect.flows import load_flow_from_entrypoint
+
+    for deployment in DEPLOYMENTS:
+        schema = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"])).parameters.model_dump()
+        for name, field in schema["properties"].items():
+            assert field.get("title") or field.get("description"), f"{deployment['name']}: {name}"

@@ -1,7 +1,7 @@
 """A flow as a program: arguments from its parameters, progress while it runs, a summary at its end."""
 
 import inspect
-import logging
+import os
 import sys
 import threading
 import time
@@ -71,6 +71,7 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
     try:
         server = prefect_server.start()
         with ray_running():
+            _quiet_worker_output()
             if server:
                 server.wait()
             result = _run_watched(flow, parameters, console)
@@ -116,12 +117,14 @@ def _kept_trace(error: BaseException) -> str:
 
 def _quiet_console_logs() -> None:
     """Progress and the error are shown instead; the run's log, which the UI shows, has all."""
-    from prefect.logging.handlers import PrefectConsoleHandler
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("prefect")]
-    for handler in {handler for name in names for handler in logging.getLogger(name).handlers}:
-        if isinstance(handler, PrefectConsoleHandler):
-            handler.setLevel(logging.CRITICAL)
+
+def _quiet_worker_output() -> None:
+    """What workers print goes to the run's log as well; on the terminal it would tear the progress apart."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def _print_result(result: Any, console: "Console", seconds: float) -> None:

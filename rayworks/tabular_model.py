@@ -6,6 +6,7 @@ runs code: load models only from a registry whose writers you trust.
 """
 
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -136,11 +137,11 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
     import mlflow.pyfunc
     from pyarrow import fs
 
+    quiet_mlflow()
     example = example_rows(dataset)
     with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
         _write(model, dataset, Path(name) / ARTIFACT)
         answer = TabularModel(dataset.feature_set, dataset.target, model).predict(example)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of what is meant
         mlflow.pyfunc.save_model(
             path=str(Path(name) / "model"),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -154,6 +155,16 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
         with storage.explained(uri, "write"):
             files.create_dir(path, recursive=True)
             fs.copy_files(str(Path(name) / "model"), path, destination_filesystem=files)
+
+
+def quiet_mlflow() -> None:
+    """Keep MLflow from drawing progress bars into logs, and from warning of what is meant."""
+    import warnings
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mlflow")
 
 
 def example_rows(dataset: Dataset) -> "pd.DataFrame":
@@ -215,6 +226,7 @@ def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Path:
         import mlflow.artifacts
         from mlflow import MlflowClient
 
+        quiet_mlflow()
         # By our own client: `download_artifacts` would ask the registry that is set for the whole process.
         client = MlflowClient(tracking_uri, tracking_uri)
         name, _, rest = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")

@@ -19,8 +19,8 @@ def evaluate(candidate: ModelVersion, dataset: DatasetRef, options: EvaluateOpti
     """Score the hold-out rows, overall and by slice."""
     settings = Settings()
     tracking_uri = settings.tracking_uri()
-    champion = registry.champion(candidate.name, tracking_uri=tracking_uri)
-    champion_uri = champion.uri if champion else None
+    rival = registry.rival(candidate, tracking_uri=tracking_uri)
+    champion_uri = rival.uri if rival else None
     where = evaluation.location(candidate.uri, dataset, champion_uri, options, storage_uri=settings.storage_uri)
     if storage.exists(where):
         return reused(storage.read_record(where, Evaluation), where)

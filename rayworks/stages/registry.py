@@ -1,6 +1,5 @@
 """Models in MLflow's registry: registered once, promoted by an alias that moves, and rolled back by moving it again."""
 
-import logging
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -27,8 +26,7 @@ def _registry(tracking_uri: str) -> "Iterator[MlflowClient]":
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    tabular_model.quiet_mlflow()
     try:
         yield MlflowClient(tracking_uri, tracking_uri)
     except MlflowException as error:
@@ -143,6 +141,16 @@ def aliased(name: str, alias: str, *, tracking_uri: str) -> ModelVersion | None:
 def champion(name: str, *, tracking_uri: str) -> ModelVersion | None:
     """The version that is in service, if there is one."""
     return aliased(name, CHAMPION, tracking_uri=tracking_uri)
+
+
+def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
+    """Whom a candidate is judged against: the champion; if it is the champion itself, the one that it replaced."""
+    current = champion(candidate.name, tracking_uri=tracking_uri)
+    if current is None or current.version != candidate.version:
+        return current
+    with _registry(tracking_uri) as client:
+        previous = client.get_model_version(candidate.name, str(candidate.version)).tags.get(PREVIOUS)
+        return _version(client.get_model_version(candidate.name, previous), created=False) if previous else None
 
 
 def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:

@@ -117,7 +117,10 @@ def _kept_trace(error: BaseException) -> str:
 
 def _quiet_console_logs() -> None:
     """Progress and the error are shown instead; the run's log, which the UI shows, has all."""
+    from prefect.logging.configuration import setup_logging
+
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    setup_logging()
 
 
 def _quiet_worker_output() -> None:

@@ -16,6 +16,10 @@ def test_the_page_says_the_verdict_and_shows_candidate_champion_and_baseline():
     assert "the candidate is 10.0% better" in page
 
 
+def test_the_page_of_a_promotion_says_how_to_go_back():
+    assert "uv run flows/rollback.py --name trips" in report.html(**made_up_run.run())
+
+
 def test_the_page_asks_no_other_place_for_anything():
     page = report.html(**made_up_run.run())
     assert not re.search(r"<(script|link rel=.stylesheet|iframe|object)|@import|url\(", page)

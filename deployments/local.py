@@ -17,7 +17,9 @@ def deployments() -> list[Any]:
     listed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     return [
         cast(Flow[..., Any], Flow.from_source(str(ROOT), entrypoint=one["entrypoint"])).to_deployment(
-            one["name"], description=one["description"], concurrency_limit=(one.get("concurrency_limit") or {}).get("limit")
+            one["name"],
+            description=one["description"],
+            concurrency_limit=(one.get("concurrency_limit") or {}).get("limit"),
         )
         for one in listed
     ]

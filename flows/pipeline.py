@@ -7,7 +7,15 @@ from pydantic import Field
 
 from rayworks.command_line import run
 from rayworks.params import (
-    DataName, DataTarget, DataUri, EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions,
+    DataName,
+    DataTarget,
+    DataUri,
+    EvaluateOptions,
+    ProcessOptions,
+    PromoteOptions,
+    ServeCheckOptions,
+    TrainOptions,
+    TuneOptions,
 )  # fmt: skip
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner

@@ -12,9 +12,10 @@ def flow_run_name() -> str:
     return f"{run.name}-{str(run.id)[:8]}"
 
 
-def _flow_run():  # noqa: ANN202 - Prefect's FlowRun
+def _flow_run():
     context = FlowRunContext.get()
-    assert context is not None and context.flow_run is not None, "only called in a task of a flow run"
+    if context is None or context.flow_run is None:
+        raise RuntimeError("There is no flow run here: this is for tasks of one.")
     return context.flow_run
 
 

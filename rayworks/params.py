@@ -10,7 +10,10 @@ Hyperparameter = float | int | str
 
 DataUri = Annotated[
     str,
-    Field(title="Data", description="File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights."),
+    Field(
+        title="Data",
+        description="File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights.",
+    ),
 ]
 DataTarget = Annotated[str, Field(title="Target", description="The column to predict.")]
 DataName = Annotated[
@@ -18,7 +21,8 @@ DataName = Annotated[
 ]
 DatasetUri = Annotated[str, Field(title="Dataset", description="Folder of a dataset that the process flow made.")]
 ModelUri = Annotated[
-    str, Field(title="Model", description="Registered model: models:/name@champion, @candidate, or models:/name/version.")
+    str,
+    Field(title="Model", description="Registered model: models:/name@champion, @candidate, or models:/name/version."),
 ]
 
 
@@ -32,27 +36,27 @@ class ColumnDeclaration(Options):
     """What must hold for a column. Whatever is not declared is inferred."""
 
     kind: ColumnKind | Literal["auto"] = Field(
-        "auto", title="Kind", description="What the column holds. 'ignored' keeps it from the model."
+        default="auto", title="Kind", description="What the column holds. 'ignored' keeps it from the model."
     )
-    required: bool = Field(False, title="Required", description="Set rows aside that have no value here.")
-    minimum: float | None = Field(None, title="Minimum", description="Set rows aside whose value is smaller.")
-    maximum: float | None = Field(None, title="Maximum", description="Set rows aside whose value is larger.")
-    allowed: list[str] | None = Field(None, title="Allowed values", description="Set rows aside with any other value.")
+    required: bool = Field(default=False, title="Required", description="Set rows aside that have no value here.")
+    minimum: float | None = Field(default=None, title="Minimum", description="Set rows aside whose value is smaller.")
+    maximum: float | None = Field(default=None, title="Maximum", description="Set rows aside whose value is larger.")
+    allowed: list[str] | None = Field(default=None, title="Allowed values", description="Set rows aside with any other value.")
 
 
 class SplitOptions(Options):
     """How rows become training, validation and test rows. The same row always gets the same part."""
 
     by: Literal["auto", "time", "hash", "random"] = Field(
-        "auto",
+        default="auto",
         title="Split by",
         description="time: the newest rows are the test. hash: rows that share a key stay together. "
         "random: by the content of the row and the seed. auto: time if there is just one timestamp column, else random.",
     )
-    column: str | None = Field(None, title="Column", description="The timestamp column, or the key column.")
-    validation: float = Field(0.15, gt=0, lt=0.9, title="Validation share")
-    test: float = Field(0.15, gt=0, lt=0.9, title="Test share")
-    seed: int = Field(0, title="Seed")
+    column: str | None = Field(default=None, title="Column", description="The timestamp column, or the key column.")
+    validation: float = Field(default=0.15, gt=0, lt=0.9, title="Validation share")
+    test: float = Field(default=0.15, gt=0, lt=0.9, title="Test share")
+    seed: int = Field(default=0, title="Seed")
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> "SplitOptions":
@@ -67,36 +71,34 @@ class ProcessOptions(Options):
     """How data are read, validated, turned into features, and split."""
 
     format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
-        "auto", title="Format", description="auto: by the file names."
+        default="auto", title="Format", description="auto: by the file names."
     )
-    problem: Problem | Literal["auto"] = Field(
-        "auto", title="Kind of problem", description="auto: by the target's values."
-    )
+    problem: Problem | Literal["auto"] = Field(default="auto", title="Kind of problem", description="auto: by the target's values.")
     columns: dict[str, ColumnDeclaration] = Field(
         default_factory=dict, title="Columns", description="Declarations by column name; the others are inferred."
     )
     feature_function: str | None = Field(
-        None,
+        default=None,
         title="Feature function",
         examples=["my_features:add_columns"],
         description="Import path of a function from a pandas DataFrame of raw rows to the same rows with columns added.",
     )
     split: SplitOptions = Field(default_factory=SplitOptions, title="Split")
     max_categories: int = Field(
-        1000,
+        default=1000,
         ge=2,
         le=100_000,
         title="Most categories",
         description="Values kept of a categorical column, the most frequent; the others count as missing.",
     )
-    sample_rows: int = Field(20_000, ge=100, le=10_000_000, title="Rows to infer from")
+    sample_rows: int = Field(default=20_000, ge=100, le=10_000_000, title="Rows to infer from")
 
 
 class TrainOptions(Options):
     """How a model is trained."""
 
     loop: str = Field(
-        "rayworks.stages.xgboost_loop:train",
+        default="rayworks.stages.xgboost_loop:train",
         title="Training loop",
         description="Import path of a function that takes a TrainContext and returns a model.",
     )
@@ -105,24 +107,24 @@ class TrainOptions(Options):
         title="Hyperparameters",
         description="Passed to the loop; they win over what tuning found.",
     )
-    rounds: int = Field(400, ge=1, le=100_000, title="Most rounds", description="Boosting rounds or epochs.")
+    rounds: int = Field(default=400, ge=1, le=100_000, title="Most rounds", description="Boosting rounds or epochs.")
     early_stopping_rounds: int = Field(
-        20, ge=1, title="Patience", description="Stop when validation has not improved for this many rounds."
+        default=20, ge=1, title="Patience", description="Stop when validation has not improved for this many rounds."
     )
     workers: int = Field(
-        1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its share of the rows."
+        default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its share of the rows."
     )
     cpus_per_worker: float | None = Field(
-        None, gt=0, title="CPUs per worker", description="By default, the CPUs of Ray shared equally."
+        default=None, gt=0, title="CPUs per worker", description="By default, the CPUs of Ray shared equally."
     )
-    gpus_per_worker: float = Field(0, ge=0, title="GPUs per worker")
+    gpus_per_worker: float = Field(default=0, ge=0, title="GPUs per worker")
     max_failures: int = Field(
-        3,
+        default=3,
         ge=0,
         title="Restarts",
         description="How often a training that lost a worker resumes from its last checkpoint.",
     )
-    checkpoint_seconds: float = Field(15, gt=0, title="Seconds between checkpoints")
+    checkpoint_seconds: float = Field(default=15, gt=0, title="Seconds between checkpoints")
 
 
 class FloatRange(Options):
@@ -131,7 +133,7 @@ class FloatRange(Options):
     type: Literal["float"] = "float"
     low: float
     high: float
-    log: bool = Field(False, description="Search on a logarithmic scale.")
+    log: bool = Field(default=False, description="Search on a logarithmic scale.")
 
 
 class IntRange(Options):
@@ -168,46 +170,44 @@ def xgboost_search_space() -> dict[str, SearchDimension]:
 class TuneOptions(Options):
     """How hyperparameters are searched."""
 
-    trials: int = Field(8, ge=0, le=10_000, title="Trials", description="0 tunes nothing.")
+    trials: int = Field(default=8, ge=0, le=10_000, title="Trials", description="0 tunes nothing.")
     seconds: float = Field(
-        300,
+        default=300,
         gt=0,
         title="Time limit in seconds",
         description="No trial starts after this; what was found until then counts.",
     )
-    rounds: int = Field(100, ge=1, title="Most rounds a trial")
-    grace_rounds: int = Field(
-        10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period."
-    )
+    rounds: int = Field(default=100, ge=1, title="Most rounds a trial")
+    grace_rounds: int = Field(default=10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period.")
     max_rows: int = Field(
-        100_000,
+        default=100_000,
         ge=100,
         title="Training rows a trial",
         description="A sample of this many rows is enough to rank configurations.",
     )
     concurrent: int | None = Field(
-        None, ge=1, title="Trials at a time", description="By default as many as there are CPUs for."
+        default=None, ge=1, title="Trials at a time", description="By default as many as there are CPUs for."
     )
-    cpus_per_trial: float = Field(1, gt=0, title="CPUs per trial")
+    cpus_per_trial: float = Field(default=1, gt=0, title="CPUs per trial")
     space: dict[str, SearchDimension] = Field(default_factory=xgboost_search_space, title="Search space")
-    seed: int = Field(0, title="Seed")
+    seed: int = Field(default=0, title="Seed")
 
 
 class EvaluateOptions(Options):
     """How a model is judged."""
 
     metric: Literal["auto", "rmse", "mae", "log_loss", "error_rate"] = Field(
-        "auto",
+        default="auto",
         title="Metric",
         description="What decides; lower is better. auto: rmse for regression, log_loss for classification.",
     )
     slices: list[str] | None = Field(
-        None,
+        default=None,
         title="Slice by",
         description="Columns whose values make slices. By default, the categorical columns with few values.",
     )
     minimum_slice_rows: int = Field(
-        200, ge=1, title="Fewest rows of a slice", description="Smaller slices are left out: their metrics are noise."
+        default=200, ge=1, title="Fewest rows of a slice", description="Smaller slices are left out: their metrics are noise."
     )
 
 
@@ -215,14 +215,14 @@ class PromoteOptions(Options):
     """When a candidate becomes the champion."""
 
     margin: float = Field(
-        0.005,
+        default=0.005,
         ge=0,
         lt=1,
         title="Margin",
         description="The candidate's metric must be better by this share of the champion's.",
     )
     slice_tolerance: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         title="Slice tolerance",
         description="On no slice may its metric be worse by more than this share of the champion's.",
@@ -232,21 +232,21 @@ class PromoteOptions(Options):
 class ServeOptions(Options):
     """How a model is served."""
 
-    host: str = Field("127.0.0.1", title="Address to bind", description="Only this machine by default.")
-    port: int = Field(8000, ge=0, le=65535, title="Port", description="0 takes a free one.")
-    replicas: int = Field(1, ge=1, le=1000, title="Replicas")
-    cpus_per_replica: float = Field(0.5, ge=0, title="CPUs per replica")
+    host: str = Field(default="127.0.0.1", title="Address to bind", description="Only this machine by default.")
+    port: int = Field(default=8000, ge=0, le=65535, title="Port", description="0 takes a free one.")
+    replicas: int = Field(default=1, ge=1, le=1000, title="Replicas")
+    cpus_per_replica: float = Field(default=0.5, ge=0, title="CPUs per replica")
     max_batch_rows: int = Field(
-        256,
+        default=256,
         ge=1,
         title="Rows a batch",
         description="Requests that arrive together are predicted together, up to this many rows.",
     )
-    batch_wait_ms: float = Field(5, ge=0, le=1000, title="Milliseconds to wait for a batch")
+    batch_wait_ms: float = Field(default=5, ge=0, le=1000, title="Milliseconds to wait for a batch")
 
 
 class ServeCheckOptions(Options):
     """How a candidate is tried before it may be promoted."""
 
-    rows: int = Field(100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP.")
-    timeout_seconds: float = Field(120, gt=0, title="Time limit in seconds")
+    rows: int = Field(default=100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP.")
+    timeout_seconds: float = Field(default=120, gt=0, title="Time limit in seconds")

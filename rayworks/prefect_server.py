@@ -143,9 +143,11 @@ def start() -> EmbeddedServer | None:
     folder = os.path.dirname(os.path.dirname(prefect.__file__))
     # In a session of its own: a Ctrl-C in the terminal reaches the flow, which still has states to report.
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(os.getpid())]
-        + ["--app-dir", folder, "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
-        + ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
+        [
+            *(sys.executable, "-c", _SERVE, str(os.getpid()), "--app-dir", folder),
+            *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
+            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+        ],
         env={**os.environ, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
         start_new_session=True,
         stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
 """The code of every MLflow model that rayworks keeps ("models from code"): MLflow runs this file when it loads one."""
-# pyright: basic, reportIncompatibleMethodOverride=false
+# pyright: basic, reportIncompatibleMethodOverride=false, reportPrivateImportUsage=false
 
 from pathlib import Path
 

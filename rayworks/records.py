@@ -77,7 +77,8 @@ class SourceFile(Record):
 
 class ColumnStatistics(Record):
     """What the rows of one split look like in one column. ``edges`` (k+1) and ``counts`` (k) are the histogram of a
-    numeric or timestamp column (timestamps as seconds since 1970); ``values`` and ``counts`` the most frequent values of a categorical one."""
+    numeric or timestamp column (timestamps as seconds since 1970); ``values`` and ``counts`` the most frequent values of a
+    categorical one."""
 
     name: str
     kind: ColumnKind
@@ -130,9 +131,7 @@ class Dataset(Record):
     rows_set_aside: int
     reasons: dict[str, int] = Field(description="Rows set aside, by reason. A row has one reason: the first found.")
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
-    rejected_uri: str = Field(
-        description="Folder of Parquet files with the rows set aside, each with file, row and reason."
-    )
+    rejected_uri: str = Field(description="Folder of Parquet files with the rows set aside, each with file, row and reason.")
 
     def split(self, name: SplitName) -> Split:
         return next(split for split in self.splits if split.name == name)

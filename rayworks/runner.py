@@ -5,9 +5,10 @@ The only module that knows prefect_ray. Library code that runs in a task logs by
 
 import contextlib
 import functools
+import importlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from uuid import UUID, uuid4
 
 from prefect.context import (
@@ -63,7 +64,7 @@ def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
 
 
 @contextlib.contextmanager
-def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> Iterator[None]:
+def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> Generator[None]:
     """Ray for this process and all flows that run within the block; nothing of it is left after the block.
 
     A flow starts and ends Ray by itself. A program that wants Ray to start while Prefect does, or to stay for several
@@ -113,7 +114,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        TaskRunner.__enter__(self)
+        cast(Any, TaskRunner).__enter__(self)  # not prefect_ray's, which starts a Ray of its own
         prefect_server.set_defaults()
         self._in_flight = InFlight()
         try:
@@ -137,7 +138,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
                 self._output.stop()
             self._shared.clear()
             self._stack.close()
-            TaskRunner.__exit__(self, *exc_info)
+            cast(Any, TaskRunner).__exit__(self, *exc_info)
 
     def submit(
         self,
@@ -178,9 +179,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             has_upstream=bool(upstream),
         )
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
-        state, ending = (
-            _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
-        )
+        state, ending = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
         self._in_flight.add(task_run_id, state, ending)
         return PrefectRayFuture(task_run_id=task_run_id, wrapped_future=state)
 
@@ -220,7 +219,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
 def _remote_run_task() -> Any:
     import ray
 
-    return ray.remote(run_task)
+    return cast(Any, ray.remote)(run_task)
 
 
 def _serialized_flow_run() -> dict[str, Any]:
@@ -236,12 +235,8 @@ def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, parameters: di
     flow_run = FlowRunContext.get()
     inputs = {}
     if flow_run and flow_run.task_run_assets:  # only then can an input have come with assets
-        inputs = {
-            name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()
-        }
-    return AssetContext.from_task_and_inputs(
-        task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True
-    ).serialize()
+        inputs = {name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()}
+    return AssetContext.from_task_and_inputs(task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True).serialize()
 
 
 def _api_url() -> str | None:
@@ -267,8 +262,8 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _import_prefect() -> None:
-    import prefect.task_engine  # noqa: F401
-    import prefect_ray  # noqa: F401
+    importlib.import_module("prefect.task_engine")
+    importlib.import_module("prefect_ray")
 
 
 def _warm_up() -> None:
@@ -299,12 +294,13 @@ def _probe_nodes() -> dict[str, Any]:
 def _check_nodes(probes: dict[str, Any]) -> None:
     """Raise ClusterError unless every node answers, and sees what this process sees."""
     import ray
+    from ray.exceptions import RayError
 
     views: list[preflight.View] = []
     for node, probe in probes.items():
         try:
             views.append(ray.get(probe, timeout=PREFLIGHT_SECONDS))
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             said = str(error).strip().splitlines()[-1]
             views.append(preflight.View(node, {}, (f"a worker could not start ({said})",)))
     preflight.check(preflight.look("here", None, None), views)

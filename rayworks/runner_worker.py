@@ -17,8 +17,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import RunInput
-    from prefect.states import State
+    from prefect.client.schemas.objects import RunInput, State
     from prefect.tasks import Task
 
 Log = dict[str, Any]
@@ -230,9 +229,7 @@ def send_logs(client: "SyncPrefectClient", lines: list[Log]) -> None:
             line.pop("__payload_size__", None)
         client.create_logs(lines)
     except Exception as error:
-        logging.getLogger("rayworks.runner").error(
-            "Log lines could not be sent: %s", error, extra={"send_to_api": False}
-        )
+        logging.getLogger("rayworks.runner").error("Log lines could not be sent: %s", error, extra={"send_to_api": False})
 
 
 def attach_run_log() -> None:

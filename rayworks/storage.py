@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
@@ -71,7 +71,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 @contextlib.contextmanager
-def explained(uri: str, verb: str) -> Iterator[None]:
+def explained(uri: str, verb: str) -> Generator[None]:
     """Turn what a file system raises into a sentence."""
     try:
         yield
@@ -90,7 +90,7 @@ def explained(uri: str, verb: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_input(uri: str) -> "Iterator[NativeFile]":
+def open_input(uri: str) -> "Generator[NativeFile]":
     """A seekable binary file, open for reading.
 
     Raises:
@@ -103,7 +103,7 @@ def open_input(uri: str) -> "Iterator[NativeFile]":
 
 
 @contextlib.contextmanager
-def open_output(uri: str) -> "Iterator[NativeFile]":
+def open_output(uri: str) -> "Generator[NativeFile]":
     """A binary file, open for writing, that appears under its name only when the block ends without an error.
 
     Raises:
@@ -114,9 +114,7 @@ def open_output(uri: str) -> "Iterator[NativeFile]":
     with explained(uri, "write"):
         files, path = filesystem(uri)
         # An object store shows an object only once it is whole; elsewhere write beside it, then move.
-        store = isinstance(files, fs.S3FileSystem) or (
-            hasattr(fs, "GcsFileSystem") and isinstance(files, fs.GcsFileSystem)
-        )
+        store = isinstance(files, fs.S3FileSystem) or (hasattr(fs, "GcsFileSystem") and isinstance(files, fs.GcsFileSystem))
         part = path if store else f"{path}.{uuid.uuid4().hex[:8]}.part"
         files.create_dir(str(PurePosixPath(path).parent), recursive=True)
         sink = files.open_output_stream(part)
@@ -205,8 +203,7 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
             found = [
                 f
                 for f in found
-                if fnmatch(f.path, f"{path}/{pattern}")
-                and ("**" in pattern or f.path.count("/") == f"{path}/{pattern}".count("/"))
+                if fnmatch(f.path, f"{path}/{pattern}") and ("**" in pattern or f.path.count("/") == f"{path}/{pattern}".count("/"))
             ]
         visible = [
             f

@@ -137,7 +137,7 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
     import mlflow.pyfunc
     from pyarrow import fs
 
-    quiet_mlflow()
+    prepare_mlflow()
     example = example_rows(dataset)
     with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
         _write(model, dataset, Path(name) / ARTIFACT)
@@ -157,11 +157,12 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
             fs.copy_files(str(Path(name) / "model"), path, destination_filesystem=files)
 
 
-def quiet_mlflow() -> None:
-    """Keep MLflow from drawing progress bars into logs, and from warning of what is meant."""
+def prepare_mlflow() -> None:
+    """Keep MLflow from drawing progress bars into logs, from warning of what is meant, and from retrying for minutes."""
     import warnings
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
@@ -189,7 +190,11 @@ def signature(dataset: Dataset, answer: "pd.DataFrame") -> Any:
         "timestamp": DataType.datetime,
     }  # fmt: skip
     inputs = [
-        ColSpec(DataType.double if c.dtype == "integer" and c.name in missing else types[c.dtype], c.name, required=c.required)
+        ColSpec(
+            DataType.double if c.dtype == "integer" and c.name in missing else types[c.dtype],
+            c.name,
+            required=c.required,
+        )
         for c in dataset.feature_set.columns
     ]
     label = {"f": DataType.double, "i": DataType.long, "b": DataType.boolean}.get(answer["prediction"].dtype.kind, DataType.string)
@@ -226,7 +231,7 @@ def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Path:
         import mlflow.artifacts
         from mlflow import MlflowClient
 
-        quiet_mlflow()
+        prepare_mlflow()
         # By our own client: `download_artifacts` would ask the registry that is set for the whole process.
         client = MlflowClient(tracking_uri, tracking_uri)
         name, _, rest = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 ARTIFACT_SECONDS = 1.0  # a request to the API each
 LOG_SECONDS = 10.0

@@ -5,7 +5,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from rayworks import flow_run_links, storage
 from rayworks.records import (
-    DatasetRef, Evaluation, ModelRef, ModelVersion, PromotionDecision, Report, ServeCheck, TuneResult,
+    DatasetRef,
+    Evaluation,
+    ModelRef,
+    ModelVersion,
+    PromotionDecision,
+    Report,
+    ServeCheck,
+    TuneResult,
 )  # fmt: skip
 from rayworks.runner import resources
 from rayworks.settings import Settings

@@ -15,7 +15,7 @@ from rayworks.task_progress import TaskProgress, reused
 
 @task(name="tune")
 @resources(num_cpus=0)
-def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | None | Any:
+def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | Any | None:
     """Search hyperparameters for the loop of ``train``; nothing when no trials are asked for."""
     if options.trials == 0:
         return None

@@ -25,9 +25,7 @@ def dataset(problem: r.Problem = "regression") -> r.Dataset:
         numeric = {"rows": rows, "missing": 0, "mean": 3.5, "minimum": 0.0, "maximum": 4.0, "edges": edges}
         statistics = (
             r.ColumnStatistics(name="distance", kind="numeric", counts=(rows // 2, rows // 2, 0, 0), **numeric),
-            r.ColumnStatistics(
-                name="city", kind="categorical", rows=rows, missing=1, values=("Oslo", EVIL), counts=(rows - 2, 1)
-            ),
+            r.ColumnStatistics(name="city", kind="categorical", rows=rows, missing=1, values=("Oslo", EVIL), counts=(rows - 2, 1)),
             r.ColumnStatistics(name="delay", kind="numeric", counts=(0, rows // 2, rows // 2, 0), **numeric),
         )
         return r.Split(name=name, uri=f"/data/{name}", rows=rows, statistics=statistics)
@@ -70,9 +68,7 @@ def evaluation(*, champion: bool = True) -> r.Evaluation:
     bell = tuple(math.exp(-((x - 5) ** 2) / 4) for x in tenths)
     plots = (
         r.PlotData(name="residuals", x=tenths, series=dict.fromkeys(models, bell)),
-        r.PlotData(
-            name="calibration", x=tenths, series={f"{m} {w}": tenths for m in models for w in ("predicted", "actual")}
-        ),
+        r.PlotData(name="calibration", x=tenths, series={f"{m} {w}": tenths for m in models for w in ("predicted", "actual")}),
         r.PlotData(name="roc", x=tenths, series=dict.fromkeys(models, tenths)),
         r.PlotData(name="confusion", x=("a", "b"), series={"a": (8.0, 1.0), "b": (2.0, 9.0)}),
         r.PlotData(name="importance", x=("distance", "city"), series={"candidate": (0.8, 0.2)}),
@@ -99,9 +95,7 @@ def run(**changes: object) -> dict:
         checks=(r.GateCheck(name="better than the champion", passed=True, detail=f"by 10 % {EVIL}"),),
         uri="/data/decision",
     )  # fmt: skip
-    served = r.ServeCheck(
-        model_uri=version.uri, passed=True, rows=100, largest_difference=0, milliseconds_per_request=5
-    )
+    served = r.ServeCheck(model_uri=version.uri, passed=True, rows=100, largest_difference=0, milliseconds_per_request=5)
     made = {
         "title": "trips", "dataset": dataset(), "tune": tune(), "model": model, "version": version,
         "evaluation": evaluation(), "serve_check": served, "decision": decision,

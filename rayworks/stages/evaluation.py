@@ -153,9 +153,7 @@ def _joined(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def score_share(
-    shared: tuple[Dataset, TabularModel, TabularModel | None, list[str]], rank: int, world_size: int
-) -> Scores:
+def score_share(shared: tuple[Dataset, TabularModel, TabularModel | None, list[str]], rank: int, world_size: int) -> Scores:
     """What one task does: read its share of the test rows, a row group at a time, and ask the models.
 
     Raises:
@@ -200,9 +198,7 @@ def _as_declared(rows: pl.DataFrame, model: TabularModel) -> pl.DataFrame:
     """
     declared = model.feature_set.columns
     if lacking := [column.name for column in declared if column.name not in rows.columns]:
-        raise DataError(
-            "the data have no such column", where=", ".join(lacking), remedy="Let the new champion replace it"
-        )
+        raise DataError("the data have no such column", where=", ".join(lacking), remedy="Let the new champion replace it")
     return rows.select(pl.col(column.name).cast(POLARS_TYPES[column.dtype]) for column in declared)
 
 
@@ -213,9 +209,7 @@ def _metrics(target: Target, actual: np.ndarray, predictions: plots.Predictions)
     }
 
 
-def _slices(
-    target: Target, scores: Scores, predictions: plots.Predictions, options: EvaluateOptions
-) -> Iterator[SliceMetrics]:
+def _slices(target: Target, scores: Scores, predictions: plots.Predictions, options: EvaluateOptions) -> Iterator[SliceMetrics]:
     for column in scores.slices.iter_columns():
         values = slice_values(column)
         for value, rows in values.value_counts(sort=True).head(SLICE_VALUES_SHOWN).iter_rows():

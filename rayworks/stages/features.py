@@ -48,7 +48,7 @@ def _of_column(name: str, kind: str, sample: pl.DataFrame) -> list[Feature]:
     if kind == "categorical":
         return [Feature(name=name, kind="categorical", source=name)]
     if kind == "timestamp":
-        parts = [part for part, of in PARTS.items() if sample.select(of(pl.col(name)).n_unique()).item() > 1]
+        parts: list[TimestampPart] = [part for part, of in PARTS.items() if sample.select(of(pl.col(name)).n_unique()).item() > 1]
         return [Feature(name=f"{name}_{part}", kind="numeric", source=name, part=part) for part in parts]
     return []
 
@@ -97,13 +97,15 @@ def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
     try:
         return _plain(pl.from_pandas(added.reset_index(drop=True)))
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise ParameterError("the feature function gave values of mixed types", where=path, said=str(error), remedy=remedy) from error
+        raise ParameterError(
+            "the feature function gave values of mixed types", where=path, said=str(error), remedy=remedy
+        ) from error
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     """Numbers, text and timestamps only, so that a kind is one type; what is none of them cannot be a feature."""
-    texts = [name for name, dtype in frame.schema.items() if dtype in (pl.Categorical, pl.Enum)]
-    others = [name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype == pl.Object]
+    texts = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
+    others = [name for name, dtype in frame.schema.items() if dtype.is_nested() or isinstance(dtype, pl.Object)]
     if others:
         raise TypeError(f"{', '.join(others)}: neither numbers nor text")
     return frame.with_columns(pl.col(texts).cast(pl.String))
@@ -122,7 +124,7 @@ def encode(features_frame: pl.DataFrame, features: Sequence[Feature]) -> "pd.Dat
             codes = values.cast(pl.String).replace_strict(
                 list(feature.categories), list(range(len(feature.categories))), default=-1, return_dtype=pl.Int32
             )  # fmt: skip
-            columns[feature.name] = pd.Categorical.from_codes(cast(Any, codes.to_numpy()), categories=list(feature.categories))
+            columns[feature.name] = cast(Any, pd.Categorical).from_codes(codes.to_numpy(), categories=list(feature.categories))
     return pd.DataFrame(columns)
 
 

@@ -48,9 +48,7 @@ def of_dataset(dataset: Dataset, important: Sequence[str]) -> list[Figure]:
 
 def _distribution(train: ColumnStatistics, test: ColumnStatistics, *, target: bool) -> Figure | None:
     title = f"{train.name} (target)" if target else train.name
-    missing = (
-        f"missing: {train.missing / max(train.rows, 1):.1%} of train, {test.missing / max(test.rows, 1):.1%} of test"
-    )
+    missing = f"missing: {train.missing / max(train.rows, 1):.1%} of train, {test.missing / max(test.rows, 1):.1%} of test"
     note = missing if train.missing or test.missing else ""
     if train.edges and train.counts and test.counts:
         shares = {"train": _shares(train.counts), "test": _shares(test.counts)}
@@ -93,9 +91,7 @@ def of_tuning(tune: TuneResult) -> list[Figure]:
 
 
 def _trials(key: str, done: Sequence[tuple[Trial, float]], tune: TuneResult) -> Markup:
-    places = [
-        (t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done
-    ]
+    places = [(t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done]
     best = next((index for index, (trial, _) in enumerate(done) if trial.number == tune.best.number), 0)
     return charts.points(places, best, f"{key} of the trials", key, label(tune.metric))
 
@@ -148,8 +144,7 @@ def _models(plot: PlotData) -> tuple[str, ...]:
 
 def _calibration(plot: PlotData) -> Figure:
     curves = {
-        name: list(zip(plot.series[f"{name} predicted"], plot.series[f"{name} actual"], strict=True))
-        for name in _models(plot)
+        name: list(zip(plot.series[f"{name} predicted"], plot.series[f"{name} actual"], strict=True)) for name in _models(plot)
     }
     chart = charts.lines(curves, "Calibration", "mean predicted", "mean actual", diagonal=True, dots=True)
     return Figure(

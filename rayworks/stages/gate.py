@@ -18,7 +18,13 @@ def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: Prom
         found.append(_beats_baseline(evaluation))
         found.append(_slices(evaluation, options))
     if evaluation.champion_error:
-        found.append(GateCheck(name="champion", passed=True, detail=f"could not be scored, so the baseline is the rival: {evaluation.champion_error}"))
+        found.append(
+            GateCheck(
+                name="champion",
+                passed=True,
+                detail=f"could not be scored, so the baseline is the rival: {evaluation.champion_error}",
+            )
+        )
     if serve_check is not None:
         detail = "; ".join(serve_check.findings) or f"{serve_check.rows} rows were answered as the model itself answers"
         found.append(GateCheck(name="serving", passed=serve_check.passed, detail=detail))

@@ -57,6 +57,8 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
         if declared.kind != kind:
             dtype = DEFAULT_DTYPES[declared.kind]
         kind, note = declared.kind, "declared"
+    elif is_target and dtype == "boolean" and values.dtype == pl.String:  # the classes keep the words of the data
+        kind, dtype = "categorical", "string"
     elif is_target and kind == "ignored":  # what is no use as an input may still be a target
         kind, dtype, note = "categorical", "string", ""
     return Column(
@@ -68,7 +70,7 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
 
 def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
     """Kind, type and note of a column, by its values."""
-    if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object, pl.Duration, pl.Time):
+    if values.dtype.is_nested() or isinstance(values.dtype, pl.Binary | pl.Object | pl.Duration | pl.Time):
         return "ignored", "string", f"{values.dtype} values"
     dtype = _dtype_of_text(values) if values.dtype == pl.String else _dtype_of_typed(values.dtype)
     understood = values.to_frame().select(validation.typed(values.name, values.dtype, dtype)).to_series().drop_nulls()
@@ -78,7 +80,7 @@ def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
     if distinct == 1:
         return "ignored", dtype, "constant"
     if dtype in ("integer", "float"):
-        identifier = distinct == len(values) > 20 and re.search(r"(^|[_\W])(id|uuid|index|key)$", values.name.lower())
+        identifier = distinct == rows > 20 and re.search(r"(^|[_\W])(id|uuid|index|key)$", values.name.lower())
         return ("ignored", dtype, "every value differs, named like an identifier") if identifier else ("numeric", dtype, "")
     if dtype == "string":
         if rows > 20 and distinct > 0.9 * rows:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, create_model
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
 
 from rayworks import tabular_model
 from rayworks.errors import RayworksError
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 ROWS_AT_MOST = 10_000  # of a request: more belong into a batch job
 TYPES: dict[str, Any] = {
-    "integer": int, "float": float, "string": StrictStr, "boolean": StrictBool, "timestamp": datetime,
+    "integer": int, "float": FiniteFloat, "string": StrictStr, "boolean": StrictBool, "timestamp": datetime,
 }  # fmt: skip
 
 
-def row_model(columns: tuple[Column, ...]) -> type[BaseModel]:
-    """What a row must look like: a field per raw column, known by the column's own name; any may be null or absent."""
+def request_model(columns: tuple[Column, ...]) -> type[BaseModel]:
+    """What a request must look like: rows with a field per raw column, by the column's name; any may be null or absent."""
     fields: dict[str, Any] = {
-        f"column_{i}": (TYPES[c.dtype] | None, Field(default=None, alias=c.name, allow_inf_nan=False) if c.dtype == "float" else Field(default=None, alias=c.name))
-        for i, c in enumerate(columns)
+        f"column_{i}": (TYPES[c.dtype] | None, Field(default=None, alias=c.name)) for i, c in enumerate(columns)
     }  # fmt: skip
-    return create_model("Row", __config__=ConfigDict(extra="forbid", title="Row"), **fields)
+    strict = ConfigDict(extra="forbid")
+    row: Any = create_model("Row", __config__=strict, **fields)
+    rows: Any = (list[row], Field(max_length=ROWS_AT_MOST))
+    return create_model("Request", __config__=strict, rows=rows)
 
 
 def frame_of(rows: list[Any], columns: tuple[Column, ...]) -> "pd.DataFrame":
@@ -77,10 +79,13 @@ class Loaded:
     def __init__(self, model: TabularModel, version: ModelVersion | None, uri: str) -> None:
         self.model, self.version, self.uri = model, version, uri
         self.columns = model.feature_set.columns
-        self.row = row_model(self.columns)
+        self.request = request_model(self.columns)
 
     def name(self) -> dict[str, Any]:
-        return {"name": self.version.name if self.version else None, "version": self.version.version if self.version else None}
+        return {
+            "name": self.version.name if self.version else None,
+            "version": self.version.version if self.version else None,
+        }
 
     def card(self) -> dict[str, Any]:
         """What ``/model`` says."""
@@ -117,7 +122,7 @@ def build(
         user_config={"model_uri": model_uri}, health_check_period_s=5, graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.2, max_ongoing_requests=200,
     )  # fmt: skip
-    @serve.ingress(api)
+    @serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator] - Ray has no type for it
     class PredictionApp:
         def __init__(self) -> None:
             self.loaded: Loaded | None = None
@@ -128,11 +133,8 @@ def build(
         @api.post("/predict")
         async def predict(self, body: dict[str, Any] = Body(examples=[{"rows": [{}]}])) -> dict[str, Any]:
             loaded = cast(Loaded, self.loaded)
-            request = create_model(
-                "Request", __config__=ConfigDict(extra="forbid"), rows=(list[loaded.row], Field(max_length=ROWS_AT_MOST))
-            )
             try:
-                rows = cast(Any, request.model_validate(body)).rows
+                rows = cast(Any, loaded.request.model_validate(body)).rows
             except ValidationError as error:
                 details = [{"loc": ["body", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
                 raise HTTPException(422, detail=details) from error

@@ -9,17 +9,29 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
 from rayworks import __version__, import_path, storage
-from rayworks.errors import DataError, RayworksError
+from rayworks.errors import DataError, RayworksError, StorageError
 from rayworks.params import ProcessOptions
 from rayworks.progress import Progress, silent
-from rayworks.records import SPLITS, Column, Dataset, DatasetRef, Feature, FeatureSet, SourceFile, Split, SplitName, Target
+from rayworks.records import (
+    SPLITS,
+    Column,
+    ColumnKind,
+    Dataset,
+    DatasetRef,
+    Feature,
+    FeatureSet,
+    SourceFile,
+    Split,
+    SplitName,
+    Target,
+)
 from rayworks.stages import features, inference, reading, splitting, validation
 from rayworks.stages.ray_error import cause
 from rayworks.stages.reading import BATCH_ROWS, Chunk
@@ -95,7 +107,13 @@ def load(dataset: DatasetRef | str) -> Dataset:
 
 
 def process(
-    uri: str, target: str, options: ProcessOptions, *, storage_uri: str, name: str | None = None, progress: Progress = silent
+    uri: str,
+    target: str,
+    options: ProcessOptions,
+    *,
+    storage_uri: str,
+    name: str | None = None,
+    progress: Progress = silent,
 ) -> DatasetRef:
     """Make a dataset of the data at ``uri``, or find the one that was made of the same data in the same way.
 
@@ -118,7 +136,8 @@ def process(
         dataset = _manifest(plan, counts, options, [file for file, _ in files], folder, name or name_of(uri))
         storage.write_record(storage.join(folder, MANIFEST), dataset)
     except BaseException:
-        storage.delete(folder)
+        with suppress(StorageError):  # what went wrong first is what the user must hear
+            storage.delete(folder)
         raise
     return dataset.ref()
 
@@ -263,7 +282,7 @@ def _run(chunks: list[Chunk], work: Callable[[Chunk], Any]) -> Iterator[Any]:
 
     try:
         for row in numbers.map(one).iter_rows():
-            yield cast(dict[str, Any], row)["result"][0]
+            yield row["result"][0]
     except Exception as error:
         known = cause(error)
         if isinstance(known, RayworksError):
@@ -271,9 +290,7 @@ def _run(chunks: list[Chunk], work: Callable[[Chunk], Any]) -> Iterator[Any]:
         raise
 
 
-def _manifest(
-    plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: list[SourceFile], folder: str, name: str
-) -> Dataset:
+def _manifest(plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: list[SourceFile], folder: str, name: str) -> Dataset:
     """Put together what the tasks counted, and refuse data that nothing can be learnt from."""
     set_aside = counts.reasons.total()
     kept = {part: statistics.rows for part, statistics in counts.splits.items()}
@@ -289,7 +306,7 @@ def _manifest(
     target = _target(plan, counts, options)
     made = tuple(_with_categories(feature, train, options.max_categories) for feature in plan.feature_set.features)
     ignored = tuple(c for c in plan.columns if c.kind == "ignored" and c.name != plan.target)
-    kinds = {c.name: c.kind for c in plan.columns} | {f.name: f.kind for f in made if f.name not in {c.name for c in plan.columns}}
+    kinds: dict[str, ColumnKind] = {**{f.name: f.kind for f in made}, **{c.name: c.kind for c in plan.columns}}
     splits = tuple(
         Split(
             name=part, uri=storage.join(folder, part), rows=kept[part],
@@ -318,7 +335,9 @@ def _target(plan: Plan, counts: ChunkCounts, options: ProcessOptions) -> Target:
     if counts.classes:
         classes = tuple(sorted(set[Any]().union(*counts.classes.values())))
         return Target(
-            name=plan.target, problem=inference.problem_of_classes(classes, options.problem, plan.target), classes=classes
+            name=plan.target,
+            problem=inference.problem_of_classes(classes, options.problem, plan.target),
+            classes=classes,
         )
     _, _, _, low, high = counts.splits["train"].moments[plan.target]
     if low == high:

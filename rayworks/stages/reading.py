@@ -247,8 +247,7 @@ def _json_record(line: str) -> dict[str, str | None] | str:
         return "not a JSON object"
     items = cast(dict[str, Any], parsed).items()
     return {
-        key: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in items
+        key: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in items
     }
 
 

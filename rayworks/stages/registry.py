@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,12 @@ FINGERPRINT, PREVIOUS = "rayworks.fingerprint", "rayworks.previous_champion"
 
 
 @contextmanager
-def _registry(tracking_uri: str) -> "Iterator[MlflowClient]":
+def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
     """A client of the registry, whose failures are sentences."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    tabular_model.quiet_mlflow()
+    tabular_model.prepare_mlflow()
     try:
         yield MlflowClient(tracking_uri, tracking_uri)
     except MlflowException as error:

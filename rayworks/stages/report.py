@@ -84,9 +84,7 @@ def verdict(run: Run) -> str:
             return f"{version} is the new champion" if decision.changed else f"{version} is the champion already"
         return f"{version} was not promoted" + (", the champion stays" if decision.previous else "")
     if evaluation:
-        return (
-            f"{label(evaluation.metric)} {number(evaluation.candidate.values[evaluation.metric])} on the hold-out rows"
-        )
+        return f"{label(evaluation.metric)} {number(evaluation.candidate.values[evaluation.metric])} on the hold-out rows"
     if model := run["model"]:
         return f"Trained: {label(model.metric)} {number(model.validation)} on the validation rows"
     return f"{run['dataset'].rows_kept:,} rows are ready"
@@ -114,9 +112,7 @@ def tiles(evaluation: Evaluation | None) -> list[dict[str, str]]:
         return []
     metric, ours = evaluation.metric, evaluation.candidate
     rivals = {"champion": evaluation.champion, "baseline": evaluation.baseline}
-    found = [
-        {"name": "candidate", "value": number(ours.values[metric]), "detail": f"{label(metric)}, {ours.rows:,} rows"}
-    ]
+    found = [{"name": "candidate", "value": number(ours.values[metric]), "detail": f"{label(metric)}, {ours.rows:,} rows"}]
     for name, rival in rivals.items():
         against = compared(ours, rival, metric)
         absent = "could not be scored" if evaluation.champion_error else "there is none yet"
@@ -224,11 +220,7 @@ def markdown(**run: Unpack[Run]) -> str:
         parts.append(_table(["hold-out metric", *MODELS], rows))
         parts.append(f"⚠️ {_plain(evaluation.champion_error)}" if evaluation.champion_error else "")
     if decision and decision.checks:
-        parts.append(
-            "\n".join(
-                f"- {'✅' if c.passed else '❌'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks
-            )
-        )
+        parts.append("\n".join(f"- {'✅' if c.passed else '❌'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks))
     kept = f"**Rows:** {dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_set_aside:,} set aside"
     reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in list(dataset.reasons.items())[:5])
     parts.append(kept + (f" ({_plain(reasons)})" if reasons else ""))
@@ -253,8 +245,4 @@ def _plain(words: object) -> str:
 
 
 def _link(address: str) -> str:
-    return (
-        f"<{address}>"
-        if address.startswith(("http://", "https://")) and ">" not in address
-        else f"`{address.replace('`', '')}`"
-    )
+    return f"<{address}>" if address.startswith(("http://", "https://")) and ">" not in address else f"`{address.replace('`', '')}`"

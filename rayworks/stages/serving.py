@@ -5,7 +5,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,14 +68,17 @@ def _http_address(host: str, port: int) -> tuple[str, int]:
 
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
-        return client.http_config.host, client.http_config.port
+        return str(client.http_config.host), client.http_config.port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise ServingError(
-                "the port is taken", where=f"{host}:{port}", said=str(error), remedy="Choose another port, or 0 for a free one"
+                "the port is taken",
+                where=f"{host}:{port}",
+                said=str(error),
+                remedy="Choose another port, or 0 for a free one",
             ) from error
         port = probe.getsockname()[1]
     serve.start(http_options={"host": host, "port": port})
@@ -140,14 +143,19 @@ def check(
             found = _check(url, model_uri, rows, columns, options, tracking_uri)
     except (ServingError, urllib.error.URLError, TimeoutError) as error:
         found = ServeCheck(
-            model_uri=model_uri, passed=False, rows=0, largest_difference=0, milliseconds_per_request=0, findings=(str(error),)
+            model_uri=model_uri,
+            passed=False,
+            rows=0,
+            largest_difference=0,
+            milliseconds_per_request=0,
+            findings=(str(error),),
         )
     storage.write_record(uri, found)
     return found
 
 
 @contextmanager
-def _on_trial(model_uri: str, tracking_uri: str) -> Iterator[str]:
+def _on_trial(model_uri: str, tracking_uri: str) -> Generator[str]:
     application = f"trial-{loop.digest(model_uri)[:8]}"
     options = ServeOptions(host="127.0.0.1", port=0, cpus_per_replica=0)  # type: ignore[call-arg]
     try:

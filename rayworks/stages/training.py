@@ -51,9 +51,7 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
     return loop.digest(__version__, dataset.fingerprint, sorted(own.items()), sorted(merged.items()), code)
 
 
-def location(
-    dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str
-) -> str:
+def location(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str) -> str:
     """The folder of the model, whether it was made or not."""
     key = fingerprint(dataset, options, hyperparameters)
     return storage.join(storage.absolute(storage_uri), "models", f"{dataset.name}-{key[:12]}")
@@ -83,9 +81,7 @@ def train(
         outcome = _fit(job)
     curve = tuple(CurvePoint.model_validate(point) for point in outcome["curve"])
     if not curve:
-        raise TrainingError(
-            "the training loop reported nothing", where=options.loop, remedy="Call context.report after each round"
-        )
+        raise TrainingError("the training loop reported nothing", where=options.loop, remedy="Call context.report after each round")
     best = min(curve, key=lambda point: point.validation)
     model = ModelRef(
         uri=uri, name=dataset.name, dataset_uri=dataset.uri, dataset_fingerprint=dataset.fingerprint, loop=options.loop,

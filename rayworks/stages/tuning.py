@@ -36,9 +36,7 @@ def fingerprint(dataset: DatasetRef, options: TuneOptions, loop: str, hyperparam
     return digest(__version__, dataset.fingerprint, own, sorted(hyperparameters.items()), code)
 
 
-def location(
-    dataset: DatasetRef, options: TuneOptions, loop: str, hyperparameters: dict[str, Any], *, storage_uri: str
-) -> str:
+def location(dataset: DatasetRef, options: TuneOptions, loop: str, hyperparameters: dict[str, Any], *, storage_uri: str) -> str:
     """The folder of the search, whether it was made or not."""
     key = fingerprint(dataset, options, loop, hyperparameters)
     return storage.join(storage.absolute(storage_uri), "tuning", f"{dataset.name}-{key[:12]}")
@@ -189,9 +187,7 @@ def _run(search: _Search, progress: Progress) -> tuple[list[Any], int]:
     listener = LISTENER.set(progress)
     try:
         if ray_tune.Tuner.can_restore(path, storage_filesystem=files):
-            resumed = sum(
-                uri.endswith("/result.json") for uri, _ in storage.list_files(storage.join(search.uri, "ray"))
-            )
+            resumed = sum(uri.endswith("/result.json") for uri, _ in storage.list_files(storage.join(search.uri, "ray")))
             tuner = ray_tune.Tuner.restore(
                 path, trainable, storage_filesystem=files, restart_errored=True, param_space=search.space
             )  # fmt: skip

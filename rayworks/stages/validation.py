@@ -82,7 +82,7 @@ def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple
         the first that was found.
     """
     used = [column for column in columns if column.kind != "ignored"]
-    present = {name: dtype for name, dtype in raw.schema.items()}
+    present = dict(raw.schema)
     values = [
         typed(c.name, present[c.name], c.dtype).alias(c.name)
         if c.name in present
@@ -130,6 +130,6 @@ def _reasons(column: Column, raw: pl.DataFrame, after: pl.DataFrame, target: str
 
 
 def reason_class(reason: str) -> str:
-    """A reason without the single value, to be counted: ``column age: 'abc' is not a number`` becomes ``column age: not a number``."""
+    """A reason without the single value, to be counted: ``age: 'abc' is not a number`` is ``age: not a number``."""
     start, quote, rest = reason.partition(": '")
     return f"{start}: {rest.rpartition(chr(39) + ' is ')[2]}" if quote else reason

@@ -19,7 +19,9 @@ DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 
 def in_a_fresh_python(code: str, *arguments: str, cwd: Path | None = None, path: Path | None = None) -> str:
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else dict(os.environ)
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

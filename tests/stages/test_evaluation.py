@@ -67,9 +67,7 @@ def poor(amounts: DatasetRef) -> str:
     return save(trees(rounds=3), amounts, "poor")
 
 
-def evaluate(
-    candidate: str, dataset: DatasetRef, storage_uri: str, champion: str | None = None, **options: Any
-) -> Evaluation:
+def evaluate(candidate: str, dataset: DatasetRef, storage_uri: str, champion: str | None = None, **options: Any) -> Evaluation:
     return evaluation.evaluate(
         candidate, dataset, champion_uri=champion, options=EvaluateOptions(**options), storage_uri=storage_uri,
         tracking_uri=TRACKING,

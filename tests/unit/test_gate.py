@@ -15,7 +15,13 @@ def metrics(rmse: float) -> Metrics:
     return Metrics(rows=1000, values={"rmse": rmse})
 
 
-def evaluation(candidate: float, champion: float | None, baseline: float = 40.0, slices: tuple[SliceMetrics, ...] = (), error: str = "") -> Evaluation:
+def evaluation(
+    candidate: float,
+    champion: float | None,
+    baseline: float = 40.0,
+    slices: tuple[SliceMetrics, ...] = (),
+    error: str = "",
+) -> Evaluation:
     return Evaluation(
         uri="e", metric="rmse", dataset_uri="d", candidate_uri="models:/m/2", champion_uri="models:/m/1" if champion else None,
         candidate=metrics(candidate), baseline=metrics(baseline), champion=metrics(champion) if champion is not None else None,
@@ -24,14 +30,18 @@ def evaluation(candidate: float, champion: float | None, baseline: float = 40.0,
 
 
 def a_slice(value: str, candidate: float, champion: float) -> SliceMetrics:
-    return SliceMetrics(column="origin", value=value, candidate=metrics(candidate), baseline=metrics(40), champion=metrics(champion))
+    return SliceMetrics(
+        column="origin", value=value, candidate=metrics(candidate), baseline=metrics(40), champion=metrics(champion)
+    )
 
 
 def passes(found) -> bool:
     return all(check.passed for check in found)
 
 
-@pytest.mark.parametrize(("candidate", "promoted"), [(10.0, True), (9.9, True), (11.87, True), (11.89, False), (12.0, False), (13.0, False)])
+@pytest.mark.parametrize(
+    ("candidate", "promoted"), [(10.0, True), (9.9, True), (11.87, True), (11.89, False), (12.0, False), (13.0, False)]
+)
 def test_a_candidate_must_beat_the_champion_by_the_margin(candidate: float, promoted: bool):
     assert passes(gate.checks(evaluation(candidate, champion=12.0), None, OPTIONS)) is promoted
 
@@ -59,7 +69,9 @@ def test_a_slice_within_the_tolerance_does_not_refuse():
 
 
 def test_a_candidate_that_cannot_be_served_is_refused_with_what_was_wrong():
-    check = ServeCheck(model_uri="m", passed=False, rows=0, largest_difference=0, milliseconds_per_request=0, findings=("no answer",))
+    check = ServeCheck(
+        model_uri="m", passed=False, rows=0, largest_difference=0, milliseconds_per_request=0, findings=("no answer",)
+    )
     found = gate.checks(evaluation(10, champion=12.0), check, OPTIONS)
     assert not passes(found)
     assert "no answer" in gate.reason(found)

@@ -66,7 +66,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(tmp_path
 
 
 def test_data_that_are_not_there_are_refused_with_their_place(tmp_path: Path):
-    with pytest.raises(StorageError, match="nothing is there.*missing"):
+    with pytest.raises(StorageError, match=r"nothing is there.*missing"):
         reading.source_files(str(tmp_path / "missing.csv"))
 
 
@@ -111,7 +111,7 @@ def test_an_unknown_target_is_refused_with_the_name_that_was_meant():
 
 
 def test_a_declaration_of_a_column_that_is_not_there_is_refused():
-    with pytest.raises(ParameterError, match="'ages' is not in the data.*Did you mean 'age'"):
+    with pytest.raises(ParameterError, match=r"'ages' is not in the data.*Did you mean 'age'"):
         columns_of({"age": [1, 2], "y": [1, 2]}, columns={"ages": ColumnDeclaration(kind="numeric")})
 
 
@@ -145,7 +145,13 @@ def column(name: str, kind: str = "numeric", dtype: str = "float", **rules) -> C
 
 
 def test_every_rejected_row_has_the_first_reason_and_no_row_is_lost():
-    raw = pl.DataFrame({"age": ["1", "abc", "200", None, "5"], "color": ["red", "red", "red", "red", "pink"], "y": ["1", "2", "3", "4", ""]})
+    raw = pl.DataFrame(
+        {
+            "age": ["1", "abc", "200", None, "5"],
+            "color": ["red", "red", "red", "red", "pink"],
+            "y": ["1", "2", "3", "4", ""],
+        }
+    )
     columns = [
         column("age", maximum=120, required=True), column("color", "categorical", "string", allowed=("red",)), column("y"),
     ]  # fmt: skip
@@ -165,7 +171,14 @@ def test_a_column_that_a_file_lacks_is_missing_in_its_rows():
 
 
 def test_times_with_and_without_a_zone_are_understood():
-    texts = ["2024-01-02", "2024-01-02 03:04", "2024-01-02T03:04:05Z", "2024-01-02T03:04:05+02:00", "02.01.2024", "nonsense"]
+    texts = [
+        "2024-01-02",
+        "2024-01-02 03:04",
+        "2024-01-02T03:04:05Z",
+        "2024-01-02T03:04:05+02:00",
+        "02.01.2024",
+        "nonsense",
+    ]
     raw = pl.DataFrame({"t": texts})
     read_times = raw.select(validation.typed("t", pl.String(), "timestamp"))["t"].to_list()
     assert [None if t is None else t.strftime("%d %H:%M") for t in read_times] == [
@@ -271,7 +284,11 @@ def test_a_split_by_a_column_that_is_no_time_is_refused():
 
 @pytest.mark.parametrize(
     ("uri", "name"),
-    [("s3://lake/Titanic Passengers.csv.gz", "titanic-passengers"), ("/data/2024/*.parquet", "2024"), ("example://flights", "flights")],
+    [
+        ("s3://lake/Titanic Passengers.csv.gz", "titanic-passengers"),
+        ("/data/2024/*.parquet", "2024"),
+        ("example://flights", "flights"),
+    ],
 )
 def test_data_are_named_after_their_file_or_folder(uri: str, name: str):
     assert processing.name_of(uri) == name

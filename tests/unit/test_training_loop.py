@@ -9,9 +9,7 @@ from rayworks.stages import loop, training, tuning, xgboost_loop
 
 
 def context(problem: str = "regression") -> loop.LoopContext:
-    dataset = Dataset.model_construct(
-        target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=())
-    )
+    dataset = Dataset.model_construct(target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=()))
     return loop.LoopContext(dataset, {}, rounds=1, patience=1, threads=1)
 
 

@@ -1,0 +1,140 @@
+"""The registry on a real MLflow with SQLite: registered once, promoted by evidence, rolled back by one move."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from rayworks import storage, tabular_model
+from rayworks.errors import DataError, RegistryError
+from rayworks.params import EvaluateOptions, PromoteOptions
+from rayworks.records import Evaluation, ModelVersion, PromotionDecision
+from rayworks.stages import evaluation, processing, registry
+
+OPTIONS = PromoteOptions()
+
+
+def registered(rides, tracking_uri: str, key: str = "") -> ModelVersion:
+    model = rides.model
+    if key:  # the same model under another fingerprint, as if it had been trained in another way
+        uri = f"{model.uri}-{key}"
+        if not Path(uri).exists():
+            Path(uri).symlink_to(model.uri)
+        model = model.model_copy(update={"uri": uri})
+    return registry.register(model, tracking_uri=tracking_uri, storage_uri=f"{tracking_uri.removeprefix('sqlite:///')}-files")
+
+
+def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, better: float = 0.0) -> Evaluation:
+    """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better."""
+    champion = registry.champion(version.name, tracking_uri=tracking_uri)
+    found = evaluation.evaluate(
+        version.uri, rides.dataset, champion_uri=champion.uri if champion else None, options=EvaluateOptions(),
+        storage_uri=str(tmp_path), tracking_uri=tracking_uri,
+    )  # fmt: skip
+    values = {name: value * (1 - better) for name, value in found.candidate.values.items()}
+    return found.model_copy(update={"candidate": found.candidate.model_copy(update={"values": values})})
+
+
+def promoted(version: ModelVersion, judgement: Evaluation, tracking_uri: str, tmp_path: Path) -> PromotionDecision:
+    return registry.promote(version, judgement, None, OPTIONS, tracking_uri=tracking_uri, storage_uri=str(tmp_path))
+
+
+def test_the_same_model_is_registered_once_and_is_the_candidate(rides, tracking_uri: str):
+    first, again = registered(rides, tracking_uri), registered(rides, tracking_uri)
+    assert (first.version, first.created) == (1, True)
+    assert (again.version, again.created) == (1, False)
+    assert registry.version_of("models:/rides@candidate", tracking_uri=tracking_uri).version == 1
+    assert registry.champion("rides", tracking_uri=tracking_uri) is None
+
+
+def test_a_registered_model_tells_where_it_came_from(rides, tracking_uri: str):
+    from mlflow import MlflowClient
+
+    version = registered(rides, tracking_uri)
+    client = MlflowClient(tracking_uri, tracking_uri)
+    run = client.get_run(version.run_id)
+    assert run.data.tags["rayworks.dataset"] == rides.dataset.uri
+    assert "rides.parquet" in run.data.tags["rayworks.sources"]
+    assert run.data.metrics["validation_rmse"] == pytest.approx(rides.model.curve[-1].validation)
+    assert len(client.get_metric_history(version.run_id, "validation_rmse")) == len(rides.model.curve)
+
+
+def test_the_first_model_is_promoted_over_the_baseline_and_promoted_no_second_time(rides, tracking_uri: str, tmp_path: Path):
+    version = registered(rides, tracking_uri)
+    judgement = judged(rides, version, tracking_uri, tmp_path)
+    decision = promoted(version, judgement, tracking_uri, tmp_path)
+    assert (decision.promoted, decision.changed) == (True, True)
+    assert "better than the baseline's" in decision.reason
+    assert storage.read_record(decision.uri, PromotionDecision) == decision
+    again = promoted(version, judgement, tracking_uri, tmp_path)
+    assert (again.promoted, again.changed) == (True, False)
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
+
+
+def test_a_candidate_that_is_no_better_is_refused_and_the_decision_is_kept(rides, tracking_uri: str, tmp_path: Path):
+    first = registered(rides, tracking_uri)
+    promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    second = registered(rides, tracking_uri, "second")
+    decision = promoted(second, judged(rides, second, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    assert decision.promoted is False
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
+    assert storage.read_record(decision.uri, PromotionDecision).reason.startswith("Not promoted")
+
+
+def test_going_back_is_one_move_and_only_possible_where_there_is_a_predecessor(rides, tracking_uri: str, tmp_path: Path):
+    first = registered(rides, tracking_uri)
+    promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    second = registered(rides, tracking_uri, "third")
+    promoted(second, judged(rides, second, tracking_uri, tmp_path, better=0.2), tracking_uri, tmp_path)
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == 2
+    assert registry.rival(second, tracking_uri=tracking_uri).version == 1
+    assert registry.rollback("rides", tracking_uri=tracking_uri).version == 1
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
+    with pytest.raises(RegistryError, match="version 1 is the first"):
+        registry.rollback("rides", tracking_uri=tracking_uri)
+
+
+def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_judged_against(rides, tracking_uri: str, tmp_path: Path):
+    first, second = registered(rides, tracking_uri), registered(rides, tracking_uri, "fourth")
+    judgement = judged(rides, second, tracking_uri, tmp_path)
+    promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    with pytest.raises(RegistryError, match="champion changed"):
+        promoted(second, judgement, tracking_uri, tmp_path)
+
+
+def test_a_version_that_does_not_exist_is_refused_with_its_name(tracking_uri: str):
+    with pytest.raises(RegistryError, match="models:/nothing/7"):
+        registry.version_of("models:/nothing/7", tracking_uri=tracking_uri)
+    with pytest.raises(RegistryError, match="nothing was promoted yet"):
+        registry.rollback("nothing", tracking_uri=tracking_uri)
+
+
+def test_a_registry_that_does_not_answer_is_told_of_within_seconds():
+    began = time.monotonic()
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9"):
+        registry.champion("rides", tracking_uri="http://127.0.0.1:9")
+    assert time.monotonic() - began < 30
+
+
+def test_a_model_answers_for_raw_rows_as_mlflow_does(rides):
+    import mlflow.pyfunc
+
+    example = tabular_model.example_rows(processing.load(rides.dataset))
+    ours = tabular_model.load(rides.model.uri).predict(example)
+    theirs = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
+    assert ours["prediction"].tolist() == theirs["prediction"].tolist()
+    assert mlflow.pyfunc.load_model(rides.model.uri).metadata.signature is not None
+
+
+def test_rows_may_lack_columns_and_have_others_but_not_values_of_wrong_types(rides):
+    model = tabular_model.load(rides.model.uri)
+    example = tabular_model.example_rows(processing.load(rides.dataset))
+    assert len(model.predict(example.drop(columns=["city"]).assign(color="red"))) == len(example)
+    assert list(model.predict(example.set_index(example.index + 100)).index) == [100, 101, 102, 103, 104]
+    with pytest.raises(DataError, match="'long' is not a number"):
+        model.predict(example.assign(**{"ride length": "long"}))
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_with_its_place(tmp_path: Path):
+    with pytest.raises(RegistryError, match=str(tmp_path)):
+        tabular_model.load(str(tmp_path))

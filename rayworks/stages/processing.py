@@ -33,7 +33,6 @@ from rayworks.records import (
     Target,
 )
 from rayworks.stages import features, inference, reading, splitting, validation
-from rayworks.stages.ray_error import cause
 from rayworks.stages.reading import BATCH_ROWS, Chunk
 from rayworks.stages.splitting import Splitter
 from rayworks.stages.statistics import Statistics, edges_of
@@ -278,16 +277,16 @@ def _run(chunks: list[Chunk], work: Callable[[Chunk], Any]) -> Iterator[Any]:
     numbers = ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks))
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [work(chunks[row["item"]])]}
+        try:
+            return {"result": [work(chunks[row["item"]])]}
+        except RayworksError as error:  # as a result: Ray Data wraps what is raised so that its kind is lost
+            return {"result": [error]}
 
-    try:
-        for row in numbers.map(one).iter_rows():
-            yield row["result"][0]
-    except Exception as error:
-        known = cause(error)
-        if isinstance(known, RayworksError):
-            raise known from error
-        raise
+    for row in numbers.map(one).iter_rows():
+        result = row["result"][0]
+        if isinstance(result, RayworksError):
+            raise result
+        yield result
 
 
 def _manifest(plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: list[SourceFile], folder: str, name: str) -> Dataset:

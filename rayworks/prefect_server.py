@@ -147,6 +147,7 @@ def start() -> EmbeddedServer | None:
             *(sys.executable, "-c", _SERVE, str(os.getpid()), "--app-dir", folder),
             *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
             *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+            *("--timeout-graceful-shutdown", "3"),  # it would wait for connections that nobody will close
         ],
         env={**os.environ, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
         start_new_session=True,

@@ -3,6 +3,7 @@
 The only module that knows prefect_ray. Library code that runs in a task logs by ``logging.getLogger(__name__)``.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import importlib
@@ -181,7 +182,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
         state, ending = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
         self._in_flight.add(task_run_id, state, ending)
-        return PrefectRayFuture(task_run_id=task_run_id, wrapped_future=state)
+        return InterruptibleRayFuture(task_run_id=task_run_id, wrapped_future=state)
 
     def collect(self) -> None:
         """Bring home the log lines of the task runs that have ended; also done twice a second by itself."""
@@ -213,6 +214,22 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
 
             self._shared[key] = (ray.put(make()), owners)  # the owners are kept, so that their ids stay theirs
         return self._shared[key][0]
+
+
+class InterruptibleRayFuture(PrefectRayFuture[Any]):
+    """Waits where SIGTERM can interrupt it: within ``ray.get``, Ray swallows what Prefect's handler raises."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        self._await(timeout)
+        super().wait(timeout=timeout if timeout is None else 0)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+        self._await(timeout)
+        return super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
+
+    def _await(self, timeout: float | None) -> None:
+        if not self._final_state:
+            concurrent.futures.wait([cast(Any, self.wrapped_future).future()], timeout)
 
 
 @functools.cache

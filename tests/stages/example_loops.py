@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 
 from rayworks.stages import xgboost_loop
@@ -75,6 +76,17 @@ class _Wrapped:
 
     def __getattr__(self, name):
         return getattr(self.context, name)
+
+
+def slow(context):
+    """The built-in loop, each round of which takes a while, as on data of some size."""
+    return xgboost_loop.train(_Slow(context))
+
+
+class _Slow(_Wrapped):
+    def report(self, round, *, validation, train=None, save=None):
+        time.sleep(0.15)
+        self.context.report(round, validation=validation, train=train, save=save)
 
 
 class _Silent(_Wrapped):

@@ -73,7 +73,7 @@ from rayworks.stages import tuning, processing
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 dataset = processing.load(sys.argv[1]).ref()
 options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
-result = tuning.tune(dataset, options, loop="rayworks.stages.xgboost_loop:train", hyperparameters={},
+result = tuning.tune(dataset, options, loop="tests.stages.example_loops:slow", hyperparameters={},
                      storage_uri=sys.argv[2], progress=lambda fraction, message: print(message, flush=True))
 print(result.model_dump_json(), flush=True)
 """
@@ -90,7 +90,8 @@ def test_a_search_that_was_killed_goes_on_and_runs_no_finished_trial_again(datas
     (folder,) = (tmp_path / "tuning").iterdir()
     before = {file: file.stat().st_mtime for file in folder.glob("ray/*/result.json") if finished(file)}
     options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
-    result = tuning.tune(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path))
+    loop = "tests.stages.example_loops:slow"
+    result = tuning.tune(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path))
     assert result.resumed >= 1
     assert len(before) >= 1
     assert [trial.state for trial in result.trials].count("completed") == len(result.trials) == 6

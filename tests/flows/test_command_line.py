@@ -1,0 +1,69 @@
+"""Flows as a person runs them: as files, in a process of their own, on a fresh home."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh home with a small table of its own."""
+    folder = tmp_path_factory.mktemp("home")
+    lines = ["id,survived,class,sex,age"]
+    for i in range(900):
+        sex, age = "mf"[i * 7 % 2], "" if i % 9 == 0 else i * 37 % 80
+        survived = "yes" if (i * 7919 % 100 < (75 if sex == "f" else 20)) else "no"
+        lines.append(f"{i},{survived},{i % 3 + 1},{sex},{age}")
+    (folder / "passengers.csv").write_text("\n".join([*lines, "900,yes,1,m,unknown"]) + "\n")
+    (folder / "my_features.py").write_text("def add(rows):\n    rows['is_child'] = (rows['age'] < 12).astype(int)\n    return rows\n")
+    return folder
+
+
+def run(home: Path, flow: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAYWORKS_"))}
+    environment |= {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage"), "COLUMNS": "200"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, str(ROOT / "flows" / f"{flow}.py"), *arguments]
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_own_data_become_a_promoted_model_and_a_second_run_reuses_it(home: Path):
+    own = ("--uri", "passengers.csv", "--target", "survived", "--process.feature-function", "my_features:add")
+    quick = ("--tune.trials", "2", "--tune.rounds", "20", "--train.rounds", "40", "--evaluate.minimum-slice-rows", "20")
+    first = run(home, "pipeline", *own, *quick)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "901 in, 900 kept, 1 set aside" in first.stdout
+    assert "Promoted: log_loss" in first.stdout
+    assert len(list((home / "storage" / "reports").glob("*.html"))) == 1
+    second = run(home, "pipeline", *own, *quick)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.stdout.count("↺") >= 4
+    assert "Already the champion" in second.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--uri", "missing.csv", "--target", "y"), 1, "nothing is there: "),
+        (("--uri", "passengers.csv", "--target", "Survived"), 1, "Did you mean 'survived'?"),
+        (("--tune.trials", "-1"), 2, "--tune.trials (Input should be greater than or equal to 0)"),
+    ],
+    ids=["missing file", "unknown target", "bad argument"],
+)
+def test_bad_input_ends_in_a_sentence_and_not_in_a_trace(home: Path, arguments: tuple[str, ...], code: int, words: str):
+    done = run(home, "pipeline", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert words in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_help_explains_every_parameter(home: Path):
+    done = run(home, "process", "--help")
+    assert done.returncode == 0
+    assert "--options.split.by" in done.stdout
+    assert "The column to predict." in done.stdout

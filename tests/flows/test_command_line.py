@@ -20,7 +20,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         survived = "yes" if (i * 7919 % 100 < (75 if sex == "f" else 20)) else "no"
         lines.append(f"{i},{survived},{i % 3 + 1},{sex},{age}")
     (folder / "passengers.csv").write_text("\n".join([*lines, "900,yes,1,m,unknown"]) + "\n")
-    (folder / "my_features.py").write_text("def add(rows):\n    rows['is_child'] = (rows['age'] < 12).astype(int)\n    return rows\n")
+    function = "def add(rows):\n    rows['is_child'] = (rows['age'] < 12).astype(int)\n    return rows\n"
+    (folder / "my_features.py").write_text(function)
     return folder
 
 

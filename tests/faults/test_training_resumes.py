@@ -21,7 +21,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
     log = tmp_path / "rounds.log"
     options = TrainOptions(
         loop="tests.stages.example_loops:killed_once", hyperparameters={"log": str(log), "learning_rate": 0.05},
-        rounds=60, early_stopping_rounds=60, checkpoint_seconds=0.01,
+        rounds=12, early_stopping_rounds=12, checkpoint_seconds=0.01,
     )  # fmt: skip
     model = training.train(dataset, options, storage_uri=str(tmp_path))
     rounds = [int(line) for line in log.read_text().split()]
@@ -29,4 +29,4 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
     assert model.restarts == 1
     assert len(restarts) == 1
     assert restarts[0] > 1
-    assert [point.round for point in model.curve] == list(range(1, 61))
+    assert [point.round for point in model.curve] == list(range(1, 13))

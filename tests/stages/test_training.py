@@ -27,12 +27,12 @@ def table(rows: int = 1500) -> pl.DataFrame:
     grade = np.select([amount < -1, amount < 3], ["low", "middle"], "high")
     missing = random.random(rows) < 0.1
     return pl.DataFrame({"length": length, "city": city, "noise": noise, "amount": amount, "grade": grade}).with_columns(
-        length=pl.when(~pl.Series(missing)).then("length"), late=pl.Series(amount > 1), code=pl.Series((amount > 0) + 7)
+        length=pl.when(~pl.Series(missing)).then("length"), late=pl.Series(amount > 1)
     )
 
 
 def processed(folder: Path, target: str) -> DatasetRef:
-    others = {"amount", "grade", "late", "code"} - {target}
+    others = {"amount", "grade", "late"} - {target}
     source = folder / f"{target}.csv"
     table().drop(others).write_csv(source)
     return processing.process(str(source), target, ProcessOptions(), storage_uri=str(folder))
@@ -67,8 +67,8 @@ def test_two_workers_train_the_model_that_one_trains_and_the_same_again_is_found
     assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize(("target", "problem"), [("grade", "multiclass"), ("late", "binary"), ("code", "binary")])
-def test_classes_may_be_strings_booleans_or_numbers(target: str, problem: str, tmp_path: Path):
+@pytest.mark.parametrize(("target", "problem"), [("grade", "multiclass"), ("late", "binary")])
+def test_classes_may_be_strings_or_booleans(target: str, problem: str, tmp_path: Path):
     dataset = processed(tmp_path, target)
     model = training.train(dataset, TrainOptions(rounds=20), storage_uri=str(tmp_path))
     assert (dataset.problem, model.metric) == (problem, "log_loss")
@@ -82,16 +82,10 @@ def test_a_users_own_loop_trains_by_the_same_contract(amounts: DatasetRef, tmp_p
     assert quality(model.uri, amounts) > 0.4
 
 
-@pytest.mark.parametrize(
-    ("loop", "says"),
-    [
-        ("raises", r"The training loop failed: .*ZeroDivisionError: the user's mistake, at .*example_loops.py:\d+"),
-        ("reports_nothing", "The training loop reported nothing"),
-    ],
-)
-def test_a_loop_that_fails_says_so_in_one_sentence(loop: str, says: str, amounts: DatasetRef, tmp_path: Path):
-    with pytest.raises(TrainingError, match=says):
-        training.train(amounts, TrainOptions(loop=f"{LOOPS}:{loop}", rounds=2), storage_uri=str(tmp_path))
+def test_a_loop_that_reports_nothing_says_so(amounts: DatasetRef, tmp_path: Path):
+    options = TrainOptions(loop=f"{LOOPS}:reports_nothing", rounds=2)
+    with pytest.raises(TrainingError, match="The training loop reported nothing"):
+        training.train(amounts, options, storage_uri=str(tmp_path))
 
 
 def test_two_workers_with_a_wrong_parameter_fail_without_a_restart(amounts: DatasetRef, tmp_path: Path):

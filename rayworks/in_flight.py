@@ -1,9 +1,12 @@
-"""The task runs that a runner has on Ray: their log lines come home, and what is left at the end is cancelled."""
+"""The task runs that a runner has on Ray: what they report comes home, and what is left at the end is cancelled."""
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+
+from rayworks.outbox import Outbox
 
 GRACE_SECONDS = 3.0
 """How long a cancelled task may take to report its end, before its process is killed."""
@@ -11,39 +14,51 @@ COLLECT_SECONDS = 0.5
 """How often finished task runs are looked for."""
 
 
-class InFlight:
-    """The task runs of one runner, from their submit until their log lines are home."""
+@dataclass(frozen=True)
+class Call:
+    """One task run on Ray."""
 
-    def __init__(self) -> None:
-        self._calls: dict[UUID, tuple[Any, Any]] = {}
-        self._lost: list[UUID] = []
+    task: Any
+    task_run_id: UUID
+    state: Any
+    """Reference to its last state."""
+    ending: Any
+    """Reference to its :class:`~rayworks.runner_worker.Ending`."""
+
+
+class InFlight:
+    """The task runs of one runner, from their submit until what they report is in ``outbox``."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._calls: dict[Any, Call] = {}  # by the reference to their endings
         self.recorded = 0
         """Task runs that ended in a final state, which the Prefect API is to show."""
+        self.crashed: list[Call] = []
+        """Those that ended without a state: their processes died, or Ray could not run them."""
+        self.cancelled: list[Call] = []
+        """Those that had not ended when the runner did."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, task_run_id: UUID, state: Any, ending: Any) -> None:
-        """Watch one task run: references to its state and to its :class:`~rayworks.runner_worker.Ending`."""
-        self._calls[task_run_id] = (state, ending)
+    def add(self, call: Call) -> None:
+        self._calls[call.ending] = call
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="rayworks-in-flight", daemon=True)
             self._thread.start()
 
-    def end(self) -> tuple[int, list[UUID]]:
-        """Cancel what still runs, with all that it started on Ray, and bring the last log lines home.
-
-        Returns:
-            How many task runs were cancelled, and those that ended without a state: cancelled, killed or crashed.
-        """
+    def end(self) -> None:
+        """Bring home what has ended, and cancel what still runs with all that it started on Ray."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
         self.collect()
-        cancelled = list(self._calls)
-        if cancelled:
-            _cancel([state for state, _ in self._calls.values()])
+        self.cancelled = list(self._calls.values())
+        if self.cancelled:
+            crashed = list(self.crashed)
+            _cancel([call.state for call in self.cancelled])
             self.collect()
-        return len(cancelled), self._lost + list(self._calls)
+            self.crashed = crashed
 
     def _watch(self) -> None:
         while not self._stopping.wait(COLLECT_SECONDS):
@@ -52,21 +67,20 @@ class InFlight:
     def collect(self) -> None:
         """Bring home what the task runs that have ended left to be sent."""
         import ray
-        from prefect.logging.handlers import emit_api_log
 
-        owners = {ending: task_run_id for task_run_id, (_, ending) in list(self._calls.items())}
-        if not owners:
+        references = list(self._calls)
+        if not references:
             return
-        finished, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        finished, _ = ray.wait(references, num_returns=len(references), timeout=0)
         for reference in finished:
+            call = self._calls.pop(reference)
             try:
                 ending = ray.get(reference)
+            except Exception:  # whatever ended it, its future tells
+                self.crashed.append(call)
+            else:
                 self.recorded += ending.is_final
-                for line in ending.lines:
-                    emit_api_log(line)
-            except Exception:  # whatever ended it, its future tells; here it only has no lines
-                self._lost.append(owners[reference])
-            del self._calls[owners[reference]]
+                self._outbox.add(ending.mail)
 
 
 def _cancel(states: Sequence[Any]) -> None:

@@ -68,18 +68,22 @@ def expect(flow_run_id: str, task_runs: int) -> None:
 
 
 def _await_expected() -> None:
+    import httpx
     from prefect.client.orchestration import get_client
 
     deadline = time.monotonic() + STORE_SECONDS
     final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
     with get_client(sync_client=True) as client:
-        for flow_run_id, wanted in _expected.items():
+        while _expected:
+            flow_run_id, wanted = _expected.popitem()
             question = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "task_runs": {"state": final}}
-            while client.request("POST", "/task_runs/count", json=question).json() < wanted:
-                if time.monotonic() > deadline:
-                    sys.stderr.write(f"Prefect's embedded server has not stored all task runs of {flow_run_id}\n")
-                    return
-                time.sleep(0.1)
+            try:
+                while client.request("POST", "/task_runs/count", json=question).json() < wanted:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"it took more than {STORE_SECONDS} seconds")
+                    time.sleep(0.1)
+            except (httpx.HTTPError, TimeoutError) as error:
+                sys.stderr.write(f"Prefect's embedded server may not have stored all task runs of {flow_run_id}: {error}\n")
 
 
 @dataclass
@@ -113,8 +117,10 @@ class EmbeddedServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the server and wait until it is gone. Safe to call twice."""
+        """End the server, once it has stored what it is expected to, and wait until it is gone. Safe to call twice."""
         atexit.unregister(self.stop)
+        if self.process.poll() is None:
+            _await_expected()
         self.process.terminate()
         try:
             self.process.wait(timeout=5)

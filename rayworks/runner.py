@@ -29,9 +29,10 @@ from prefect_ray.task_runners import PrefectRayFuture
 from rayworks import prefect_server, storage
 from rayworks.cluster import connection, preflight
 from rayworks.errors import ClusterError
-from rayworks.in_flight import InFlight
+from rayworks.in_flight import Call, InFlight
 from rayworks.nested_output import NestedOutput
-from rayworks.runner_worker import TaskCall, attach_run_log, run_task
+from rayworks.outbox import Outbox
+from rayworks.runner_worker import TaskCall, attach_run_log, outbox_here, run_task
 from rayworks.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
     def __enter__(self) -> Self:
         cast(Any, TaskRunner).__enter__(self)  # not prefect_ray's, which starts a Ray of its own
         prefect_server.set_defaults()
-        self._in_flight = InFlight()
+        self._outbox = outbox_here() or Outbox()
+        self._in_flight = InFlight(self._outbox)
         try:
             self._stack.enter_context(ray_running(self.address, self.init_kwargs))
             self._probes = _probe_nodes()
@@ -128,10 +130,12 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
 
     def __exit__(self, *exc_info: Any) -> None:
         try:
-            cancelled, lost = self._in_flight.end()
-            if cancelled:
-                self.logger.warning(f"Cancelled {cancelled} task runs on Ray that had not ended when the flow did.")
-            _report_crashed(lost)
+            self._in_flight.end()
+            if cancelled := self._in_flight.cancelled:
+                self.logger.warning(f"Cancelled {len(cancelled)} task runs on Ray that had not ended when the flow did.")
+            if not outbox_here():
+                self._outbox.close()
+            _report_crashed(self._flow_run_id, self._in_flight)
             if self._flow_run_id and prefect_server.is_embedded(_api_url()):
                 prefect_server.expect(str(self._flow_run_id), self._in_flight.recorded)
         finally:
@@ -181,11 +185,12 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         )
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
         state, ending = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
-        self._in_flight.add(task_run_id, state, ending)
-        return InterruptibleRayFuture(task_run_id=task_run_id, wrapped_future=state)
+        self._in_flight.add(Call(task, task_run_id, state, ending))
+        self._outbox.start()
+        return RayFuture(task_run_id=task_run_id, wrapped_future=state)
 
     def collect(self) -> None:
-        """Bring home the log lines of the task runs that have ended; also done twice a second by itself."""
+        """Bring home what the task runs that have ended report; also done twice a second by itself."""
         self._in_flight.collect()
 
     def _check_nodes(self) -> None:
@@ -216,8 +221,12 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         return self._shared[key][0]
 
 
-class InterruptibleRayFuture(PrefectRayFuture[Any]):
-    """Waits where SIGTERM can interrupt it: within ``ray.get``, Ray swallows what Prefect's handler raises."""
+class RayFuture(PrefectRayFuture[Any]):
+    """Waits and calls back outside of Ray's own code.
+
+    Within ``ray.get``, Ray swallows what Prefect's handler of SIGTERM raises; and a callback in the thread in which Ray
+    tells of an end would wait for ever when it asks Ray for the result.
+    """
 
     def wait(self, timeout: float | None = None) -> None:
         self._await(timeout)
@@ -227,9 +236,27 @@ class InterruptibleRayFuture(PrefectRayFuture[Any]):
         self._await(timeout)
         return super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
 
+    def add_done_callback(self, fn: Callable[[PrefectRayFuture[Any]], Any]) -> None:
+        if self._final_state:
+            fn(self)
+        else:
+            cast(Any, self.wrapped_future).future().add_done_callback(lambda _: _callbacks().submit(self._tell, fn))
+
+    def _tell(self, fn: Callable[[PrefectRayFuture[Any]], Any]) -> None:
+        try:
+            self.wait()
+            fn(self)
+        except Exception:  # as concurrent.futures does, whose callbacks these would be on threads
+            logger.exception("what waited for task run %s failed", self.task_run_id)
+
     def _await(self, timeout: float | None) -> None:
         if not self._final_state:
             concurrent.futures.wait([cast(Any, self.wrapped_future).future()], timeout)
+
+
+@functools.cache
+def _callbacks() -> concurrent.futures.Executor:
+    return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="rayworks-callbacks")
 
 
 @functools.cache
@@ -323,18 +350,25 @@ def _check_nodes(probes: dict[str, Any]) -> None:
     preflight.check(preflight.look("here", None, None), views)
 
 
-def _report_crashed(task_run_ids: list[UUID]) -> None:
-    """Give those that started, and ended without a state, the state Crashed: nobody else will."""
-    if not task_run_ids:
+def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:
+    """Give task runs that ended without a state the state Crashed: nobody else will."""
+    calls = {call.task_run_id: call for call in [*in_flight.crashed, *in_flight.cancelled]}
+    if not calls:
         return
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter
     from prefect.states import Crashed
 
+    crashed = Crashed(message="Its Ray task was cancelled, or its worker process ended.")
     with get_client(sync_client=True) as client:
-        for first in range(0, len(task_run_ids), 200):
-            some = TaskRunFilter.model_validate({"id": {"any_": task_run_ids[first : first + 200]}})
+        known: set[UUID] = set()
+        for first in range(0, len(calls), 200):
+            some = TaskRunFilter.model_validate({"id": {"any_": list(calls)[first : first + 200]}})
             for run in client.read_task_runs(task_run_filter=some):
+                known.add(run.id)
                 if run.state is None or not run.state.is_final():
-                    message = "Its Ray task was cancelled, or its worker process ended."
-                    client.set_task_run_state(run.id, Crashed(message=message), force=True)
+                    client.set_task_run_state(run.id, crashed, force=True)
+        for call in in_flight.crashed:  # one that was cancelled and is not known has never begun
+            if call.task_run_id not in known:
+                name = f"{call.task.name}-{call.task_run_id.hex[:3]}"
+                client.create_task_run(call.task, flow_run_id, str(call.task_run_id), id=call.task_run_id, name=name, state=crashed)

@@ -9,22 +9,19 @@ import contextlib
 import contextvars
 import functools
 import logging
-import threading
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+from rayworks.outbox import Mail, Outbox
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import RunInput, State
     from prefect.tasks import Task
 
-Log = dict[str, Any]
 KEPT = 32
 """Flow runs and tasks that a worker process remembers."""
-LOG_SECONDS = 1.0
-"""How long a log line of a task that still runs waits to be sent."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class Ending:
     """What comes home beside the state of a task run."""
 
     is_final: bool
-    lines: list[Log]
-    """Log lines that are not sent yet: sending them from the worker would cost each short task a request."""
+    mail: Mail
+    """Log lines and events that are not sent yet."""
 
 
 def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
@@ -63,8 +60,10 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
         call: The task run.
     """
     import ray
+    from prefect.events.worker import EventsWorker
     from prefect.utilities.collections import visit_collection
 
+    _outbox.collect_here()
     parameters = call.parameters
     if call.has_upstream:
         parameters = visit_collection(
@@ -74,9 +73,9 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
         )
     kept = _kept_flow_run(call.flow_run)
     task = _kept_task(call.task)
-    _outbox.open(kept.client)
+    _outbox.start(kept.client)
     state = kept.run(call, task, parameters)
-    confirm_events()
+    EventsWorker.instance().wait_until_empty()  # it hands its events to the outbox
     return state, Ending(state.is_final(), _outbox.take())
 
 
@@ -158,78 +157,12 @@ def _kept_task(reference: Any) -> "Task[..., Any]":
     return ray.get(reference)
 
 
-def confirm_events() -> None:
-    """Return once the Prefect API has received every event that this process emitted: Ray may shut down right after."""
-    from prefect._internal.concurrency.api import create_call, from_sync
-    from prefect.events.clients import PrefectEventsClient
-    from prefect.events.worker import EventsWorker
-
-    worker = EventsWorker.instance()
-    worker.wait_until_empty()
-    client = getattr(worker, "_client", None)
-    if isinstance(client, PrefectEventsClient):
-        # Prefect itself confirms every 700 events or 30 s only, and has no public call for it.
-        from_sync.call_soon_in_loop_thread(create_call(_confirm, client)).result()
-
-
-async def _confirm(client: Any) -> None:
-    if client._websocket is None and client._unconfirmed_events:
-        await client._reconnect()
-    if client._websocket is not None:
-        await client._force_checkpoint()
-
-
-class Outbox:
-    """Log lines of this process on their way to the Prefect API.
-
-    Those of a task that runs for long are sent as they come; those that are left when it ends go home with its result,
-    and the driver sends the lines of many tasks in one request.
-    """
-
-    def __init__(self) -> None:
-        self._lines: list[Log] = []
-        self._lock = threading.Lock()
-        self._client: SyncPrefectClient | None = None
-        self._thread: threading.Thread | None = None
-
-    def open(self, client: "SyncPrefectClient") -> None:
-        """Collect the lines of this process from now on, and send old ones through ``client``."""
-        from prefect.logging.handlers import set_api_log_sink
-
-        self._client = client
-        if self._thread is None:
-            set_api_log_sink(self._put)
-            self._thread = threading.Thread(target=self._send_old, name="rayworks-logs", daemon=True)
-            self._thread.start()
-
-    def take(self) -> list[Log]:
-        """The lines that are not sent yet; they are the caller's now."""
-        with self._lock:
-            lines, self._lines = self._lines, []
-        return lines
-
-    def _put(self, line: Log) -> None:
-        with self._lock:
-            self._lines.append(line)
-
-    def _send_old(self) -> None:
-        while True:
-            time.sleep(LOG_SECONDS)
-            if (client := self._client) is not None and (lines := self.take()):
-                send_logs(client, lines)
-
-
 _outbox = Outbox()
 
 
-def send_logs(client: "SyncPrefectClient", lines: list[Log]) -> None:
-    """Send log lines to the Prefect API; those that cannot be sent are printed, never lost in silence."""
-    try:
-        for line in lines:
-            line.pop("__payload_size__", None)
-        client.create_logs(lines)
-    except Exception as error:
-        logging.getLogger("rayworks.runner").error("Log lines could not be sent: %s", error, extra={"send_to_api": False})
+def outbox_here() -> Outbox | None:
+    """The outbox of this process, if it is a worker that runs a task; what nested task runs leave goes home through it."""
+    return _outbox if _outbox.is_collecting else None
 
 
 def attach_run_log() -> None:

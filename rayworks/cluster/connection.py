@@ -33,7 +33,7 @@ class EmbeddedRay:
 
         # The workers inherit the environment that Ray is started with. A token that lies on this machine is for
         # another cluster, and Ray would take it for its own.
-        own = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), **environment}
+        own = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), "PYTHONPATH": _import_path(), **environment}
         try:
             with _environment(own), _signals_kept():
                 # "local": never another Ray that happens to run on this machine.
@@ -95,6 +95,14 @@ def prepare() -> None:
     constants = sys.modules.get("ray._private.ray_constants")
     if constants is not None and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
         constants.__dict__["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = False  # imported before us, so it took its default
+
+
+def _import_path() -> str:
+    """Where this process finds modules, beyond its Python's own places: Ray tells its workers of the script's folder only."""
+    own = (sys.prefix, sys.base_prefix)
+    added = [folder for folder in sys.path[1:] if os.path.isdir(folder) and not folder.startswith(own)]
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys(folder for folder in [*inherited, *added] if folder))
 
 
 @contextlib.contextmanager

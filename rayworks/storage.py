@@ -12,6 +12,7 @@ from collections.abc import Generator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
@@ -27,19 +28,22 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 def filesystem(uri: str) -> "tuple[FileSystem, str]":
     """The pyarrow file system that serves ``uri``, and the path in it.
 
-    ``AWS_ENDPOINT_URL`` and the usual AWS and Google variables are honoured.
+    ``AWS_ENDPOINT_URL`` and the usual AWS and Google variables are honoured. What follows the scheme is taken as it
+    stands: ``s3://lake/a b#1`` is that key, and ``%20`` is no blank.
 
     Raises:
-        StorageError: No file system knows the scheme, or its optional package is missing.
+        StorageError: No file system knows the scheme, its optional package is missing, or the store does not answer.
     """
     import pyarrow as pa
     from pyarrow import fs
 
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    scheme, _, rest = uri.partition("://")
     try:
-        return fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotImplementedError, OSError) as error:
+        with explained(uri, "reach"):  # S3 is asked for the region of the bucket
+            return fs.FileSystem.from_uri(uri if scheme == "file" else f"{scheme}://{quote(rest, safe='/:@')}")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotImplementedError) as error:
         said = str(error)
     try:
         import fsspec
@@ -109,25 +113,22 @@ def open_output(uri: str) -> "Generator[NativeFile]":
     Raises:
         StorageError: It cannot be written; nothing is left at ``uri``, or what was there before.
     """
-    from pyarrow import fs
-
     with explained(uri, "write"):
         files, path = filesystem(uri)
-        # An object store shows an object only once it is whole; elsewhere write beside it, then move.
-        store = isinstance(files, fs.S3FileSystem) or (hasattr(fs, "GcsFileSystem") and isinstance(files, fs.GcsFileSystem))
-        part = path if store else f"{path}.{uuid.uuid4().hex[:8]}.part"
-        files.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        folder, name = PurePosixPath(path).parent, PurePosixPath(path).name
+        # Object stores as well: pyarrow cannot abort an upload, and completes it when the stream is thrown away.
+        # Hidden, so that what a killed process leaves is no data.
+        part = str(folder / f".{name}.{uuid.uuid4().hex[:8]}.part")
+        files.create_dir(str(folder), recursive=True)
         sink = files.open_output_stream(part)
         try:
             yield sink
             sink.close()
-            if part != path:
-                files.move(part, path)
+            files.move(part, path)
         except BaseException:
-            with contextlib.suppress(OSError):
-                if part != path:
-                    sink.close()
-                    files.delete_file(part)
+            for undo in (sink.close, lambda: files.delete_file(part)):
+                with contextlib.suppress(OSError):
+                    undo()
             raise
 
 

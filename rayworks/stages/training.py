@@ -35,6 +35,12 @@ ROUNDS_PER_DECISION = 5  # how often the workers agree, by a broadcast, whether 
 CURVES = TypeAdapter(list[CurvePoint])
 
 
+class Starts(Record):
+    """How often the workers were started, for a model that is not finished."""
+
+    count: int
+
+
 class RoundsDone(Record):
     """How far the training is, for the coordinator to show."""
 
@@ -144,7 +150,7 @@ class _TrainContext(loop.LoopContext):
         self._checkpoint = self._fetched()
         curve = self._checkpoint / CURVE if self._checkpoint else None
         self.curve: list[CurvePoint] = CURVES.validate_json(curve.read_bytes()) if curve else []
-        self.restarts = 0 if self._checkpoint is None else int((self._checkpoint / "restarts").read_text()) + 1
+        self.restarts = self._earlier_starts() if self.rank == 0 else 0
         self._checkpointed = self._shown = time.monotonic()
 
     def _fetched(self) -> Path | None:
@@ -152,6 +158,12 @@ class _TrainContext(loop.LoopContext):
 
         checkpoint = ray.train.get_checkpoint()
         return Path(checkpoint.to_directory(tempfile.mkdtemp(prefix="rayworks-"))) if checkpoint else None
+
+    def _earlier_starts(self) -> int:
+        uri = storage.join(self._job.run_uri, "starts.json")
+        earlier = storage.read_record(uri, Starts).count if storage.exists(uri) else 0
+        storage.write_record(uri, Starts(count=earlier + 1))
+        return earlier
 
     def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
         for features, labels in share.encoded(self._job.dataset, split, rank=self.rank, world_size=self.world_size):
@@ -191,7 +203,6 @@ class _TrainContext(loop.LoopContext):
             if self.rank == 0:
                 save(Path(name))
                 (Path(name) / CURVE).write_bytes(CURVES.dump_json(self.curve))
-                (Path(name) / "restarts").write_text(str(self.restarts))
                 checkpoint = ray.train.Checkpoint(name)
             ray.train.report({"round": self.curve[-1].round}, checkpoint=checkpoint)
 

@@ -62,12 +62,12 @@ def fails_when_shallow(context):
 
 
 def killed_once(context):
-    """The built-in loop on a worker that is killed at its third checkpoint, by when the first is known to Ray Train.
+    """The built-in loop on a worker that is killed as soon as Ray Train knows of a checkpoint of its.
 
-    The rounds that it did are written to the file that the hyperparameter ``log`` names.
+    The rounds that it did are written to the file that the hyperparameter ``log`` names; ``storage`` is the storage's folder.
     """
-    log = Path(context.hyperparameters.pop("log"))
-    return xgboost_loop.train(_KilledAtThirdCheckpoint(context, log))
+    log, storage = (Path(context.hyperparameters.pop(name)) for name in ("log", "storage"))
+    return xgboost_loop.train(_KilledWithACheckpoint(context, log, storage))
 
 
 class _Wrapped:
@@ -94,19 +94,27 @@ class _Silent(_Wrapped):
         pass
 
 
-class _KilledAtThirdCheckpoint(_Wrapped):
-    def __init__(self, context, log):
+class _KilledWithACheckpoint(_Wrapped):
+    def __init__(self, context, log, storage):
         super().__init__(context)
-        self.log, self.checkpoints, self.first_life = log, 0, context.restore() is None
+        self.log, self.storage, self.checkpoints, self.first_life = log, storage, 0, context.restore() is None
 
     def report(self, round, *, validation, train=None, save=None):
         with self.log.open("a") as log:
             log.write(f"{round}\n")
+        if self.first_life:
+            time.sleep(0.02)  # longer than the seconds between checkpoints, however fast the machine
 
         def counted(folder):
             self.checkpoints += 1
             if self.first_life and self.checkpoints == 3:
+                while not self._is_one_known():
+                    time.sleep(0.05)
                 os.kill(os.getpid(), signal.SIGKILL)
             save(folder)
 
         self.context.report(round, validation=validation, train=train, save=counted)
+
+    def _is_one_known(self):
+        snapshots = self.storage.glob("training/*/ray/checkpoint_manager_snapshot.json")
+        return any("checkpoint_dir_name" in snapshot.read_text() for snapshot in snapshots)

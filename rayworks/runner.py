@@ -302,6 +302,10 @@ def _worker_environment() -> dict[str, str]:
     environment = {name: value for name, value in environment.items() if name != "PREFECT_HOME"}
     if url := _api_url():
         environment["PREFECT_API_URL"] = url
+    settings = Settings()
+    environment["RAYWORKS_STORAGE_URI"] = storage.absolute(settings.storage_uri)
+    if settings.mlflow_tracking_uri:
+        environment["RAYWORKS_MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
     return environment
 
 

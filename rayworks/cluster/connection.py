@@ -3,12 +3,16 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol, cast
 
 from rayworks.errors import ClusterError
+
+CONNECT_SECONDS = 10
+"""How long a running Ray may take to accept a connection."""
 
 
 class Cluster(Protocol):
@@ -63,6 +67,7 @@ class RunningRay:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
         runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
         try:
+            _reach(self.address)
             with _signals_kept():
                 cast(Any, ray.init)(
                     **{"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env}
@@ -79,6 +84,13 @@ class RunningRay:
         import ray
 
         ray.shutdown()  # ends the job: its tasks, actors and workers go, the Ray stays
+
+
+def _reach(address: str) -> None:
+    """Raise OSError when nobody listens at ``address``: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def cluster_at(address: str | None) -> Cluster:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from rayworks import __version__, storage, tabular_model
-from rayworks.errors import DataError, ParameterError, RayworksError, TrainingError
+from rayworks.errors import DataError, ParameterError, TrainingError
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, SliceMetrics, Target
@@ -61,7 +61,8 @@ def evaluate(
 
     Raises:
         ParameterError: An unknown slice column, or a metric that does not fit.
-        RegistryError: The candidate cannot be loaded. A champion that cannot is told of in ``champion_error``.
+        RegistryError: The candidate or the champion cannot be loaded: a registry that is away must not weaken the gate. A
+            champion that cannot be compared (another target, other columns) is told of in ``champion_error``.
         TrainingError: The candidate predicts what is no number.
     """
     uri = location(candidate_uri, dataset, champion_uri, options, storage_uri=storage_uri)
@@ -91,10 +92,7 @@ def _champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[Tabul
     """The champion, or why it cannot be compared."""
     if uri is None:
         return None, ""
-    try:
-        champion = tabular_model.load(uri, tracking_uri=tracking_uri)
-    except RayworksError as error:
-        return None, str(error)
+    champion = tabular_model.load(uri, tracking_uri=tracking_uri)
     if champion.target != target:
         other = f"{champion.target.name} ({champion.target.problem}, classes {list(champion.target.classes)})"
         return None, f"The champion predicts another target: {other}."

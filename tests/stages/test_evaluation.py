@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rayworks import storage, tabular_model
-from rayworks.errors import ParameterError, RegistryError, TrainingError
+from rayworks.errors import ParameterError, RayworksError, RegistryError, TrainingError
 from rayworks.params import EvaluateOptions, ProcessOptions, SplitOptions
 from rayworks.records import Dataset, DatasetRef, Evaluation
 from rayworks.stages import evaluation, processing, share
@@ -116,11 +116,9 @@ def test_many_tasks_find_what_one_finds(amounts, good, poor, storage_uri, monkey
     assert many.model_copy(update={"uri": one.uri}) == one
 
 
-def test_a_champion_that_is_gone_is_told_of_and_the_candidate_is_judged(amounts, good, storage_uri):
-    found = evaluate(good, amounts, storage_uri, "/nowhere/champion")
-    assert found.champion is None
-    assert "/nowhere/champion" in found.champion_error
-    assert found.candidate.values["rmse"] < found.baseline.values["rmse"]
+def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_weaker_rival(amounts, good, storage_uri):
+    with pytest.raises(RayworksError, match="/nowhere/champion"):
+        evaluate(good, amounts, storage_uri, "/nowhere/champion")
 
 
 def test_a_champion_that_needs_a_column_that_the_data_lack_is_told_of(ray_session, table, amounts, good, tmp_path):

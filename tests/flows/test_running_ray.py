@@ -1,0 +1,115 @@
+"""A flow on a Ray that runs already: it finds its way there, leaves nothing, and the Ray stays."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PROGRAM = """
+import os, sys
+from prefect import flow, task
+from rayworks.errors import RayworksError
+from rayworks.runner import RayTaskRunner
+
+@task
+def where() -> tuple[str, int]:
+    from rayworks.settings import Settings
+    return Settings().storage_uri, os.getppid()
+
+@flow(task_runner=RayTaskRunner())
+def ask():
+    return where.submit().result()
+
+try:
+    print("ANSWER", *ask())
+except RayworksError as error:
+    print("ERROR", error)
+    sys.exit(1)
+"""
+
+
+class Head(NamedTuple):
+    port: int
+    client_port: int
+    raylet: int
+
+
+def free_ports(number: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A Ray head of our own: ended by its process group, since `ray stop` would end every Ray of the machine."""
+    port, client_port, dashboard_port = free_ports(3)
+    command = [
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
+        *(f"--port={port}", f"--ray-client-server-port={client_port}", f"--dashboard-port={dashboard_port}"),
+        *("--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"),
+    ]
+    log = (tmp_path_factory.mktemp("head") / "log").open("w+")
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        for listening in (port, client_port):
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", listening), timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, log.seek(0) or log.read()
+                    assert time.monotonic() < deadline, log.seek(0) or log.read()
+                    time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        raylet = next(int(child) for child in children if "raylet/raylet" in Path(f"/proc/{child}/cmdline").read_text())
+        yield Head(port, client_port, raylet)
+    finally:
+        process.send_signal(signal.SIGTERM)  # --block ends what it started
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def ask(prefect_api: str, folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+    (folder / "program.py").write_text(PROGRAM)
+    own = {"RAYWORKS_RAY_ADDRESS": address, "RAYWORKS_STORAGE_URI": "relative/storage", "PREFECT_API_URL": prefect_api}
+    command = [sys.executable, "program.py"]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("kind", ["host:port", "ray://"])
+def test_the_tasks_run_there_with_the_storage_of_the_driver(prefect_api: str, head: Head, tmp_path: Path, kind: str):
+    address = f"127.0.0.1:{head.port}" if kind == "host:port" else f"ray://127.0.0.1:{head.client_port}"
+    done = ask(prefect_api, tmp_path, address)
+    answer = next((line for line in done.stdout.splitlines() if line.startswith("ANSWER")), "")
+    assert answer == f"ANSWER {tmp_path}/relative/storage {head.raylet}", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_no_ray_is_ends_in_one_sentence(prefect_api: str, tmp_path: Path, scheme: str):
+    address = f"{scheme}127.0.0.1:{free_ports(1)[0]}"
+    done = ask(prefect_api, tmp_path, address)
+    assert done.returncode == 1, done.stdout + done.stderr
+    said = next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))
+    assert said.startswith("ERROR Ray cannot be reached")
+    assert address in said

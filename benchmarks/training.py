@@ -69,7 +69,7 @@ def main(rounds: int = 2000, folder: str = "benchmarks/results") -> None:
 
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="rayworks-") as storage:
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
         ref = processing.process("example://flights", "arr_delay", ProcessOptions(), storage_uri=storage)
         dataset = processing.load(ref)
         log = Path(storage) / "loop.json"
@@ -81,7 +81,7 @@ def main(rounds: int = 2000, folder: str = "benchmarks/results") -> None:
         )
         ray.shutdown()  # its idle processes would take time from the peer
         before = bare(dataset, rounds, cores)
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
         began = time.monotonic()
         training.train(ref, options, storage_uri=storage)
         total = time.monotonic() - began

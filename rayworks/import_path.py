@@ -1,5 +1,6 @@
 """The user's own code, named as ``module:attribute`` or ``module.attribute``."""
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -19,9 +20,7 @@ def load(path: str) -> Callable[..., Any]:
     Raises:
         ParameterError: The module or the attribute does not exist, fails to import, or is not callable.
     """
-    module_name, separator, attribute = path.partition(":")
-    if not separator:
-        module_name, _, attribute = path.rpartition(".")
+    module_name, attribute = _parts(path)
     if not module_name or not attribute:
         raise ParameterError(
             "not an import path", where=repr(path), remedy="Write it as module:function, such as features:add_columns"
@@ -50,6 +49,19 @@ def load(path: str) -> Callable[..., Any]:
 
 
 def fingerprint(path: str) -> str:
-    """Text that changes when the code behind ``path`` does: the source of its whole module."""
-    module = inspect.getmodule(load(path))
-    return inspect.getsource(module) if module is not None else path
+    """Text that changes when the code behind ``path`` does: the source of the named module and of the one that defines it."""
+    found: Any = load(path)
+    named = sys.modules[_parts(path)[0]]
+    defines = inspect.getmodule(getattr(found, "func", found))  # func: of a functools.partial
+    sources: list[str] = []
+    for module in (named, defines):
+        with contextlib.suppress(OSError, TypeError):  # compiled, or typed into a shell
+            sources.append(inspect.getsource(module) if module else "")
+    return "\n".join(sources) or path
+
+
+def _parts(path: str) -> tuple[str, str]:
+    module_name, separator, attribute = path.partition(":")
+    if not separator:
+        module_name, _, attribute = path.rpartition(".")
+    return module_name, attribute

@@ -190,15 +190,18 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
     from pyarrow import fs
 
     with explained(uri, "list"):
-        wild = next((position for position, character in enumerate(uri) if character in "*?["), len(uri))
-        folder, slash, _ = uri[:wild].rpartition("/")
-        root, pattern = (uri, "") if wild == len(uri) else (folder + slash or ".", uri[len(folder + slash) :])
-        files, path = filesystem(root)
-        path = path.rstrip("/") or "/"
-        prefix = uri.partition("://")[0] + "://" if "://" in uri and not uri.startswith("file://") else ""
-        info = files.get_file_info(path)
+        files, path = filesystem(uri)
+        info, pattern = files.get_file_info(path.rstrip("/") or "/"), ""
+        wild = next((position for position, character in enumerate(uri) if character in "*?["), None)
+        if info.type == fs.FileType.NotFound and wild is not None:
+            folder, slash, _ = uri[:wild].rpartition("/")
+            root, pattern = folder + slash or ".", uri[len(folder + slash) :]
+            files, path = filesystem(root)
+            info = files.get_file_info(path.rstrip("/") or "/")
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError(uri)
+        path = info.path
+        prefix = uri.partition("://")[0] + "://" if "://" in uri and not uri.startswith("file://") else ""
         found = [info] if info.type == fs.FileType.File else files.get_file_info(fs.FileSelector(path, recursive=True))
         if pattern:  # a star stays within its folder, two stars do not
             found = [

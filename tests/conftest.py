@@ -19,9 +19,11 @@ def storage_uri(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One embedded Ray for all stage tests of a session: two CPUs, no dashboard."""
-    import ray
+    """One embedded Ray for all tests of a session that ask for no other: two CPUs, no dashboard."""
+    from rayworks.cluster import connection
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
+    connection.prepare()
+    ray = connection.EmbeddedRay()
+    ray.acquire({}, {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 500_000_000})
     yield
-    ray.shutdown()
+    ray.release()

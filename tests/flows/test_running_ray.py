@@ -1,10 +1,12 @@
 """A flow on a Ray that runs already: it finds its way there, leaves nothing, and the Ray stays."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +60,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         *(f"--port={port}", f"--ray-client-server-port={client_port}", f"--dashboard-port={dashboard_port}"),
         *("--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"),
     ]
+    folder = tempfile.mkdtemp(prefix="rayworks-")  # short, for Ray's sockets; in /tmp/ray, every ray.init would find this head
+    command.append(f"--temp-dir={folder}")
     log = (tmp_path_factory.mktemp("head") / "log").open("w+")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -80,6 +84,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ask(prefect_api: str, folder: Path, address: str) -> subprocess.CompletedProcess[str]:

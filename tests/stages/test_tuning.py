@@ -70,7 +70,7 @@ import sys
 import ray
 from rayworks.params import IntRange, TuneOptions
 from rayworks.stages import tuning, processing
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 dataset = processing.load(sys.argv[1]).ref()
 options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
 result = tuning.tune(dataset, options, loop="tests.stages.example_loops:slow", hyperparameters={},

@@ -1,0 +1,28 @@
+"""An object store on this machine, for tests that must not only work on a disk."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+BUCKET = "s3://lake"
+
+
+@contextmanager
+def object_store() -> Generator[str]:
+    """moto's S3 with an empty bucket, known to this process and those that it starts. Gives the bucket's URI."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.get_host_and_port()[1]}", "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    try:
+        with patch.dict(os.environ, variables):
+            boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+            yield BUCKET
+    finally:
+        server.stop()

@@ -1,0 +1,170 @@
+"""The same promises on a disk and on an object store. No Ray."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayworks import storage
+from rayworks.errors import StorageError
+from rayworks.records import Metrics
+from tests.object_store import object_store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with object_store() as uri:
+        yield uri
+
+
+@pytest.fixture(params=["disk", "object store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for files."""
+    return str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
+
+
+def everything(place: str) -> list[str]:
+    """The names of all files beneath ``place``, hidden ones too."""
+    from pyarrow import fs
+
+    files, path = storage.filesystem(place)
+    found = files.get_file_info(fs.FileSelector(path, recursive=True))
+    return sorted(f.path.removeprefix(path + "/") for f in found if f.type == fs.FileType.File)
+
+
+def names(listed: list) -> list[str]:
+    return [uri.rpartition("/")[2] for uri, _ in listed]
+
+
+def test_what_is_written_is_read_and_replaced(place: str):
+    uri = storage.join(place, "folder", "a.txt")
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, b"one")
+    storage.write_bytes(uri, b"two")
+    assert storage.read_bytes(uri) == b"two"
+    assert storage.exists(uri)
+    assert storage.exists(storage.join(place, "folder"))
+    assert everything(place) == ["folder/a.txt"]
+
+
+@pytest.mark.parametrize("name", ["a b.txt", "ü#1.txt", "100%.txt", "a%20b.txt", "what?.txt", "a[1].txt", 'it\'s "so".txt'])
+def test_a_name_is_taken_as_it_stands(place: str, name: str):
+    uri = storage.join(place, "a folder", name)
+    storage.write_bytes(uri, b"x")
+    assert everything(place) == [f"a folder/{name}"]
+    assert storage.list_files(storage.join(place, "a folder"))[0][0] == uri
+    assert storage.read_bytes(storage.list_files(uri)[0][0]) == b"x"
+
+
+def test_a_record_comes_back_as_it_was(place: str):
+    record = Metrics(rows=3, values={"rmse": 0.1})
+    storage.write_record(storage.join(place, "metrics.json"), record)
+    assert storage.read_record(storage.join(place, "metrics.json"), Metrics) == record
+
+
+@pytest.mark.parametrize("content", [b'{"rows": 3, "values": {}, "of another version": 1}', b"{", b"\xff"])
+def test_what_is_no_such_record_is_refused_in_a_sentence(place: str, content: bytes):
+    storage.write_bytes(storage.join(place, "metrics.json"), content)
+    with pytest.raises(StorageError, match=r"This is not a Metrics: .*metrics\.json \(.*make it anew"):
+        storage.read_record(storage.join(place, "metrics.json"), Metrics)
+
+
+def test_a_write_that_is_interrupted_leaves_what_was_there_and_nothing_else(place: str):
+    uri = storage.join(place, "a.txt")
+    storage.write_bytes(uri, b"old")
+    for name in ("a.txt", "new.txt"):
+        with pytest.raises(KeyboardInterrupt), storage.open_output(storage.join(place, name)) as sink:  # noqa: PT012
+            sink.write(b"half")
+            raise KeyboardInterrupt
+    assert storage.read_bytes(uri) == b"old"
+    assert everything(place) == ["a.txt"]
+
+
+def test_a_reader_sees_the_old_content_until_the_new_is_whole(place: str):
+    uri = storage.join(place, "a.txt")
+    storage.write_bytes(uri, b"old")
+    with storage.open_output(uri) as sink:
+        sink.write(b"new")
+        sink.flush()
+        assert storage.read_bytes(uri) == b"old"
+        assert names(storage.list_files(place)) == ["a.txt"]  # what a killed writer leaves is no data
+    assert storage.read_bytes(uri) == b"new"
+
+
+def test_a_place_is_listed_by_file_folder_and_glob(place: str):
+    for name in ("b/2.csv", "b/1.csv", "b/deep/3.csv", "b/1.txt", "c/4.csv", "b/_SUCCESS", "b/.hidden", "b/_temporary/5.csv"):
+        storage.write_bytes(storage.join(place, name), b"four")
+    listed = {
+        pattern: names(storage.list_files(storage.join(place, pattern)))
+        for pattern in ("b", "b/", "b/1.csv", "b/*.csv", "b/[2-9].csv", "*/?.csv", "**/*.csv")
+    }
+    assert listed == {
+        "b": ["1.csv", "1.txt", "2.csv", "3.csv"], "b/": ["1.csv", "1.txt", "2.csv", "3.csv"], "b/1.csv": ["1.csv"],
+        "b/*.csv": ["1.csv", "2.csv"], "b/[2-9].csv": ["2.csv"], "*/?.csv": ["1.csv", "2.csv", "4.csv"],
+        "**/*.csv": ["1.csv", "2.csv", "3.csv", "4.csv"],
+    }  # fmt: skip
+    assert [(uri, info.size) for uri, info in storage.list_files(storage.join(place, "c"))] == [(f"{place}/c/4.csv", 4)]
+
+
+def test_a_file_or_a_whole_folder_is_deleted_and_what_is_absent_does_no_harm(place: str):
+    for name in ("a/1", "a/2", "b/3", "b/4"):
+        storage.write_bytes(storage.join(place, name), b"")
+    for name in ("a", "b/3", "c", "c/d"):
+        storage.delete(storage.join(place, name))
+    assert everything(place) == ["b/4"]
+
+
+def test_that_a_place_can_be_written_is_proved_without_a_trace(place: str):
+    storage.check_writable(place)
+    assert everything(place) == []
+
+
+@pytest.mark.parametrize(("verb", "look"), [("read", storage.read_bytes), ("list", storage.list_files)])
+@pytest.mark.parametrize("name", ["missing.csv", "missing/*.csv", "*.csv"])
+def test_what_is_not_there_is_told_with_its_place(place: str, name: str, verb: str, look):
+    uri = storage.join(place, name)
+    with pytest.raises(StorageError) as told:
+        look(uri)
+    assert str(told.value) == f"Cannot {verb}: nothing is there: {uri}. Check the path."
+
+
+def test_a_bucket_that_is_not_there_is_told_with_its_name(bucket: str):
+    with pytest.raises(StorageError, match=r"Cannot write: s3://nowhere/a\.txt \(Bucket 'nowhere' not found.*Check the path"):
+        storage.write_bytes("s3://nowhere/a.txt", b"")
+
+
+def test_a_store_that_does_not_answer_is_told_with_what_the_connection_said(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"Cannot read: s3://lake/a\.txt \(.*connect to server.*credentials and the connection"):
+        storage.read_bytes("s3://lake/a.txt")
+
+
+def test_a_scheme_that_nobody_knows_is_told():
+    with pytest.raises(StorageError, match=r"No file system serves this URI: nope://a/b \(.*Check the scheme"):
+        storage.read_bytes("nope://a/b")
+
+
+def test_a_scheme_that_only_fsspec_knows_is_served():
+    storage.write_bytes("memory://folder/a.txt", b"x")
+    assert [uri for uri, _ in storage.list_files("memory://folder/*.txt")] == ["memory:///folder/a.txt"]
+    assert storage.read_bytes("memory:///folder/a.txt") == b"x"
+
+
+def test_a_relative_path_becomes_one_that_every_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.absolute("a/b") == storage.absolute("~/a/b") == f"{tmp_path}/a/b"
+    assert storage.absolute("s3://lake/a") == "s3://lake/a"
+    storage.write_bytes("a/b", b"x")
+    assert storage.read_bytes(f"{tmp_path}/a/b") == b"x"
+    assert storage.list_files("*/b")[0][0] == f"{tmp_path}/a/b"
+    assert storage.as_link("a b") == f"file://{tmp_path}/a%20b"
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path):
+    os.mkdir(tmp_path / "folder")
+    with pytest.raises(StorageError, match=r"Cannot write: .*folder \(.*irectory"):
+        storage.write_bytes(str(tmp_path / "folder"), b"")
+    assert everything(str(tmp_path)) == []

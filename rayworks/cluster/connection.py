@@ -11,6 +11,8 @@ from typing import Any, Protocol, cast
 
 from rayworks.errors import ClusterError
 
+CLIENT_ATTEMPTS = 3
+"""How often a ``ray://`` head is asked for a server of this client's own; each failure takes it half a minute."""
 CONNECT_SECONDS = 10
 """How long a running Ray may take to accept a connection."""
 
@@ -62,23 +64,34 @@ class RunningRay:
         self.address = address
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
-        import ray
 
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
         runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
         try:
             _reach(self.address)
             with _signals_kept():
-                cast(Any, ray.init)(
-                    **{"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env}
-                )
+                self._init({"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
         except Exception as error:  # the client raises plain Exceptions of its server as well
             raise ClusterError(
                 "Ray cannot be reached",
                 where=self.address,
-                said=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+                said=str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__,
                 remedy="Check that it runs, the address, and that its Ray has the same version",
             ) from error
+
+    @staticmethod
+    def _init(arguments: dict[str, Any]) -> None:
+        import ray
+
+        for attempt in range(CLIENT_ATTEMPTS):
+            try:
+                cast(Any, ray.init)(**arguments)
+                return
+            except ConnectionAbortedError:
+                # The proxy behind ray:// starts a process for each client by a fork beside gRPC's threads, which
+                # sometimes dies before it has begun: ray_client_server.err tells, its own log is empty.
+                if attempt + 1 == CLIENT_ATTEMPTS:
+                    raise
 
     def release(self) -> None:
         import ray

@@ -97,7 +97,7 @@ def ask(prefect_api: str, folder: Path, address: str) -> subprocess.CompletedPro
         env={**os.environ, **own},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 POLL_SECONDS = 1.0
+LAST_SECONDS = 3.0
+"""How long the server may take, after the end, to show the last states."""
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
@@ -167,15 +169,20 @@ class _Watching:
         from rich.live import Live
 
         with get_client(sync_client=True) as client, Live(console=self._console, refresh_per_second=4) as live:
+            deadline = None
             while True:
                 last = self._ended.wait(POLL_SECONDS)
                 try:
-                    live.update(_table(_task_lines(client, self._flow_run_id)))
+                    lines = _task_lines(client, self._flow_run_id)
+                    live.update(_table(lines))
                 except Exception as error:  # progress is no reason to fail; the flow itself tells if the API is gone
                     live.console.print(f"[dim]no progress: {_escaped(error)}[/]")
                     return
                 if last:
-                    return
+                    deadline = deadline or time.monotonic() + LAST_SECONDS
+                    if time.monotonic() > deadline or not any(state == "Running" for _, state, _, _ in lines):
+                        return
+                    time.sleep(0.1)
 
 
 def _task_lines(client: Any, flow_run_id: Any) -> list[tuple[str, str, float, str]]:

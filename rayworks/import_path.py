@@ -54,7 +54,7 @@ def fingerprint(path: str) -> str:
     named = sys.modules[_parts(path)[0]]
     defines = inspect.getmodule(getattr(found, "func", found))  # func: of a functools.partial
     sources: list[str] = []
-    for module in (named, defines):
+    for module in dict.fromkeys((named, defines)):
         with contextlib.suppress(OSError, TypeError):  # compiled, or typed into a shell
             sources.append(inspect.getsource(module) if module else "")
     return "\n".join(sources) or path

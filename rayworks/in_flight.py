@@ -34,10 +34,11 @@ class InFlight:
         self._calls: dict[Any, Call] = {}  # by the reference to their endings
         self.recorded = 0
         """Task runs that ended in a final state, which the Prefect API is to show."""
-        self.crashed: list[Call] = []
-        """Those that ended without a state: their processes died, or Ray could not run them."""
+        self.lost: list[Call] = []
+        """Those that left no state: their processes died, they were cancelled, or Ray could not run them."""
         self.cancelled: list[Call] = []
-        """Those that had not ended when the runner did."""
+        """Those that had not ended when the runner did; some of them may have told of their end after all."""
+        self._collecting = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -55,32 +56,32 @@ class InFlight:
         self.collect()
         self.cancelled = list(self._calls.values())
         if self.cancelled:
-            crashed = list(self.crashed)
             _cancel([call.state for call in self.cancelled])
             self.collect()
-            self.crashed = crashed
+            self.lost += self._calls.values()
 
     def _watch(self) -> None:
         while not self._stopping.wait(COLLECT_SECONDS):
             self.collect()
 
     def collect(self) -> None:
-        """Bring home what the task runs that have ended left to be sent."""
+        """Bring home what the task runs that have ended left to be sent. Any thread may call it."""
         import ray
 
-        references = list(self._calls)
-        if not references:
-            return
-        finished, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        for reference in finished:
-            call = self._calls.pop(reference)
-            try:
-                ending = ray.get(reference)
-            except Exception:  # whatever ended it, its future tells
-                self.crashed.append(call)
-            else:
-                self.recorded += ending.is_final
-                self._outbox.add(ending.mail)
+        with self._collecting:
+            references = list(self._calls)
+            if not references:
+                return
+            finished, _ = ray.wait(references, num_returns=len(references), timeout=0)
+            for reference in finished:
+                call = self._calls.pop(reference)
+                try:
+                    ending = ray.get(reference)
+                except Exception:  # whatever ended it, its future tells
+                    self.lost.append(call)
+                else:
+                    self.recorded += ending.is_final
+                    self._outbox.add(ending.mail)
 
 
 def _cancel(states: Sequence[Any]) -> None:

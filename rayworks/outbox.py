@@ -4,6 +4,7 @@ A short task run sends nothing by itself: what it leaves goes home with its resu
 events of many task runs in one request. What a long one leaves is sent while it runs.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -46,6 +47,7 @@ class Outbox:
         self._sending = threading.Lock()
         self._closing = threading.Event()
         self._client: SyncPrefectClient | None = None
+        self._own_client = contextlib.ExitStack()
         self._thread: threading.Thread | None = None
 
     def collect_here(self) -> None:
@@ -69,7 +71,11 @@ class Outbox:
             self._mail.events += mail.events
 
     def take(self) -> Mail:
-        """What is not sent yet; it is the caller's now."""
+        """What is not sent yet; it is the caller's now. What is being sent is waited for: it may come back."""
+        with self._sending:
+            return self._taken()
+
+    def _taken(self) -> Mail:
         with self._lock:
             mail, self._mail = self._mail, Mail()
         return mail
@@ -95,6 +101,7 @@ class Outbox:
                 "Prefect does not show %d log lines and %d events of the task runs, since its API did not accept them: %s",
                 len(left.lines), len(left.events), error, extra={"send_to_api": False},
             )  # fmt: skip
+        self._own_client.close()
 
     def _send_regularly(self) -> None:
         while not self._closing.wait(SEND_SECONDS):
@@ -103,7 +110,7 @@ class Outbox:
     def _send(self) -> Exception | None:
         """Send what is there, or keep it and tell why it could not be sent."""
         with self._sending:
-            mail = self.take()
+            mail = self._taken()
             if not mail:
                 return None
             try:
@@ -116,7 +123,8 @@ class Outbox:
     def _opened_client(self) -> "SyncPrefectClient":
         from prefect.client.orchestration import get_client
 
-        self._client = self._client or get_client(sync_client=True)
+        if self._client is None:
+            self._client = self._own_client.enter_context(get_client(sync_client=True))
         return self._client
 
 

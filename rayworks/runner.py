@@ -356,8 +356,7 @@ def _check_nodes(probes: dict[str, Any]) -> None:
 
 def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:
     """Give task runs that ended without a state the state Crashed: nobody else will."""
-    calls = {call.task_run_id: call for call in [*in_flight.crashed, *in_flight.cancelled]}
-    if not calls:
+    if not in_flight.lost:
         return
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter
@@ -365,14 +364,16 @@ def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:
 
     crashed = Crashed(message="Its Ray task was cancelled, or its worker process ended.")
     with get_client(sync_client=True) as client:
-        known: set[UUID] = set()
-        for first in range(0, len(calls), 200):
-            some = TaskRunFilter.model_validate({"id": {"any_": list(calls)[first : first + 200]}})
+        # One that was cancelled, and that the API does not know, has never begun.
+        known = {call.task_run_id for call in in_flight.cancelled}
+        for first in range(0, len(in_flight.lost), 200):
+            ids = [call.task_run_id for call in in_flight.lost[first : first + 200]]
+            some = TaskRunFilter.model_validate({"id": {"any_": ids}})
             for run in client.read_task_runs(task_run_filter=some):
                 known.add(run.id)
                 if run.state is None or not run.state.is_final():
                     client.set_task_run_state(run.id, crashed, force=True)
-        for call in in_flight.crashed:  # one that was cancelled and is not known has never begun
+        for call in in_flight.lost:
             if call.task_run_id not in known:
                 name = f"{call.task.name}-{call.task_run_id.hex[:3]}"
                 client.create_task_run(call.task, flow_run_id, str(call.task_run_id), id=call.task_run_id, name=name, state=crashed)

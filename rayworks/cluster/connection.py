@@ -64,7 +64,6 @@ class RunningRay:
         self.address = address
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
-
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
         runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
         try:

@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import eventually
+
 PROGRAM = Path(__file__).parent / "flow_that_waits.py"
 MARK = "RAYWORKS_TEST_MARK"
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def processes_with(mark: str) -> list[str]:
@@ -61,7 +56,7 @@ class Program:
         )
 
     def wait_until_working(self) -> None:
-        wait_until(
+        eventually(
             lambda: self.process.poll() is not None or len(list(self.progress.iterdir())) == 2,
             90,
             "the tasks never ran",

@@ -22,9 +22,9 @@ from prefect.states import State
 from prefect_ray.context import remote_options
 
 from rayworks.runner import RayTaskRunner, resources
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
-STORE_SECONDS = 20
 
 
 @pytest.fixture
@@ -40,15 +40,6 @@ def on_ray(body: Callable[..., Any]) -> Any:
 def run(body: Callable[..., Any], *arguments: Any) -> State[Any]:
     """The last state of a flow with ``body``."""
     return on_ray(body)(*arguments, return_state=True)
-
-
-def eventually(question: Callable[[], Any]) -> Any:
-    """The first true answer: the server stores what it is told a moment later."""
-    deadline = time.monotonic() + STORE_SECONDS
-    while not (answer := question()):
-        assert time.monotonic() < deadline, question()
-        time.sleep(0.1)
-    return answer
 
 
 def about(state: State[Any]) -> dict[str, Any]:

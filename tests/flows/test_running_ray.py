@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.waiting import eventually
 
 PROGRAM = """
 import os, sys
@@ -51,6 +52,11 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A Ray head of our own: ended by its process group, since `ray stop` would end every Ray of the machine."""
@@ -65,16 +71,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     log = (tmp_path_factory.mktemp("head") / "log").open("w+")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
         for listening in (port, client_port):
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", listening), timeout=1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, log.seek(0) or log.read()
-                    assert time.monotonic() < deadline, log.seek(0) or log.read()
-                    time.sleep(0.1)
+            eventually(lambda listening=listening: process.poll() is not None or is_open(listening), 60, "the head never answered")
+        assert process.poll() is None, log.seek(0) or log.read()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         raylet = next(int(child) for child in children if "raylet/raylet" in Path(f"/proc/{child}/cmdline").read_text())
         yield Head(port, client_port, raylet)

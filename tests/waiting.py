@@ -1,0 +1,14 @@
+"""Waiting for a condition instead of sleeping."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def eventually(question: Callable[[], Any], seconds: float = 20, what: str = "") -> Any:
+    """The first true answer, asked for ten times a second; an assertion fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline, what or answer
+        time.sleep(0.1)
+    return answer

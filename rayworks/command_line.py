@@ -1,6 +1,7 @@
 """A flow as a program: arguments from its parameters, progress while it runs, a summary at its end."""
 
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -69,6 +70,7 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
 
     began = time.monotonic()
     _quiet_console_logs()
+    _show_cluster(console)
     console.print(f"[bold]rayworks[/] {flow.name}  [dim]starting Prefect and Ray[/]")
     try:
         server = prefect_server.start()
@@ -130,6 +132,15 @@ def _quiet_worker_output() -> None:
     from ray._private.ray_logging import global_worker_stdstream_dispatcher
 
     global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+
+
+def _show_cluster(console: "Console") -> None:
+    """What a cluster in Kubernetes waits for is told before there is a run whose log could tell it."""
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("rayworks.cluster")
+    logger.addHandler(RichHandler(console=console, show_level=False, show_path=False, markup=False, highlighter=None))
+    logger.setLevel(logging.INFO)
 
 
 def _print_result(result: Any, console: "Console", seconds: float) -> None:

@@ -57,3 +57,7 @@ class ServingError(RayworksError):
 
 class ClusterError(RayworksError):
     """Ray cannot be started or reached, or its nodes do not fit the driver."""
+
+
+class ClusterLostError(ClusterError):
+    """The Ray that a run worked on is gone. Another one could take its place: what was finished is kept."""

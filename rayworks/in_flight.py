@@ -60,6 +60,11 @@ class InFlight:
             self.collect()
             self.lost += self._calls.values()
 
+    def abandon(self) -> None:
+        """Give up what has not come home: the Ray that had it is gone."""
+        self._stopping.set()
+        self.lost += self._calls.values()
+
     def _watch(self) -> None:
         while not self._stopping.wait(COLLECT_SECONDS):
             self.collect()

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import os
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from uuid import UUID, uuid4
@@ -28,7 +29,7 @@ from prefect_ray.task_runners import PrefectRayFuture
 
 from rayworks import prefect_server, storage
 from rayworks.cluster import connection, preflight
-from rayworks.errors import ClusterError
+from rayworks.errors import ClusterError, ClusterLostError, RayworksError
 from rayworks.in_flight import Call, InFlight
 from rayworks.nested_output import NestedOutput
 from rayworks.outbox import Outbox
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MarkedT = TypeVar("MarkedT")
 
-PREFLIGHT_SECONDS = 60
-"""How long a worker may take to start and answer the first question."""
+RUNS = 3
+"""How often a flow run is begun whose Ray is lost, each time on another one."""
+
+_cluster: connection.Cluster | None = None
+"""Where Ray runs for this process, within a block of :func:`ray_running`."""
 
 
 def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
@@ -79,18 +83,22 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
     Raises:
         ClusterError: Ray cannot be started or reached.
     """
+    global _cluster
     connection.prepare()
     import ray
 
     if ray.is_initialized():
         yield
         return
-    cluster = connection.cluster_at(address or Settings().ray_address)
+    settings = Settings()
+    cluster = connection.cluster_of(settings.model_copy(update={"ray_address": address}) if address else settings)
     cluster.acquire(_worker_environment(), init_kwargs or {})
+    _cluster = cluster
     try:
         _warm_up()
         yield
     finally:
+        _cluster = None
         cluster.release()
 
 
@@ -108,11 +116,12 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
 
     def __init__(self, address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(address=address, init_kwargs=init_kwargs)
-        self._failure: ClusterError | None = None
+        self._failure: RayworksError | None = None
         self._output: NestedOutput | None = None
         self._flow_run_id: UUID | None = None
         self._shared: dict[tuple[int, ...], tuple[Any, Any]] = {}
-        self._probes: dict[str, Any] = {}
+        self._preflight: preflight.Preflight | None = None
+        self._lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -120,17 +129,22 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         prefect_server.set_defaults()
         self._outbox = outbox_here() or Outbox()
         self._in_flight = InFlight(self._outbox)
+        attach_run_log(os.environ.get("PREFECT__FLOW_RUN_ID"))  # first: a cluster tells what it waits for
         try:
             self._stack.enter_context(ray_running(self.address, self.init_kwargs))
-            self._probes = _probe_nodes()
-        except ClusterError as error:
+            if _cluster is not None:
+                self._lost = _cluster.lost
+            self._preflight = _preflight()
+        except RayworksError as error:
             self._failure = error  # raised at the first submit: raised here, Prefect would leave the run Running
-        attach_run_log()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         try:
-            self._in_flight.end()
+            if self._lost.done():
+                self._in_flight.abandon()
+            else:
+                self._in_flight.end()
             if cancelled := self._in_flight.cancelled:
                 self.logger.warning(f"Cancelled {len(cancelled)} task runs on Ray that had not ended when the flow did.")
             if not outbox_here():
@@ -163,10 +177,11 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             raise RuntimeError("The task runner must be started before submitting work.")
         if self._failure:
             raise self._failure
+        _raise_if_lost(self._lost)
         if not ray.is_initialized():  # ray:// would start a local Ray in silence
             raise ClusterError("the connection to Ray is lost", remedy="Run the flow again; finished stages are kept")
-        if self._probes:
-            self._check_nodes()
+        if self._preflight:
+            self._check_nodes(self._preflight)
         self._listen(task)
         task_run_id = uuid4()
         arguments, upstream = self._exchange_prefect_for_ray_futures(parameters)
@@ -187,16 +202,16 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         state, ending = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
         self._in_flight.add(Call(task, task_run_id, state, ending))
         self._outbox.start()
-        return RayFuture(task_run_id=task_run_id, wrapped_future=state)
+        return RayFuture(task_run_id=task_run_id, wrapped_future=state, lost=self._lost)
 
     def collect(self) -> None:
         """Bring home what the task runs that have ended report; also done twice a second by itself."""
         self._in_flight.collect()
 
-    def _check_nodes(self) -> None:
-        probes, self._probes = self._probes, {}
+    def _check_nodes(self, asked: preflight.Preflight) -> None:
+        self._preflight = None
         try:
-            _check_nodes(probes)
+            asked.check()
         except ClusterError as error:
             self._failure = error
             raise
@@ -206,6 +221,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         context = FlowRunContext.get()
         if context and context.flow_run and not context.detached and self._output is None:
             self._flow_run_id = context.flow_run.id
+            attach_run_log(self._flow_run_id)
             self._output = NestedOutput(context.flow_run.id)
             self._output.start()
         if self._output:
@@ -227,6 +243,10 @@ class RayFuture(PrefectRayFuture[Any]):
     Within ``ray.get``, Ray swallows what Prefect's handler of SIGTERM raises; and a callback in the thread in which Ray
     tells of an end would wait for ever when it asks Ray for the result.
     """
+
+    def __init__(self, *, lost: "concurrent.futures.Future[ClusterError]", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._lost = lost
 
     def wait(self, timeout: float | None = None) -> None:
         self._await(timeout)
@@ -251,7 +271,31 @@ class RayFuture(PrefectRayFuture[Any]):
 
     def _await(self, timeout: float | None) -> None:
         if not self._final_state:
-            concurrent.futures.wait([cast(Any, self.wrapped_future).future()], timeout)
+            ended = cast(Any, self.wrapped_future).future()
+            concurrent.futures.wait([ended, self._lost], timeout, return_when=concurrent.futures.FIRST_COMPLETED)
+            if not ended.done() or ended.exception():
+                _raise_if_lost(self._lost)
+
+
+def _raise_if_lost(lost: "concurrent.futures.Future[ClusterError]") -> None:
+    """Raise why Ray ended, if it did; and let Prefect begin the flow run again if another Ray may do better."""
+    if not lost.done():
+        return
+    error, context = lost.result(), FlowRunContext.get()
+    if isinstance(error, ClusterLostError) and context and context.flow_run:
+        _allow_another_run(context.flow_run.id)
+    raise error
+
+
+def _allow_another_run(flow_run_id: UUID) -> None:
+    """Raise the retries of a flow run by one: only a lost Ray is worth it, a failure would come again."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(flow_run_id)
+        policy, count = flow_run.empirical_policy, flow_run.run_count
+        if count < RUNS and (policy.retries or 0) < count:
+            client.update_flow_run(flow_run_id, empirical_policy=policy.model_copy(update={"retries": count, "retry_delay": 0}))
 
 
 @functools.cache
@@ -270,8 +314,12 @@ def _serialized_flow_run() -> dict[str, Any]:
     """The context of the flow run, without what differs between its task runs; it names the one API of the run."""
     context = serialize_context()
     context["task_run_context"] = context["tags_context"] = {}
-    if (url := _api_url()) and context["settings_context"]:
-        context["settings_context"]["settings"].setdefault("api", {})["url"] = url
+    if context["settings_context"]:
+        api = context["settings_context"]["settings"].setdefault("api", {})
+        if _cluster is not None and _cluster.is_elsewhere:
+            api.pop("url", None)  # the worker's environment names the API that it can reach
+        elif url := _api_url():
+            api["url"] = url
     return context
 
 
@@ -321,37 +369,15 @@ def _warm_up() -> None:
     ray.remote(_import_prefect).options(num_cpus=0).remote()
 
 
-def _probe_nodes() -> dict[str, Any]:
-    """Ask a worker on each node what it sees, without waiting for the answers."""
+def _preflight() -> preflight.Preflight | None:
+    """Ask the nodes, unless this is a task that submits tasks: its flow run has asked."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
-        return {}  # a task that submits tasks: its flow run has looked
-    look = ray.remote(num_cpus=0, max_retries=0)(preflight.look)
-    storage_uri = storage.absolute(Settings().storage_uri)
-    return {
-        node["NodeManagerHostname"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(node["NodeManagerHostname"], _api_url(), storage_uri)
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-
-
-def _check_nodes(probes: dict[str, Any]) -> None:
-    """Raise ClusterError unless every node answers, and sees what this process sees."""
-    import ray
-    from ray.exceptions import RayError
-
-    views: list[preflight.View] = []
-    for node, probe in probes.items():
-        try:
-            views.append(ray.get(probe, timeout=PREFLIGHT_SECONDS))
-        except RayError as error:
-            said = str(error).strip().splitlines()[-1]
-            views.append(preflight.View(node, {}, (f"a worker could not start ({said})",)))
-    preflight.check(preflight.look("here", None, None), views)
+        return None
+    if _cluster is not None and _cluster.is_elsewhere:
+        return preflight.Preflight(None, None)
+    return preflight.Preflight(_api_url(), Settings().storage_uri)
 
 
 def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:

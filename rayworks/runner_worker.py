@@ -165,11 +165,37 @@ def outbox_here() -> Outbox | None:
     return _outbox if _outbox.is_collecting else None
 
 
-def attach_run_log() -> None:
-    """Let what rayworks logs (``logging.getLogger(__name__)``) appear in the log of the Prefect run that it works for."""
+class RunLogFilter(logging.Filter):
+    """Lets what a thread outside of any run logs belong to a flow run, when one is named; else it belongs to none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow_run_id: UUID | str | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        from prefect.context import FlowRunContext, TaskRunContext
+
+        if hasattr(record, "flow_run_id") or FlowRunContext.get() or TaskRunContext.get():
+            return True
+        record.flow_run_id = self.flow_run_id
+        return self.flow_run_id is not None
+
+
+run_log_filter = RunLogFilter()
+
+
+def attach_run_log(flow_run_id: UUID | str | None = None) -> None:
+    """Let what rayworks logs (``logging.getLogger(__name__)``) appear in the log of the Prefect run that it works for.
+
+    Args:
+        flow_run_id: The flow run that threads outside of a run work for, such as those that watch a cluster.
+    """
     from prefect.logging.handlers import APILogHandler
 
+    run_log_filter.flow_run_id = flow_run_id or run_log_filter.flow_run_id
     logger = logging.getLogger("rayworks")
     if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
-        logger.addHandler(APILogHandler())
+        handler = APILogHandler()
+        handler.addFilter(run_log_filter)
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -23,8 +23,28 @@ class Settings(BaseSettings):
     )
     ray_address: str | None = Field(
         default=None,
-        description="A running Ray: 'auto', 'host:port' or 'ray://host:port'. By default Ray is started for the run.",
+        description="Where Ray runs: 'auto', 'host:port' or 'ray://host:port' of a running Ray, or a RayCluster manifest "
+        "(.yaml, .json) that KubeRay brings up for the run. By default Ray is started on this machine.",
     )
+    ray_idle_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="Share the manifest's cluster with other runs, and keep it until no run has used it for so long. "
+        "0: a cluster for each run.",
+    )
+    ray_start_seconds: float = Field(
+        default=600, gt=0, description="How long a cluster may take to come up, with whatever nodes it has to wait for."
+    )
+    ray_dashboard_url: str | None = Field(
+        default=None,
+        description="Where browsers find the dashboard of a RayCluster, with {namespace} and {name} in it.",
+    )
+    image: str | None = Field(default=None, description="Image for Ray containers of the manifest that name none.")
+    namespace: str | None = Field(
+        default=None, description="Where RayClusters are made. By default the pod's own, or that of the kubeconfig."
+    )
+    job_name: str | None = Field(default=None, description="The Job that this run is; Kubernetes ends its RayCluster with it.")
+    job_uid: str | None = Field(default=None, description="UID of that Job.")
 
     def tracking_uri(self) -> str:
         """Where MLflow keeps runs and the registry.

@@ -1,5 +1,6 @@
 """One connection of this process to Ray: a Ray of its own, or one that runs already. Knows nothing of Prefect."""
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -9,7 +10,9 @@ import threading
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol, cast
 
+from rayworks.cluster import raycluster
 from rayworks.errors import ClusterError
+from rayworks.settings import Settings
 
 CLIENT_ATTEMPTS = 3
 """How often a ``ray://`` head is asked for a server of this client's own; each failure takes it half a minute."""
@@ -19,6 +22,11 @@ CONNECT_SECONDS = 10
 
 class Cluster(Protocol):
     """A place where Ray runs."""
+
+    lost: "concurrent.futures.Future[ClusterError]"
+    """Gets the reason when Ray ends before it is released; what waits for its work can stop waiting."""
+    is_elsewhere: bool
+    """Whether what only this machine has, such as local paths and loopback addresses, does not exist there."""
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         """Connect this process to Ray, whose workers get ``environment``. Raises ClusterError when it cannot."""
@@ -33,6 +41,11 @@ class EmbeddedRay:
     """A Ray of this process's own, on this machine."""
 
     address = None
+
+    is_elsewhere = False
+
+    def __init__(self) -> None:
+        self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         import ray
@@ -60,8 +73,11 @@ class EmbeddedRay:
 class RunningRay:
     """A Ray that runs already: ``auto`` (this machine is a node of it), ``host:port``, or ``ray://host:port``."""
 
+    is_elsewhere = False
+
     def __init__(self, address: str) -> None:
         self.address = address
+        self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
@@ -105,9 +121,15 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
-def cluster_at(address: str | None) -> Cluster:
+def cluster_of(settings: Settings) -> Cluster:
     """The cluster that ``RAYWORKS_RAY_ADDRESS`` names: none is a Ray of this process's own."""
-    return RunningRay(address) if address else EmbeddedRay()
+    if not settings.ray_address:
+        return EmbeddedRay()
+    if not raycluster.is_manifest(settings.ray_address):
+        return RunningRay(settings.ray_address)
+    from rayworks.cluster.kuberay import KubeRayCluster
+
+    return KubeRayCluster(settings)
 
 
 def prepare() -> None:

@@ -1,13 +1,19 @@
-"""Whether driver and workers fit each other. :func:`disagreements` is pure; :func:`look` runs on both sides."""
+"""Whether driver and workers fit each other. :func:`disagreements` is pure; :func:`look` runs in a worker of each node."""
 
 import importlib.metadata
+import os
 import platform
+import secrets
 import urllib.request
 from dataclasses import dataclass
 
+from rayworks import storage
 from rayworks.errors import ClusterError, StorageError
+from rayworks.settings import Settings
 
 PACKAGES = ("ray", "prefect", "rayworks")
+ANSWER_SECONDS = 60
+"""How long a worker may take to start and answer the first question."""
 
 
 @dataclass(frozen=True)
@@ -16,16 +22,69 @@ class View:
 
     node: str
     versions: dict[str, str]
-    """Of Python and of each package in :data:`PACKAGES`; empty text when it is not installed."""
     problems: tuple[str, ...] = ()
     """What it cannot reach, each a sentence."""
 
 
-def look(node: str, api_url: str | None, storage_uri: str | None) -> View:
-    """See from this process."""
-    versions = {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
-    problems = [problem for problem in (_api_problem(api_url), _storage_problem(storage_uri)) if problem]
-    return View(node, versions, tuple(problems))
+def look(node: str, api_url: str | None, token: str | None) -> View:
+    """See from a worker.
+
+    Args:
+        node: Name of its node.
+        api_url: The Prefect API that its tasks will use; by default the one that its environment names.
+        token: A file that the driver wrote to its storage.
+    """
+    found = (_api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token))
+    return View(node, versions(), tuple(problem for problem in found if problem))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of each package in :data:`PACKAGES`; empty text when it is not installed."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
+
+
+class Preflight:
+    """Asks a worker on each node of the Ray at hand what it sees, while the driver goes on.
+
+    Args:
+        api_url: The Prefect API that tasks will use; None: the workers' own environment names it.
+        storage_uri: The driver's storage, which must be theirs; None: they have one of their own.
+    """
+
+    def __init__(self, api_url: str | None, storage_uri: str | None) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._token = None
+        if storage_uri is not None:
+            self._token = storage.join(storage.absolute(storage_uri), f"preflight-{secrets.token_hex(4)}")
+            storage.write_bytes(self._token, b"rayworks")
+        remote = ray.remote(num_cpus=0, max_retries=0)(look)
+        self._answers = {
+            node["NodeManagerHostname"]: remote.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(node["NodeManagerHostname"], api_url, self._token)
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+
+    def check(self) -> None:
+        """Raise ClusterError unless every node has answered, and sees what the driver sees."""
+        import ray
+        from ray.exceptions import RayError
+
+        views: list[View] = []
+        try:
+            for node, answer in self._answers.items():
+                try:
+                    views.append(ray.get(answer, timeout=ANSWER_SECONDS))
+                except RayError as error:
+                    said = str(error).strip().splitlines()[-1]
+                    views.append(View(node, {}, (f"a worker could not start ({said})",)))
+        finally:
+            if self._token is not None:
+                storage.delete(self._token)
+        check(View("here", versions()), views)
 
 
 def disagreements(driver: View, workers: list[View]) -> list[str]:
@@ -61,7 +120,7 @@ def _version(package: str) -> str:
 
 def _api_problem(api_url: str | None) -> str:
     if api_url is None:
-        return ""
+        return "no PREFECT_API_URL that workers can reach is known"
     try:
         with urllib.request.urlopen(f"{api_url}/health", timeout=10):
             return ""
@@ -69,13 +128,12 @@ def _api_problem(api_url: str | None) -> str:
         return f"the Prefect API {api_url} cannot be reached ({error})"
 
 
-def _storage_problem(storage_uri: str | None) -> str:
-    from rayworks import storage
-
-    if storage_uri is None:
-        return ""
+def _storage_problem(token: str | None) -> str:
+    storage_uri = Settings().storage_uri
     try:
         storage.check_writable(storage_uri)
+        if token and not storage.exists(token):
+            return f"the storage {storage_uri} is another one than the driver's"
     except StorageError as error:
         return f"the storage {storage_uri} cannot be written ({error})"
     return ""

@@ -1,0 +1,81 @@
+"""Who uses a RayCluster: each driver holds a Lease for it and renews it. :func:`is_abandoned` is pure.
+
+A cluster whose drivers have all gone, however they went, is known by its Leases alone: no server has to be asked.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from rayworks.cluster import raycluster
+from rayworks.cluster.kubernetes_api import KubernetesApi, RefusedError
+
+RENEW_SECONDS = 10
+LEASE_SECONDS = 45
+"""A driver that has not renewed for so long is gone: four renewals are missed."""
+CLUSTER_LABEL = "rayworks.io/cluster"
+USED_ANNOTATION = "rayworks.io/last-used"
+"""When a driver took or left a shared cluster. Setting it also changes the cluster's resourceVersion, so that whoever is
+about to delete what seemed unused is refused."""
+
+logger = logging.getLogger(__name__)
+
+
+def last_used(cluster: Mapping[str, Any], leases: Iterable[Mapping[str, Any]]) -> datetime:
+    """When a driver was last there; a cluster that nobody has come to yet counts from its creation."""
+    metadata = cluster["metadata"]
+    times = [_time(metadata["creationTimestamp"])]
+    times += [
+        _time(lease["spec"]["renewTime"])
+        for lease in leases
+        if (lease["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == metadata["name"]
+    ]
+    if used := (metadata.get("annotations") or {}).get(USED_ANNOTATION):
+        times.append(_time(used))
+    return max(times)
+
+
+def is_abandoned(cluster: Mapping[str, Any], leases: Iterable[Mapping[str, Any]], now: datetime) -> bool:
+    """Whether a RayCluster that rayworks made is of use to nobody any more."""
+    annotations = cluster["metadata"].get("annotations") or {}
+    idle = float(annotations.get(raycluster.IDLE_ANNOTATION) or 0)
+    return now - last_used(cluster, leases) > timedelta(seconds=max(idle, LEASE_SECONDS))
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+class Hold:
+    """A driver's Lease for a cluster, renewed by a thread from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, api: KubernetesApi, cluster: dict[str, Any], holder: str) -> None:
+        self._api, self._cluster, self._holder = api, cluster, holder
+        self.name = f"{cluster['metadata']['name']}-{holder}"
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._renew_regularly, name="rayworks-lease", daemon=True)
+
+    def start(self) -> None:
+        """Take the Lease. Raises RefusedError when the API does not grant it."""
+        self._renew()
+        self._thread.start()
+
+    def _renew(self) -> None:
+        labels = {CLUSTER_LABEL: self._cluster["metadata"]["name"]}
+        self._api.renew_lease(self.name, holder=self._holder, seconds=LEASE_SECONDS, labels=labels, owner=self._cluster)
+
+    def _renew_regularly(self) -> None:
+        while not self._stopping.wait(RENEW_SECONDS):
+            try:
+                self._renew()
+            except RefusedError as error:  # the cluster's end is noticed by who watches it
+                logger.warning("The Lease %s could not be renewed: %s", self.name, error)
+
+    def stop(self) -> None:
+        """Give the Lease back."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=RENEW_SECONDS)
+        self._api.delete_lease(self.name)

@@ -1,0 +1,203 @@
+"""A namespace of its own for each module, on a real cluster with KubeRay.
+
+The tests know its kubeconfig (``KUBECONFIG``) and the project's image (``RAYWORKS_TEST_IMAGE``), and may be told
+``RAYWORKS_TEST_POSTGRES_IMAGE`` (``postgres:16`` by default) and ``RAYWORKS_TEST_SHARED_FOLDER``, a folder that all nodes
+share; without that the cluster's default storage class must offer ReadWriteMany. They need ``kubectl``.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace, and ``kubectl`` in it."""
+
+    name: str
+
+    def kubectl(self, *arguments: str, said: str | None = None, failing: bool = False) -> str:
+        """What a command prints, given ``said``. An assertion fails with what it says when it fails, unless it may."""
+        command = ["kubectl", "--namespace", self.name, *arguments]
+        done = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
+        assert failing or done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def get(self, *what: str) -> Any:
+        """An object, or a list of them, as Kubernetes tells it."""
+        return json.loads(self.kubectl("get", *what, "--output=json"))
+
+    @contextmanager
+    def port(self, service: str, port: int) -> Iterator[str]:
+        """The address on this machine that leads to a service's port."""
+        command = ["kubectl", "--namespace", self.name, "port-forward", f"service/{service}", f":{port}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout
+            try:
+                found = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
+                assert found, f"no port-forward to {service}"
+                yield found.group()
+            finally:
+                process.terminate()
+
+
+@dataclass(frozen=True)
+class Installation:
+    """``deployments/kubernetes`` in a namespace, with a small overlay."""
+
+    namespace: Namespace
+    folder: Path
+
+    def run(self, deployment: str, parameters: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
+        """Start a deployment through the server's API; the flow run once it ended."""
+        server = self.namespace.port("prefect-server", 4200)
+        with server as address, httpx.Client(base_url=f"http://{address}/api", timeout=60) as api:
+            found = api.get(f"/deployments/name/{deployment}").raise_for_status().json()
+            question = {"parameters": parameters, "job_variables": {"env": env}, "state": {"type": "SCHEDULED"}}
+            run = api.post(f"/deployments/{found['id']}/create_flow_run", json=question).raise_for_status().json()
+            ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+            def end() -> dict[str, Any] | None:
+                now = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()
+                return now if now["state_type"] in ended else None
+
+            return eventually(end, START_SECONDS, f"{deployment} did not end")
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The project's image, as the cluster names it."""
+    if not os.environ.get("KUBECONFIG") or not os.environ.get("RAYWORKS_TEST_IMAGE"):
+        pytest.skip("NOT TESTED ON KUBERNETES: set KUBECONFIG, and RAYWORKS_TEST_IMAGE to an image that the cluster can pull")
+    return os.environ["RAYWORKS_TEST_IMAGE"]
+
+
+@pytest.fixture(scope="module")
+def namespace(image: str, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A fresh namespace; deleted afterwards, with all that is in it."""
+    module = request.module.__name__.rpartition("test_")[2].replace("_", "-")
+    fresh = Namespace(f"rw-test-{module}-{uuid.uuid4().hex[:5]}")
+    fresh.kubectl("create", "namespace", fresh.name)
+    yield fresh
+    fresh.kubectl("delete", "namespace", fresh.name, "--wait", "--timeout=120s")
+
+
+@pytest.fixture(scope="module")
+def overlay(namespace: Namespace, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to ``kubectl apply -k``: the installation as it is shipped, in the namespace, with little storage."""
+    folder = tmp_path_factory.mktemp("installation")
+    shutil.copytree(ROOT / "deployments/kubernetes", folder / "base", ignore=shutil.ignore_patterns("postgres.env"))
+    (folder / "base/postgres.env").write_text(f"POSTGRES_PASSWORD={uuid.uuid4().hex}\n")
+    postgres = os.environ.get("RAYWORKS_TEST_POSTGRES_IMAGE", "postgres:16")
+    document: dict[str, Any] = {
+        "namespace": namespace.name,
+        "resources": ["../base"],
+        "images": [_image("rayworks", image), _image("postgres", postgres)],
+        "patches": [
+            # Of the whole cluster, so beside other installations'.
+            *({"target": {"kind": kind}, "patch": _replace("/metadata/name", f"{namespace.name}-nodes-reader")} for kind in
+              ("ClusterRole", "ClusterRoleBinding")),
+            {"target": {"kind": "ClusterRoleBinding"}, "patch": _replace("/roleRef/name", f"{namespace.name}-nodes-reader")},
+            {"target": {"kind": "StatefulSet"}, "patch": yaml.safe_dump([
+                {"op": "remove", "path": "/spec/volumeClaimTemplates"},
+                {"op": "add", "path": "/spec/template/spec/volumes/-", "value": {"name": "data", "emptyDir": {}}},
+            ])},
+        ],
+    }  # fmt: skip
+    shared = os.environ.get("RAYWORKS_TEST_SHARED_FOLDER")
+    if shared:
+        _on_a_node(image, shared, f"mkdir -m 0777 {namespace.name}")
+        (folder / "overlay").mkdir()
+        (folder / "overlay/volume.yaml").write_text(yaml.safe_dump(_volume(namespace.name, f"{shared}/{namespace.name}")))
+        document["resources"].append("volume.yaml")
+        document["patches"].append({
+            "target": {"kind": "PersistentVolumeClaim"},
+            "patch": yaml.safe_dump([
+                {"op": "add", "path": "/spec/storageClassName", "value": ""},
+                {"op": "add", "path": "/spec/volumeName", "value": namespace.name},
+            ]),
+        })  # fmt: skip
+    (folder / "overlay").mkdir(exist_ok=True)
+    (folder / "overlay/kustomization.yaml").write_text(yaml.safe_dump(document))
+    yield folder / "overlay"
+    namespace.kubectl("delete", "clusterrole,clusterrolebinding", f"{namespace.name}-nodes-reader", "--ignore-not-found")
+    if shared:
+        namespace.kubectl("delete", "persistentvolume", namespace.name, "--ignore-not-found", "--wait=false")
+        _on_a_node(image, shared, f"rm -rf {namespace.name}")
+
+
+@pytest.fixture(scope="module")
+def installation(namespace: Namespace, overlay: Path) -> Installation:
+    """A working installation."""
+    namespace.kubectl("apply", "-k", str(overlay))
+    workloads = ("statefulset/postgres", "deployment/prefect-server", "deployment/mlflow", "deployment/prefect-worker")
+    for workload in workloads:
+        namespace.kubectl("rollout", "status", workload, f"--timeout={START_SECONDS}s")
+    return Installation(namespace, overlay)
+
+
+def _image(name: str, reference: str) -> dict[str, str]:
+    repository, colon, tag = reference.rpartition(":")
+    if not colon or "/" in tag:  # no tag, but a registry's port
+        return {"name": name, "newName": reference}
+    return {"name": name, "newName": repository, "newTag": tag}
+
+
+def _replace(path: str, value: str) -> str:
+    return yaml.safe_dump([{"op": "replace", "path": path, "value": value}])
+
+
+def _volume(name: str, path: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "capacity": {"storage": "100Gi"},
+            "hostPath": {"path": path, "type": "Directory"},
+            "storageClassName": "",
+            "persistentVolumeReclaimPolicy": "Retain",
+        },
+    }
+
+
+def _on_a_node(image: str, folder: str, script: str) -> None:
+    """Run a script in a folder of a node, as root: the namespaces under test allow no such pod."""
+    default = Namespace("default")
+    name = f"rw-test-{uuid.uuid4().hex[:8]}"
+    container = {
+        "name": "script",
+        "image": image,
+        "command": ["sh", "-c", script],
+        "workingDir": "/shared",
+        "securityContext": {"runAsUser": 0},
+        "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+    }
+    volume = {"name": "shared", "hostPath": {"path": folder, "type": "DirectoryOrCreate"}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"restartPolicy": "Never", "containers": [container], "volumes": [volume]},
+    }
+    default.kubectl("apply", "-f", "-", said=json.dumps(pod))
+    default.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", f"--timeout={START_SECONDS}s")
+    default.kubectl("delete", "pod", name, "--wait=false")

@@ -1,0 +1,50 @@
+"""``kubectl apply -k deployments/kubernetes`` gives a working installation."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Installation, Namespace
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
+
+
+def test_the_api_server_takes_every_manifest(namespace: Namespace, overlay: Path):
+    namespace.kubectl("apply", "-k", str(overlay), "--dry-run=server")
+
+
+def test_the_api_server_takes_the_raycluster_as_it_is_shipped(namespace: Namespace, overlay: Path):
+    namespace.kubectl("apply", "-f", str(overlay.parent / "base/raycluster.yaml"), "--dry-run=server")
+
+
+def test_a_flow_started_through_the_api_completes_in_a_pod_of_its_own(installation: Installation):
+    rows = "length,kind\n" + "".join(f"{number},{'long' if number > 50 else 'short'}\n" for number in range(100))
+    write = "import sys; open('/var/lib/rayworks/rows.csv', 'w').write(sys.stdin.read())"
+    installation.namespace.kubectl("exec", "-i", "deployment/mlflow", "--", "python", "-c", write, said=rows)
+    parameters = {"uri": "/var/lib/rayworks/rows.csv", "target": "kind"}
+    run = installation.run("process/process", parameters, env={"RAYWORKS_RAY_ADDRESS": ""})
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    written = installation.namespace.kubectl("exec", "deployment/mlflow", "--", "ls", "/var/lib/rayworks/datasets")
+    assert "rows" in written
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "allowed"),
+    [
+        ("create", "rayclusters.ray.io", "yes"),
+        ("delete", "rayservices.ray.io", "yes"),
+        ("update", "leases.coordination.k8s.io", "yes"),
+        ("get", "pods/log", "yes"),
+        ("list", "events", "yes"),
+        ("create", "pods", "no"),
+        ("delete", "pods", "no"),
+        ("get", "secrets", "no"),
+        ("create", "jobs.batch", "no"),
+        ("create", "deployments.apps", "no"),
+    ],
+)
+def test_a_flow_may_manage_ray_and_leases_and_change_nothing_else(installation: Installation, verb: str, what: str, allowed: str):
+    flow = f"--as=system:serviceaccount:{installation.namespace.name}:rayworks-flow"
+    resource, _, subresource = what.partition("/")
+    said = installation.namespace.kubectl("auth", "can-i", verb, resource, f"--subresource={subresource}", flow, failing=True)
+    assert said.strip() == allowed

@@ -92,7 +92,7 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
         return
     settings = Settings()
     cluster = connection.cluster_of(settings.model_copy(update={"ray_address": address}) if address else settings)
-    cluster.acquire(_worker_environment(), init_kwargs or {})
+    cluster.acquire(worker_environment(), init_kwargs or {})
     _cluster = cluster
     try:
         _warm_up()
@@ -121,7 +121,6 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         self._flow_run_id: UUID | None = None
         self._shared: dict[tuple[int, ...], tuple[Any, Any]] = {}
         self._preflight: preflight.Preflight | None = None
-        self._lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -132,11 +131,10 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         attach_run_log(os.environ.get("PREFECT__FLOW_RUN_ID"))  # first: a cluster tells what it waits for
         try:
             self._stack.enter_context(ray_running(self.address, self.init_kwargs))
-            if _cluster is not None:
-                self._lost = _cluster.lost
             self._preflight = _preflight()
         except RayworksError as error:
             self._failure = error  # raised at the first submit: raised here, Prefect would leave the run Running
+        self._lost: concurrent.futures.Future[ClusterError] = _cluster.lost if _cluster else concurrent.futures.Future()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -150,7 +148,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             if not outbox_here():
                 self._outbox.close()
             _report_crashed(self._flow_run_id, self._in_flight)
-            if self._flow_run_id and prefect_server.is_embedded(_api_url()):
+            if self._flow_run_id and prefect_server.is_embedded(configured_api_url()):
                 prefect_server.expect(str(self._flow_run_id), self._in_flight.recorded)
         finally:
             if self._output:
@@ -318,7 +316,7 @@ def _serialized_flow_run() -> dict[str, Any]:
         api = context["settings_context"]["settings"].setdefault("api", {})
         if _cluster is not None and _cluster.is_elsewhere:
             api.pop("url", None)  # the worker's environment names the API that it can reach
-        elif url := _api_url():
+        elif url := configured_api_url():
             api["url"] = url
     return context
 
@@ -331,7 +329,7 @@ def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, parameters: di
     return AssetContext.from_task_and_inputs(task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True).serialize()
 
 
-def _api_url() -> str | None:
+def configured_api_url() -> str | None:
     """The Prefect API of this process: configured, or Prefect's own embedded server where that one runs."""
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
@@ -342,13 +340,13 @@ def _api_url() -> str | None:
     return server.api_url if server.running else None
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """What the workers are told: the settings of this process, and above all which API to use."""
     from prefect.settings import get_current_settings
 
     environment = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
     environment = {name: value for name, value in environment.items() if name != "PREFECT_HOME"}
-    if url := _api_url():
+    if url := configured_api_url():
         environment["PREFECT_API_URL"] = url
     settings = Settings()
     environment["RAYWORKS_STORAGE_URI"] = storage.absolute(settings.storage_uri)
@@ -377,7 +375,7 @@ def _preflight() -> preflight.Preflight | None:
         return None
     if _cluster is not None and _cluster.is_elsewhere:
         return preflight.Preflight(None, None)
-    return preflight.Preflight(_api_url(), Settings().storage_uri)
+    return preflight.Preflight(configured_api_url(), Settings().storage_uri)
 
 
 def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:

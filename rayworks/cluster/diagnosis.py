@@ -2,7 +2,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
 from rayworks.errors import ClusterError
+
+
 @dataclass(frozen=True)
 class Snapshot:
     cluster: dict[str, Any]

@@ -34,7 +34,7 @@ def look(node: str, api_url: str | None, token: str | None) -> View:
         api_url: The Prefect API that its tasks will use; by default the one that its environment names.
         token: A file that the driver wrote to its storage.
     """
-    found = (_api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token))
+    found = (api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token))
     return View(node, versions(), tuple(problem for problem in found if problem))
 
 
@@ -67,6 +67,10 @@ class Preflight:
             for node in ray.nodes()
             if node["Alive"]
         }
+
+    @property
+    def nodes(self) -> list[str]:
+        return list(self._answers)
 
     def check(self) -> None:
         """Raise ClusterError unless every node has answered, and sees what the driver sees."""
@@ -118,7 +122,8 @@ def _version(package: str) -> str:
         return ""
 
 
-def _api_problem(api_url: str | None) -> str:
+def api_problem(api_url: str | None) -> str:
+    """Why the Prefect API cannot be reached from this process; empty when it can."""
     if api_url is None:
         return "no PREFECT_API_URL that workers can reach is known"
     try:

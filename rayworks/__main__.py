@@ -1,0 +1,36 @@
+"""The ``rayworks`` command. Flows are commands of their own: ``flows/``."""
+
+import argparse
+import sys
+
+
+def main() -> None:
+    """The ``rayworks`` command. Exits with 1 when a check failed."""
+    parser = argparse.ArgumentParser(prog="rayworks", description="Prefect flows that take data to a served model, on Ray.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    doctor = commands.add_parser("doctor", help="check an installation, from here and from a worker")
+    doctor.add_argument("--no-worker", action="store_true", help="start no Ray: check from here only")
+    given = parser.parse_args()
+    sys.exit(_doctor(worker=not given.no_worker))
+
+
+def _doctor(*, worker: bool) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from rayworks.cluster import doctor
+    from rayworks.runner import configured_api_url, worker_environment
+    from rayworks.settings import Settings
+
+    console = Console(highlight=False)
+    marks = {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+    failed = 0
+    lines = doctor.examine(Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment())
+    for line in lines:
+        failed += line.level == "fail"
+        console.print(f"{marks[line.level]} [bold]{line.check}[/]  {escape(line.said)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    main()

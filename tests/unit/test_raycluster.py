@@ -1,0 +1,98 @@
+"""What a run adds to a RayCluster manifest, and what is refused before Kubernetes is asked."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rayworks.cluster import raycluster
+from rayworks.cluster.raycluster import Needs
+from rayworks.errors import ParameterError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/raycluster.yaml"
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    return raycluster.read(str(SHIPPED))
+
+
+def test_the_manifest_is_taken_as_it_stands(manifest: dict[str, Any]):
+    before = copy.deepcopy(manifest)
+    made = raycluster.for_run(manifest, Needs("one", "apart", image="registry/image:1", flow_run_id="f"))
+    assert manifest == before
+    for group in (made["spec"]["headGroupSpec"], *made["spec"]["workerGroupSpecs"]):
+        assert group["template"]["spec"]["containers"][0].pop("image") == "registry/image:1"
+        assert group["template"].pop("metadata")["labels"] == {"rayworks.io/flow-run-id": "f"}
+    assert made["spec"] == before["spec"]
+
+
+def test_an_image_that_the_manifest_names_stays(manifest: dict[str, Any]):
+    head = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    head["image"] = "theirs:1"
+    made = raycluster.for_run(manifest, Needs("one", "apart", image="ours:1"))
+    assert made["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == "theirs:1"
+    assert made["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["image"] == "ours:1"
+
+
+def test_a_cluster_of_one_run_belongs_to_its_job(manifest: dict[str, Any]):
+    made = raycluster.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid")))
+    metadata = made["metadata"]
+    assert (metadata["name"], metadata["namespace"]) == ("one", "apart")
+    assert metadata["labels"] == {"app.kubernetes.io/managed-by": "rayworks", "rayworks.io/flow-run-id": "f"}
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "uid", "blockOwnerDeletion": False}
+    assert metadata["ownerReferences"] == [owner]
+
+
+def test_a_shared_cluster_belongs_to_no_run_and_tells_how_long_it_may_idle(manifest: dict[str, Any]):
+    made = raycluster.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid"), idle_seconds=600))
+    assert "ownerReferences" not in made["metadata"]
+    assert made["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "rayworks"}
+    assert made["metadata"]["annotations"]["rayworks.io/idle-seconds"] == "600"
+
+
+def test_a_shared_cluster_of_another_manifest_or_image_is_told_apart(manifest: dict[str, Any]):
+    other = copy.deepcopy(manifest)
+    other["spec"]["workerGroupSpecs"][0]["maxReplicas"] += 1
+    digests = {raycluster.digest(manifest, "a"), raycluster.digest(manifest, "b"), raycluster.digest(other, "a")}
+    assert len(digests) == 3
+    assert raycluster.digest(copy.deepcopy(manifest), "a") in digests
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m.update(apiVersion="ray.io/v1alpha1"), "apiVersion is 'ray.io/v1alpha1', not 'ray.io/v1'"),
+        (lambda m: m["metadata"].pop("name"), "metadata.name is missing"),
+        (lambda m: m["spec"].pop("headGroupSpec"), "spec.headGroupSpec is missing"),
+        (lambda m: m["spec"]["workerGroupSpecs"][0]["template"]["spec"].update(containers=[]),
+         "spec.workerGroupSpecs[0].template.spec.containers is empty"),
+        (lambda m: m["spec"]["headGroupSpec"]["template"]["spec"].update(restartPolicy="Never"), "restartPolicy 'Never'"),
+    ],
+    ids=["old version", "no name", "no head", "no container", "a head that would stay ended"],
+)  # fmt: skip
+def test_what_could_never_come_up_is_refused_with_its_place(manifest: dict[str, Any], change: Any, said: str, tmp_path: Path):
+    change(manifest)
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(manifest))
+    with pytest.raises(ParameterError) as error:
+        raycluster.read(str(tmp_path / "cluster.yaml"))
+    assert said in str(error.value)
+    assert "cluster.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "kind: Pod\n", "a: [b", "kind: RayCluster\n---\nkind: RayCluster\n"])
+def test_a_file_that_is_not_one_raycluster_is_refused(content: str, tmp_path: Path):
+    (tmp_path / "cluster.yaml").write_text(content)
+    with pytest.raises(ParameterError, match=r"cluster\.yaml"):
+        raycluster.read(str(tmp_path / "cluster.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("address", "is_manifest"),
+    [(None, False), ("", False), ("auto", False), ("head:6379", False), ("ray://head:10001", False),
+     ("raycluster.yaml", True), ("/etc/rayworks/raycluster.yml", True), ("s3://lake/cluster.json", True)],
+)  # fmt: skip
+def test_an_address_is_a_manifest_by_its_name(address: str | None, is_manifest: bool):
+    assert raycluster.is_manifest(address) == is_manifest

@@ -1,0 +1,216 @@
+"""Flow runs on a Ray cluster of their own, or a shared one: what they leave, and what the loss of a part costs them."""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import START_SECONDS, Installation
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
+
+STORAGE = "/var/lib/rayworks"
+GONE_SECONDS = 120
+"""Within which a RayCluster must be gone whose run ended, however it ended."""
+
+
+@dataclass
+class Trial:
+    """``trial.py`` as a Job, as the Prefect worker makes one for a flow run."""
+
+    installation: Installation
+    image: str
+    arguments: tuple[str, ...]
+    env: dict[str, str]
+    name: str = field(default_factory=lambda: f"trial-{uuid.uuid4().hex[:6]}")
+
+    @property
+    def folder(self) -> str:
+        return f"{STORAGE}/trials/{self.name}"
+
+    def start(self) -> "Trial":
+        pool = json.loads((self.installation.folder.parent / "base/work-pool.json").read_text())
+        job = pool["job_configuration"]["job_manifest"]
+        pod = job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        values = {"image": self.image, "image_pull_policy": "IfNotPresent", "cpu_request": "50m", "memory_request": "400Mi",
+                  "memory_limit": "4Gi"}  # fmt: skip
+        container.update(json.loads(re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], json.dumps(container | {"args": []}))))
+        container["command"] = ["python", f"{STORAGE}/code/trial.py", self.folder, *self.arguments]
+        own = {"RAYWORKS_RAY_ADDRESS": f"{STORAGE}/code/raycluster.yaml"} | self.env
+        container["env"] = [one for one in container["env"] if one["name"] not in own]
+        container["env"] += [{"name": name, "value": value} for name, value in own.items()]
+        job["metadata"] = {"name": self.name}
+        job["spec"]["ttlSecondsAfterFinished"] = 60
+        self.installation.on_storage(f"mkdir -p {self.folder}")
+        self.installation.namespace.kubectl("apply", "-f", "-", said=json.dumps(job))
+        return self
+
+    def count(self, what: str) -> int:
+        """How often a stage began, or ended."""
+        said = self.installation.on_storage(f"touch {self.folder}/{what}; wc -l < {self.folder}/{what}")
+        return int(said.split()[0])
+
+    def exists(self, what: str) -> bool:
+        return bool(self.installation.on_storage(f"ls {self.folder}/{what} 2>/dev/null || true").strip())
+
+    def wait_until(self, what: str) -> None:
+        eventually(lambda: self.exists(what) or self._has_ended(), START_SECONDS, f"{what} never came: {self.log()}")
+        assert self.exists(what), self.log()
+
+    def _has_ended(self) -> bool:
+        status = self.installation.namespace.get("job", self.name)["status"]
+        return bool(status.get("succeeded") or status.get("failed"))
+
+    def wait_for_end(self) -> bool:
+        """Whether it completed."""
+        eventually(self._has_ended, START_SECONDS, f"it did not end: {self.log()}")
+        return bool(self.installation.namespace.get("job", self.name)["status"].get("succeeded"))
+
+    def log(self) -> str:
+        return self.installation.namespace.kubectl("logs", f"job/{self.name}", "--tail=200", failing=True)
+
+
+def clusters(installation: Installation) -> list[str]:
+    return [one["metadata"]["name"] for one in installation.namespace.get("rayclusters")["items"]]
+
+
+def pods(installation: Installation, kind: str) -> list[str]:
+    found = installation.namespace.get("pods", f"--selector=ray.io/node-type={kind}")["items"]
+    return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def is_gone(installation: Installation) -> bool:
+    return not clusters(installation) and not pods(installation, "head") and not pods(installation, "worker")
+
+
+def assert_gone(installation: Installation) -> None:
+    eventually(lambda: is_gone(installation), GONE_SECONDS, f"left: {clusters(installation)}")
+
+
+@pytest.fixture(scope="module")
+def code(installation: Installation) -> None:
+    """The trial and a manifest for it on the storage: the one that is shipped, with smaller pods and one group."""
+    manifest = yaml.safe_load((installation.folder.parent / "base/raycluster.yaml").read_text())
+    spec = manifest["spec"]
+    spec["workerGroupSpecs"] = spec["workerGroupSpecs"][:1]
+    spec["autoscalerOptions"]["idleTimeoutSeconds"] = 15
+    for group in (spec["headGroupSpec"], spec["workerGroupSpecs"][0]):
+        group["template"]["spec"]["containers"][0]["resources"] = {
+            "requests": {"cpu": "100m", "memory": "500Mi"}, "limits": {"memory": "3Gi"},
+        }  # fmt: skip
+    spec["workerGroupSpecs"][0].update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
+    installation.on_storage(f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest))
+    program = (Path(__file__).parent / "trial.py").read_text()
+    installation.on_storage(f"cat > {STORAGE}/code/trial.py", said=program)
+
+
+@pytest.fixture
+def start(installation: Installation, image: str, code: None) -> Iterator[Callable[..., Trial]]:
+    started: list[Trial] = []
+
+    def begin(*arguments: str, **env: str) -> Trial:
+        started.append(Trial(installation, image, arguments, env).start())
+        return started[-1]
+
+    yield begin
+    for trial in started:
+        installation.namespace.kubectl("delete", "job", trial.name, "--ignore-not-found", "--wait=false")
+    installation.namespace.kubectl("delete", "rayclusters", "--all", "--wait=true", f"--timeout={GONE_SECONDS}s")
+
+
+def test_a_run_makes_its_cluster_scales_it_from_zero_and_leaves_its_logs_alone(installation: Installation, start: Any):
+    trial = start("1")
+    assert trial.wait_for_end(), trial.log()
+    log = trial.log()
+    assert_gone(installation)
+    assert "Created RayCluster" in log
+    assert "Ray dashboard: " in log
+    folder = re.search(r"Its logs and events are in (\S+)", log)
+    assert folder, log
+    kept = installation.on_storage(f"cd {folder[1]} && find . -type f -size +0")
+    for name in ("raycluster.json", "pods.json", "events.txt", "tasks.json", "ray-head.log", "ray-worker.log", "/worker-"):
+        assert name in kept
+
+
+def test_a_run_that_fails_leaves_nothing(installation: Installation, start: Any):
+    trial = start("1", "fail")
+    assert not trial.wait_for_end()
+    assert "the flow fails" in trial.log()
+    assert_gone(installation)
+
+
+def test_a_cancelled_run_leaves_nothing(installation: Installation, start: Any):
+    trial = start("600")
+    trial.wait_until("second.begun")
+    # What the Prefect worker does when a run is cancelled.
+    installation.namespace.kubectl("delete", "job", trial.name, "--cascade=foreground", "--wait=false")
+    assert_gone(installation)
+
+
+def test_a_run_whose_pod_was_killed_leaves_nothing(installation: Installation, start: Any):
+    trial = start("600")
+    trial.wait_until("second.begun")
+    installation.namespace.kubectl("delete", "pod", f"--selector=job-name={trial.name}", "--grace-period=0", "--force")
+    assert_gone(installation)
+
+
+def test_the_sweep_deletes_what_a_killed_run_left_and_spares_what_is_in_use(installation: Installation, start: Any):
+    in_use = start("600")
+    killed = start("600", RAYWORKS_JOB_NAME="", RAYWORKS_JOB_UID="")  # so that Kubernetes does not delete its cluster by itself
+    for trial in (in_use, killed):
+        trial.wait_until("first.ended")
+    installation.namespace.kubectl("delete", "pod", f"--selector=job-name={killed.name}", "--grace-period=0", "--force")
+    before = set(clusters(installation))
+    assert len(before) == 2
+
+    def swept() -> bool:
+        installation.in_a_pod("python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')")
+        return len(clusters(installation)) == 1
+
+    eventually(swept, GONE_SECONDS, "the sweep left it")
+    in_use.wait_until("second.begun")
+
+
+def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_idle(installation: Installation, start: Any):
+    runs = [start("5", RAYWORKS_RAY_IDLE_SECONDS="20") for _ in range(2)]
+    for run in runs:
+        assert run.wait_for_end(), run.log()
+    assert sum("Created RayCluster" in run.log() for run in runs) == 1
+    assert len(clusters(installation)) == 1
+    again = start("1", RAYWORKS_RAY_IDLE_SECONDS="20")
+    assert again.wait_for_end(), again.log()
+    assert "Using the shared RayCluster" in again.log()
+
+    def swept() -> bool:
+        installation.in_a_pod("python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')")
+        return not clusters(installation)
+
+    eventually(swept, GONE_SECONDS, "the idle cluster stays")
+
+
+def test_a_lost_head_costs_the_stage_that_ran_and_no_finished_one(installation: Installation, start: Any):
+    trial = start("20")
+    trial.wait_until("second.begun")
+    (head,) = pods(installation, "head")
+    installation.namespace.kubectl("delete", "pod", head, "--grace-period=0", "--force")
+    assert trial.wait_for_end(), trial.log()
+    assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
+    assert "the Ray head is lost" in trial.log() or "The Ray head is lost" in trial.log()
+    assert_gone(installation)
+
+
+def test_a_lost_worker_costs_what_it_worked_on(installation: Installation, start: Any):
+    trial = start("20")
+    trial.wait_until("second.begun")
+    (worker,) = pods(installation, "worker")
+    installation.namespace.kubectl("delete", "pod", worker, "--grace-period=0", "--force")
+    assert trial.wait_for_end(), trial.log()
+    assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)

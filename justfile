@@ -14,9 +14,10 @@ test *arguments:
 unit:
     uv run pytest tests/unit tests/architecture
 
-# Style, types and import contracts
+# Style, spelling, types and import contracts
 check:
     uv run ruff check .
+    uv run typos
     uv run lint-imports
     uv run pyright
 

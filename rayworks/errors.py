@@ -21,7 +21,8 @@ class RayworksError(Exception):
             sentence += f": {self.where}"
         if self.said:
             sentence += f" ({self.said.strip().rstrip('.')})"
-        return f"{sentence}. {self.remedy}." if self.remedy else f"{sentence}."
+        remedy = self.remedy if self.remedy.endswith("?") else f"{self.remedy}."
+        return f"{sentence}. {remedy}" if self.remedy else f"{sentence}."
 
     def __reduce__(self):  # keyword arguments do not survive pickle's default, and errors cross from Ray workers
         return _rebuild, (type(self), self.what, self.where, self.said, self.remedy)

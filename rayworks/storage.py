@@ -89,7 +89,7 @@ def explained(uri: str, verb: str) -> Generator[None]:
             errno.EROFS: "The place is read-only: set RAYWORKS_STORAGE_URI to one that can be written",
             errno.EACCES: "Grant access, or name another place",
             errno.EPERM: "Grant access, or name another place",
-        }.get(error.errno or 0, "Check the path, the credentials and the connection")
+        }.get(error.errno or 0, "Check the path, the credentials and the connection, and that the file is whole")
         raise StorageError(f"cannot {verb}", where=uri, said=str(error), remedy=remedy) from error
 
 

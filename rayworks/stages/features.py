@@ -22,35 +22,48 @@ PARTS: dict[TimestampPart, Callable[[pl.Expr], pl.Expr]] = {
 }
 
 
-def plan(sample: pl.DataFrame, columns: Sequence[Column], function: str | None) -> FeatureSet:
+def plan(sample: pl.DataFrame, columns: Sequence[Column], function: str | None, target: str) -> FeatureSet:
     """What to make of typed ``sample`` rows, which hold ``columns`` (without the target). Categories are found later.
+
+    No feature has the name of ``target`` or of another column, beside which it is kept.
 
     Raises:
         ParameterError: The function cannot be loaded, or does other than add columns.
         DataError: No column is left that says anything.
     """
-    features = [feature for column in columns for feature in _of_column(column.name, column.kind, sample)]
+    taken = {target, *(column.name for column in columns)}
+    features = [feature for column in columns for feature in _of_column(column.name, column.kind, sample, taken)]
     for added in _added(sample, function).iter_columns() if function else ():
+        if added.name in taken:
+            raise ParameterError(
+                "the feature function adds a column whose name is taken", where=str(function), said=added.name,
+                remedy="Give it another name",
+            )  # fmt: skip
         kind = "timestamp" if added.dtype.is_temporal() else "categorical" if added.dtype == pl.String else "numeric"
-        features += _of_column(added.name, kind, added.to_frame())
+        features += _of_column(added.name, kind, added.to_frame(), taken)
     if not features:
         notes = "; ".join(f"{c.name}: {c.note}" for c in columns if c.note)
         raise DataError("no column is left to predict from", where=notes, remedy="Declare the kinds of the columns")
-    names = [feature.name for feature in features]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ParameterError("two features have one name", where=", ".join(repeated), remedy="Rename the column")
     return FeatureSet(columns=tuple(c for c in columns if c.kind != "ignored"), function=function, features=tuple(features))
 
 
-def _of_column(name: str, kind: str, sample: pl.DataFrame) -> list[Feature]:
+def _of_column(name: str, kind: str, sample: pl.DataFrame, taken: set[str]) -> list[Feature]:
     if kind in ("numeric", "boolean"):
         return [Feature(name=name, kind="numeric", source=name)]
     if kind == "categorical":
         return [Feature(name=name, kind="categorical", source=name)]
     if kind == "timestamp":
         parts: list[TimestampPart] = [part for part, of in PARTS.items() if sample.select(of(pl.col(name)).n_unique()).item() > 1]
-        return [Feature(name=f"{name}_{part}", kind="numeric", source=name, part=part) for part in parts]
+        return [Feature(name=_free(f"{name}_{part}", taken), kind="numeric", source=name, part=part) for part in parts]
     return []
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """``name``, with as many underscores as it takes to be in nobody's way; from then on it is taken."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def transform(raw: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:

@@ -53,6 +53,17 @@ def _did_you_mean(name: str, names: Sequence[str]) -> str:
 
 def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) -> Column:
     kind, dtype, note = _kind(values)
+    plain = not _is_no_plain_value(values.dtype)
+    if is_target and (not plain or (kind == "timestamp" and declared.kind in ("auto", "timestamp"))):
+        raise DataError(
+            f"the target holds {'times' if plain else f'{values.dtype} values'}, which are neither amounts nor classes",
+            where=values.name, remedy="Predict a number, such as the days since a date, or text",
+        )  # fmt: skip
+    if not plain and declared.kind not in ("auto", "ignored"):
+        raise ParameterError(
+            f"a column of {values.dtype} values can only be ignored", where=values.name, said=f"declared {declared.kind}",
+            remedy="Make columns of plain values of it",
+        )  # fmt: skip
     if declared.kind != "auto":
         if declared.kind != kind:
             dtype = DEFAULT_DTYPES[declared.kind]
@@ -70,17 +81,17 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
 
 def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
     """Kind, type and note of a column, by its values."""
-    if values.dtype.is_nested() or isinstance(values.dtype, pl.Binary | pl.Object | pl.Duration | pl.Time):
+    if _is_no_plain_value(values.dtype):
         return "ignored", "string", f"{values.dtype} values"
     dtype = _dtype_of_text(values) if values.dtype == pl.String else _dtype_of_typed(values.dtype)
     understood = values.to_frame().select(validation.typed(values.name, values.dtype, dtype)).to_series().drop_nulls()
     distinct, rows = understood.n_unique(), len(understood)
     if rows == 0:
-        return "ignored", dtype, "no values"
+        return "ignored", dtype, f"no values in the {len(values):,} rows that were looked at"
     if distinct == 1:
         return "ignored", dtype, "constant"
     if dtype in ("integer", "float"):
-        identifier = distinct == rows > 20 and re.search(r"(^|[_\W])(id|uuid|index|key)$", values.name.lower())
+        identifier = distinct == rows > 20 and re.search(r"(^|[_\W])(id|uuid|index|key)$|^unnamed_\d+$", values.name.lower())
         return ("ignored", dtype, "every value differs, named like an identifier") if identifier else ("numeric", dtype, "")
     if dtype == "string":
         if rows > 20 and distinct > 0.9 * rows:
@@ -89,10 +100,14 @@ def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
     return ("boolean" if dtype == "boolean" else "timestamp"), dtype, ""
 
 
+def _is_no_plain_value(dtype: pl.DataType) -> bool:
+    return dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration | pl.Time)
+
+
 def _dtype_of_typed(dtype: pl.DataType) -> Dtype:
-    if dtype.is_integer():
+    if dtype.is_integer() and not isinstance(dtype, pl.UInt64 | pl.Int128 | pl.UInt128):  # whose values may be too large
         return "integer"
-    if dtype.is_float() or dtype.is_decimal():
+    if dtype.is_numeric():
         return "float"
     if dtype.is_temporal():
         return "timestamp"
@@ -128,19 +143,19 @@ def infer_problem(values: pl.Series, declared: Problem | Literal["auto"]) -> Lit
     return "classification" if whole and few else "regression"
 
 
-def problem_of_classes(classes: Sequence[object], declared: Problem | Literal["auto"], target: str) -> Problem:
+def problem_of_classes(classes: Sequence[object], declared: Problem | Literal["auto"], target: str, rows: int) -> Problem:
     """Binary or multiclass, by the classes of all rows.
 
     Raises:
-        DataError: There is one class only, too many, or more than two where two were declared.
+        DataError: There is one class only, too many for so many rows, or more than two where two were declared.
     """
     shown = ", ".join(repr(label) for label in classes[:6])
     if len(classes) < 2:
         raise DataError("the target has only one value, there is nothing to learn", where=target, said=f"always {shown}")
-    if len(classes) > CLASSES_CEILING:
+    if len(classes) > min(CLASSES_CEILING, max(2, rows // 2)):
         raise DataError(
-            f"the target has {len(classes)} classes", where=target, said=shown,
-            remedy="If it is an amount, set process.problem to regression",
+            f"the target has {len(classes)} classes in {rows:,} rows", where=target, said=shown,
+            remedy="Name one with fewer; if they are amounts, write them like 1234.5, and set process.problem to regression",
         )  # fmt: skip
     if declared == "binary" and len(classes) > 2:
         raise DataError(

@@ -152,7 +152,7 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
     if good.is_empty():
         raise _all_invalid(Counter(bad[validation.REASON].to_list()), len(sample), chunks[0].uri)
     inputs = tuple(column for column in columns if column.name != target)
-    feature_set = features.plan(good.drop(target), inputs, options.feature_function)
+    feature_set = features.plan(good.drop(target), inputs, options.feature_function, target)
     splitter = splitting.choose(options.split, inputs)
     if splitter.by == "time":
         column = next(c for c in inputs if c.name == splitter.column)
@@ -169,25 +169,30 @@ def _as_target(column: Column, problem: str) -> Column:
 
 
 def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
-    """Rows from the first batches of a few chunks, spread over all; columns that differ in type become text."""
+    """Rows from the beginnings of a few chunks, spread over all; columns that differ in type become text."""
     if not chunks:
         raise DataError("the data have no rows", remedy="Name data that have some")
     step = max(1, len(chunks) // SAMPLED_CHUNKS)
     chosen = chunks[::step][:SAMPLED_CHUNKS]
-    frames = [batch.rows.head(rows // len(chosen) + 1) for chunk in chosen for batch in _first(chunk)]
-    frames = [frame for frame in frames if len(frame)]
+    begun = [batch for chunk in chosen for batch in _beginning(chunk, rows // len(chosen) + 1)]
+    frames = [batch.rows for batch in begun if len(batch.rows)]
     if not frames:
-        raise DataError("the data have no rows", where=chunks[0].uri, remedy="Name data that have some")
+        said = next((reason for batch in begun for _, _, reason in batch.malformed), "")
+        remedy = "Mend its lines" if said else "Name data that have some"
+        raise DataError("the data have no rows", where=chunks[0].uri, said=said, remedy=remedy)
     try:
         return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError:
         return pl.concat([frame.cast(pl.String, strict=False) for frame in frames], how="diagonal")
 
 
-def _first(chunk: Chunk) -> Iterator[reading.Batch]:
-    batch = next(reading.batches(chunk), None)
-    if batch is not None:
+def _beginning(chunk: Chunk, rows: int) -> Iterator[reading.Batch]:
+    for batch in reading.batches(chunk):
+        batch.rows = batch.rows.head(rows)
+        rows -= len(batch.rows)
         yield batch
+        if rows <= 0:
+            return
 
 
 def _times(chunk: Chunk, column: Column) -> pl.DataFrame:
@@ -236,7 +241,9 @@ def process_chunk(chunk: Chunk, plan: Plan) -> ChunkCounts:
 
 
 def _rejected(bad: pl.DataFrame, file: str) -> pl.DataFrame:
-    record = pl.struct(pl.exclude(validation.ROW, validation.REASON)).struct.json_encode()
+    # Nested and binary values, which no feature is made of, are left out: not all of them can be written as JSON.
+    shown = [n for n, dtype in bad.schema.items() if not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)]
+    record = pl.struct(pl.col(shown).exclude(validation.ROW, validation.REASON)).struct.json_encode()
     return bad.select(
         pl.lit(file).alias("file"), pl.col(validation.ROW).cast(pl.Int64).alias("row"),
         pl.col(validation.REASON).alias("reason"), record.alias("record"),
@@ -333,9 +340,10 @@ def _with_categories(feature: Feature, train: Statistics, most: int) -> Feature:
 def _target(plan: Plan, counts: ChunkCounts, options: ProcessOptions) -> Target:
     if counts.classes:
         classes = tuple(sorted(set[Any]().union(*counts.classes.values())))
+        rows = sum(found.total() for found in counts.classes.values())
         return Target(
             name=plan.target,
-            problem=inference.problem_of_classes(classes, options.problem, plan.target),
+            problem=inference.problem_of_classes(classes, options.problem, plan.target, rows),
             classes=classes,
         )
     _, _, _, low, high = counts.splits["train"].moments[plan.target]

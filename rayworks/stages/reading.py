@@ -1,9 +1,12 @@
 """Files to batches of rows: Parquet as it is typed, CSV and JSON lines as text. Knows neither Ray nor what the columns mean."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import polars as pl
@@ -135,23 +138,19 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
         yield batch
 
 
-class _parquet:  # noqa: N801 - a context manager, used as a function
+@contextmanager
+def _parquet(uri: str) -> Generator[Any]:
     """A Parquet file, open; what is wrong with it becomes a sentence."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, uri: str) -> None:
-        self.uri, self.source = uri, storage.open_input(uri)
-
-    def __enter__(self) -> Any:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    with storage.open_input(uri) as source:
         try:
-            return pq.ParquetFile(self.source.__enter__())
-        except pa.ArrowInvalid as error:
-            raise _unreadable(self.uri, "Parquet", error) from error
-
-    def __exit__(self, *exception: Any) -> None:
-        self.source.__exit__(*exception)
+            file: Any = pq.ParquetFile(source)
+            _check_names(file.schema_arrow.names, uri)
+            yield file
+        except pa.ArrowException as error:
+            raise _unreadable(uri, "Parquet", error) from error
 
 
 def _parquet_batches(chunk: Chunk) -> Iterator[Batch]:
@@ -179,24 +178,26 @@ def _csv_batches(chunk: Chunk) -> Iterator[Batch]:
 
     row = 1
     try:
-        names, delimiter = _csv_header(chunk.uri)
+        header, delimiter = _csv_header(chunk.uri)
+        names = [name or f"unnamed_{place}" for place, name in enumerate(header, start=1)]
         parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
-        convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
         options = csv.ReadOptions(use_threads=False, block_size=8 << 20)
         with _text(chunk.uri) as source, csv.open_csv(source, options, parse, convert) as reader:
             for batch in reader:
-                rows = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch])))
-                yield Batch(rows, row, list(malformed))
+                rows = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch]).rename_columns(names)))
+                yield Batch(_with_points(rows) if delimiter == ";" else rows, row, list(malformed))
                 row += len(rows) + len(malformed)
                 malformed.clear()
     except pa.ArrowInvalid as error:
-        raise _unreadable(chunk.uri, "CSV", error) from error
+        remedy = "Save it as UTF-8" if "UTF8" in str(error) else "Check the file, or say its format"
+        raise _unreadable(chunk.uri, "CSV", error, remedy) from error
     if malformed:
         yield Batch(pl.DataFrame(schema=dict.fromkeys(names, pl.String)), row, malformed)
 
 
 def _csv_header(uri: str) -> tuple[list[str], str]:
-    """Column names, and the delimiter: the one of ``, ; tab |`` that the first line has most of."""
+    """Column names as they stand, and the delimiter: the one of ``, ; tab |`` that the first line has most of."""
     import csv
 
     with _text(uri) as source:
@@ -204,16 +205,31 @@ def _csv_header(uri: str) -> tuple[list[str], str]:
         try:
             line = text.readline()
             delimiter = max(",;\t|", key=line.count)
-            names = next(csv.reader([line], delimiter=delimiter), [])
+            names = next(csv.reader(chain([line], text), delimiter=delimiter), [])  # a quoted name may hold a line break
         except UnicodeDecodeError as error:
             raise _unreadable(uri, "CSV", error, "Save it as UTF-8") from error
+        except csv.Error as error:
+            raise _unreadable(uri, "CSV", error) from error
         finally:
             text.detach()
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if not names or repeated:
-        said = f"repeated columns: {', '.join(repeated)}" if repeated else "the file is empty"
+    if not any(names):
+        said = "its first line names no column" if names else "the file is empty"
         raise DataError("the CSV file has no usable header", where=uri, said=said, remedy="Give each column a name")
+    _check_names([name for name in names if name], uri)
     return names, delimiter
+
+
+def _check_names(names: Sequence[str], uri: str) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError("two columns have one name", where=uri, said=", ".join(repeated), remedy="Rename one")
+
+
+def _with_points(rows: pl.DataFrame) -> pl.DataFrame:
+    """Numbers with a decimal comma, for which such files are separated by semicolons, as the others are written."""
+    text = pl.all()
+    comma = text.str.contains(r"^\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*$")
+    point = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+    return rows.select(pl.when(comma).then(point).otherwise(text))
 
 
 def _jsonl_batches(chunk: Chunk) -> Iterator[Batch]:
@@ -256,20 +272,13 @@ def _text_frame(records: list[dict[str, str | None]]) -> pl.DataFrame:
     return pl.DataFrame({name: [record.get(name) for record in records] for name in names}, dict.fromkeys(names, pl.String))
 
 
-class _text:  # noqa: N801 - a context manager, used as a function
+@contextmanager
+def _text(uri: str) -> "Generator[NativeFile]":
     """A text file, open as bytes and decompressed by its name."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def __enter__(self) -> "NativeFile":
-        files, path = storage.filesystem(self.uri)
-        with storage.explained(self.uri, "read"):
-            self.stream = files.open_input_stream(path, compression="detect")
-        return self.stream
-
-    def __exit__(self, *exception: Any) -> None:
-        self.stream.close()
+    with storage.explained(uri, "read"):
+        files, path = storage.filesystem(uri)
+        with files.open_input_stream(path, compression="detect") as stream:
+            yield stream
 
 
 def _unreadable(uri: str, kind: str, error: Exception, remedy: str = "Check the file, or say its format") -> DataError:

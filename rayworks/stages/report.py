@@ -3,6 +3,7 @@
 Every function takes the records that a run made; those that it did not make are none, and their sections are left out.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack, cast
 
@@ -17,7 +18,7 @@ from rayworks.records import (
     ServeCheck,
     TuneResult,
 )
-from rayworks.stages import figures
+from rayworks.stages import figures, gate
 from rayworks.stages.charts import number
 from rayworks.stages.figures import HIGHER_IS_BETTER, label
 
@@ -92,10 +93,11 @@ def verdict(run: Run) -> str:
 
 def gain(candidate: float | None, rival: float | None, metric: str) -> float | None:
     """By which share the candidate is better than the rival, whichever way the metric goes."""
-    if candidate is None or not rival:
+    if candidate is None or rival is None:
         return None
-    better = (candidate - rival) if metric in HIGHER_IS_BETTER else (rival - candidate)
-    return better / abs(rival)
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    share = gate.gain(sign * candidate, sign * rival)
+    return share if math.isfinite(share) else None
 
 
 def compared(candidate: Metrics, rival: Metrics | None, metric: str) -> str:

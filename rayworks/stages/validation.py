@@ -7,8 +7,8 @@ import polars as pl
 from rayworks.records import Column
 from rayworks.stages.reading import MISSING_TEXT
 
-REASON = "_reason"
-ROW = "_row"  # the number of a row in its file, which both parts keep if the raw rows have it
+REASON = "rayworks.reason"  # names that no column of anybody's data has
+ROW = "rayworks.row"  # the number of a row in its file, which both parts keep if the raw rows have it
 TIMESTAMP_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S",
     "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
@@ -78,7 +78,7 @@ def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple
     A column that the raw rows lack is null. The target must have a value.
 
     Returns:
-        Typed rows with just ``columns`` (the target is one of them); rejected raw rows with the reason in ``_reason``:
+        Typed rows with just ``columns`` (the target is one of them); rejected raw rows with the reason in ``REASON``:
         the first that was found.
     """
     used = [column for column in columns if column.kind != "ignored"]

@@ -1,9 +1,12 @@
 """Reading, inference, validation, features and splitting: pure, no Ray."""
 
 import gzip
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rayworks.errors import DataError, ParameterError, StorageError
@@ -51,17 +54,54 @@ def test_other_files_in_a_folder_are_left_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("", "empty"), ("a,a\n1,2\n", "repeated columns: a")], ids=["empty file", "repeated column"]
-)
+    ("content", "words"),
+    [
+        ("", "empty"), ("\n1,2\n", "names no column|empty"), (",\n1,2\n", "names no column"),
+        ("a,b,a\n1,2,3\n", r"two columns have one name: .*\(a\)"),
+    ],
+    ids=["empty file", "blank line", "no names", "repeated column"],
+)  # fmt: skip
 def test_a_csv_file_without_a_usable_header_is_refused_in_a_sentence(tmp_path: Path, content: str, words: str):
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=f"(?i){words}"):
         read(tmp_path / "a.csv")
 
 
-def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(tmp_path: Path):
-    (tmp_path / "a.parquet").write_text("no parquet")
-    with pytest.raises(DataError, match="not readable as Parquet"):
+def test_csv_columns_without_a_name_and_names_with_a_line_break_are_read(tmp_path: Path):
+    (tmp_path / "a.csv").write_text(',"b\nc",x,\n0,1,2,\n')
+    rows, _ = read(tmp_path / "a.csv")
+    assert rows.to_dict(as_series=False) == {"unnamed_1": ["0"], "b\nc": ["1"], "x": ["2"], "unnamed_4": [""]}
+
+
+def test_numbers_with_a_decimal_comma_are_understood_in_files_separated_by_semicolons(tmp_path: Path):
+    numbers = ["1,5", "-1.234,56", "1.5", "7", "1,2,3", "a,5", ""]
+    (tmp_path / "a.csv").write_text("x;y\n" + "".join(f"{number};0\n" for number in numbers))
+    rows, _ = read(tmp_path / "a.csv")
+    assert rows["x"].to_list() == ["1.5", "-1234.56", "1.5", "7", "1,2,3", "a,5", ""]
+    (tmp_path / "a.csv").write_text('x,y\n"1,5",0\n')  # here it might as well separate thousands
+    assert read(tmp_path / "a.csv")[0]["x"].to_list() == ["1,5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.parquet", b"no parquet", "not readable as Parquet"),
+        ("a.csv", "a,b\nä,1\n".encode("latin-1"), "Save it as UTF-8"),
+        ("a.csv", b"a\n" + b"x\n" * 9000 + b"\xe4\n", "Save it as UTF-8"),
+        ("a.csv.gz", b"a,b\n1,2\n", r"cannot read: .*a.csv.gz.*that the file is whole"),
+        ("a.csv.gz", gzip.compress(b"a,b\n" + bytes(range(48, 58)) * 999)[:-20], "that the file is whole"),
+    ],
+    ids=["no Parquet", "Latin-1", "Latin-1 further down", "not compressed", "cut off"],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(tmp_path: Path, name: str, content: bytes, words: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((DataError, StorageError), match=f"(?i){words}"):
+        read(tmp_path / name)
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path):
+    pq.write_table(pa.table([[1], [2]], names=["x", "x"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"(?i)two columns have one name: .*\(x\)"):
         read(tmp_path / "a.parquet")
 
 
@@ -134,10 +174,52 @@ def test_the_kind_of_problem_follows_from_the_target(values: list, problem: str)
 
 def test_a_target_of_one_class_is_refused():
     with pytest.raises(DataError, match="only one value"):
-        inference.problem_of_classes(["a"], "auto", "y")
+        inference.problem_of_classes(["a"], "auto", "y", 100)
+
+
+def test_amounts_that_are_written_in_another_way_do_not_pass_for_classes():
+    with pytest.raises(DataError, match=r"600 classes in 1,000 rows.*1,000\.00.*write them like 1234\.5"):
+        inference.problem_of_classes([f"1,{i:03}.00" for i in range(600)], "auto", "y", 1000)
+    assert inference.problem_of_classes(["a", "b"], "auto", "y", 3) == "binary"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(["2024-01-01", "2024-01-02"], "holds times"), ([[1], [2]], "List"), ([timedelta(1), timedelta(2)], "Duration")],
+    ids=["times", "lists", "durations"],
+)
+def test_a_target_that_is_neither_an_amount_nor_a_class_is_refused(values: list, words: str):
+    with pytest.raises(DataError, match=words):
+        columns_of({"x": [1, 2], "y": values})
+
+
+def test_values_that_are_not_plain_can_only_be_ignored():
+    data = {"x": [[1], [2]], "y": [1, 2]}
+    assert columns_of(data)["x"].note == "List(Int64) values"
+    with pytest.raises(ParameterError, match=r"can only be ignored: x \(declared categorical\)"):
+        columns_of(data, columns={"x": ColumnDeclaration(kind="categorical")})
+
+
+def test_whole_numbers_that_are_too_large_for_64_bits_are_kept_as_nearly_as_they_can_be():
+    values = pl.Series([2**63 - 1, 2**64 - 1], dtype=pl.UInt64)
+    known = columns_of({"x": values, "y": [1, 2]})["x"]
+    assert (known.kind, known.dtype) == ("numeric", "float")
+
+
+def test_a_row_number_that_a_data_frame_was_saved_with_is_no_feature():
+    known = columns_of({"unnamed_1": [str(i) for i in range(50)], "x": [str(i) for i in range(50)], "y": ["a", "b"] * 25})
+    assert (known["unnamed_1"].kind, known["x"].kind) == ("ignored", "numeric")
 
 
 # --- validation
+
+
+def test_columns_may_have_any_name():
+    names = ["row", "_row", "_reason", "a.b", "[x]", "tar get", "größe", 'quo"te', "", " "]
+    raw = pl.DataFrame({name: ["1", "bad"] for name in names}).with_row_index(validation.ROW)
+    good, bad = validation.validate(raw, [column(name) for name in names], "a.b")
+    assert (len(good), len(bad)) == (1, 1)
+    assert set(good.columns) == {*names, validation.ROW}
 
 
 def column(name: str, kind: str = "numeric", dtype: str = "float", **rules) -> Column:
@@ -195,9 +277,18 @@ def test_reasons_are_counted_without_the_single_value():
 
 def test_timestamps_become_the_parts_that_vary():
     sample = pl.DataFrame({"t": pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 20), "1d", eager=True)})
-    made = features.plan(sample, [column("t", "timestamp", "timestamp")], None)
+    made = features.plan(sample, [column("t", "timestamp", "timestamp")], None, "y")
     assert {f.part for f in made.features} == {"day_of_year", "day_of_week"}
     assert features.transform(sample, made)["t_day_of_year"].to_list()[:2] == [1.0, 2.0]
+
+
+def test_no_feature_takes_the_name_of_the_target_or_of_another_column():
+    times = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 20), "1d", eager=True)
+    columns = [column("t", "timestamp", "timestamp"), column("t_day_of_week")]
+    made = features.plan(pl.DataFrame({"t": times, "t_day_of_week": range(20)}), columns, None, "t_day_of_year")
+    assert [(f.name, f.part) for f in made.features] == [
+        ("t_day_of_year_", "day_of_year"), ("t_day_of_week_", "day_of_week"), ("t_day_of_week", None),
+    ]  # fmt: skip
 
 
 def test_a_category_that_training_never_saw_is_missing():
@@ -212,9 +303,9 @@ def test_labels_become_class_numbers_in_the_order_of_the_classes():
     assert features.encode_target(pl.Series(["c", "a"]), target).tolist() == [2, 0]
 
 
-def with_function(name: str) -> FeatureSet:
+def with_function(name: str, target: str = "y") -> FeatureSet:
     sample = pl.DataFrame({"x": [1.0, 2.0]})
-    return features.plan(sample, [column("x")], f"tests.unit.feature_functions:{name}")
+    return features.plan(sample, [column("x")], f"tests.unit.feature_functions:{name}", target)
 
 
 def test_a_feature_function_adds_columns():
@@ -234,6 +325,11 @@ def test_a_feature_function_adds_columns():
 def test_a_feature_function_that_does_other_than_add_columns_is_refused(name: str, words: str):
     with pytest.raises(ParameterError, match=words):
         with_function(name)
+
+
+def test_a_feature_function_that_adds_the_target_is_refused():
+    with pytest.raises(ParameterError, match=r"name is taken: .*doubled \(x_doubled\)"):
+        with_function("doubled", target="x_doubled")
 
 
 # --- splitting

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rayworks import storage
 from rayworks.errors import ParameterError
 
 
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
 
         Raises:
             ParameterError: The storage is an object store, which cannot hold a database, and no server is named.
+            StorageError: The folder cannot be made.
         """
         if self.mlflow_tracking_uri:
             return self.mlflow_tracking_uri
@@ -60,5 +62,6 @@ class Settings(BaseSettings):
                 remedy="Set RAYWORKS_MLFLOW_TRACKING_URI to the server's URL, or to a database",
             )  # fmt: skip
         folder = Path(self.storage_uri).expanduser().absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage.explained(str(folder), "write"):
+            folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{folder}/mlflow.db"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rayworks import __version__, import_path, storage
-from rayworks.errors import DataError, RegistryError
+from rayworks.errors import DataError, RegistryError, TrainingError
 from rayworks.model import Model
 from rayworks.records import Column, Dataset, FeatureSet, Target
 
@@ -62,9 +62,21 @@ class TabularModel:
         if typed.is_empty():
             return np.empty((0, classes) if classes else 0)
         encoded = features.encode(features.transform(typed, self.feature_set), self.feature_set.features)
-        if self.target.problem == "regression":
-            return np.asarray(self.model.predict(encoded), dtype="float64").reshape(-1)
-        return np.asarray(cast(Any, self.model).predict_proba(encoded), dtype="float64")
+        ask = cast(Any, self.model).predict_proba if classes else self.model.predict
+        try:
+            scores = np.asarray(ask(encoded), dtype="float64")
+        except Exception as error:  # the model is the user's: whatever it raises is the answer
+            raise TrainingError(
+                "the model failed to predict", where=type(self.model).__name__, said=f"{type(error).__name__}: {error}",
+                remedy="Mend the training loop that makes it",
+            ) from error  # fmt: skip
+        if scores.size != len(typed) * max(classes, 1):
+            raise TrainingError(
+                f"the model must predict {f'{classes} probabilities' if classes else 'a number'} a row",
+                where=type(self.model).__name__, said=f"{len(typed)} rows gave an array of shape {scores.shape}",
+                remedy="Mend the training loop that makes it",
+            )  # fmt: skip
+        return scores.reshape(len(typed), classes) if classes else scores.reshape(-1)
 
     def _typed(self, raw: "pd.DataFrame") -> "pl.DataFrame":
         import polars as pl

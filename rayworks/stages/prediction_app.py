@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
 
 from rayworks import tabular_model
-from rayworks.errors import RayworksError
+from rayworks.errors import DataError, ParameterError
 from rayworks.records import Column, ModelVersion
 from rayworks.tabular_model import TabularModel
 
@@ -140,7 +140,7 @@ def build(
                 raise HTTPException(422, detail=details) from error
             try:
                 predictions = await self.predict_together((loaded, frame_of(rows, loaded.columns)))
-            except RayworksError as error:
+            except (DataError, ParameterError) as error:
                 raise HTTPException(422, detail=str(error)) from error
             return {"model": loaded.name(), **answer_of(predictions)}
 

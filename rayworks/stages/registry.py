@@ -1,9 +1,11 @@
 """Models in MLflow's registry: registered once, promoted by an alias that moves, and rolled back by moving it again."""
 
+import os
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +27,40 @@ def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
     """A client of the registry, whose failures are sentences."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     tabular_model.prepare_mlflow()
     try:
+        _make_database(tracking_uri)
         yield MlflowClient(tracking_uri, tracking_uri)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         raise RegistryError(
             "the model registry refused", where=tracking_uri, said=str(error).splitlines()[0],
-            remedy="Check RAYWORKS_MLFLOW_TRACKING_URI, and that the server answers",
+            remedy="Check RAYWORKS_MLFLOW_TRACKING_URI, that the server answers, and that its disk has room",
         ) from error  # fmt: skip
+
+
+def _make_database(tracking_uri: str) -> None:
+    """A SQLite file that is not there yet appears with all its tables: MLflow cannot mend what was made by half."""
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow.store.db import utils as database
+
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with storage.explained(str(path), "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        try:
+            engine = database.create_sqlalchemy_engine(f"sqlite:///{part}")
+            try:
+                database._initialize_tables(engine)  # pyright: ignore[reportPrivateUsage] - a store would keep it open
+            finally:
+                engine.dispose()
+            with suppress(FileExistsError):  # another process was faster
+                os.link(part, path)
+        finally:
+            part.unlink()
 
 
 def register(model: ModelRef, *, tracking_uri: str, storage_uri: str, tune: TuneResult | None = None) -> ModelVersion:

@@ -213,13 +213,13 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     context = _TrainContext(job)
     try:
         model = loop.run(job.options.loop, context)
+        if context.rank == 0:
+            facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
+            tabular_model.save(model, job.uri, dataset=job.dataset, metadata=facts)
     except RayworksError as error:
         if context.world_size > 1 and not isinstance(error, ParameterError):
             raise  # the others may wait for this one; a bad parameter is one for all
         return {"error": error}  # it would fail again: no restart
-    if context.rank == 0:
-        facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
-        tabular_model.save(model, job.uri, dataset=job.dataset, metadata=facts)
     return {"curve": [point.model_dump() for point in context.curve], "restarts": context.restarts}
 
 

@@ -1,0 +1,69 @@
+"""A disk that is full or read-only, for real: what was good stays, nothing is left by half, and a sentence says why."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayworks import storage
+from rayworks.errors import RegistryError, StorageError
+from rayworks.params import ProcessOptions
+from rayworks.settings import Settings
+from rayworks.stages import processing, reading, registry
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"NOT TESTED, full and read-only disks: only root may mount one ({mounted.stderr.decode().strip()})")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def files_of(disk: Path) -> list[str]:
+    return sorted(str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file())
+
+
+def test_a_disk_that_fills_up_while_processing_holds_no_part_of_a_file(disk: Path, tmp_path: Path):
+    random = np.random.default_rng(0)
+    pl.DataFrame({name: random.normal(size=200_000) for name in "xzy"}).write_parquet(tmp_path / "a.parquet")
+    chunks = reading.chunks(reading.source_files(str(tmp_path / "a.parquet")))
+    plan = processing.make_plan(chunks, "y", ProcessOptions(), str(disk / "dataset"))
+    with pytest.raises(StorageError, match=r"Cannot write: .*part-00000\.parquet .*The disk is full: free space, or set RAYWORKS"):
+        processing.process_chunk(chunks[0], plan)
+    assert files_of(disk) == []
+
+
+def test_what_was_there_survives_a_write_that_the_disk_has_no_room_for(disk: Path):
+    storage.write_bytes(f"{disk}/champion.json", b"old")
+    with pytest.raises(StorageError, match="The disk is full"):
+        storage.write_bytes(f"{disk}/champion.json", b"new" * 1_000_000)
+    assert (storage.read_bytes(f"{disk}/champion.json"), files_of(disk)) == (b"old", ["champion.json"])
+
+
+def test_a_registry_that_had_no_room_is_made_when_there_is_some(disk: Path):
+    (disk / "filling").write_bytes(bytes(900_000))
+    with pytest.raises(RegistryError, match=r"full.*that its disk has room"):
+        registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db")
+    assert files_of(disk) == ["filling"]
+    subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+    assert registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db") is None
+
+
+def test_a_read_only_disk_is_told_of_wherever_something_is_to_be_kept(disk: Path, monkeypatch: pytest.MonkeyPatch):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    monkeypatch.setenv("RAYWORKS_STORAGE_URI", str(disk / "storage"))
+    for keep in (
+        lambda: storage.write_bytes(f"{disk}/x", b""),
+        lambda: Settings().tracking_uri(),
+        lambda: registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db"),
+    ):
+        with pytest.raises(StorageError, match=r"Cannot write: .*The place is read-only: set RAYWORKS_STORAGE_URI"):
+            keep()

@@ -43,7 +43,7 @@ def arguments(flow: "Flow[..., Any]", given: list[str]) -> dict[str, Any]:
         ParameterError: A value is refused, with the parameter and the reason.
     """
     from pydantic import ConfigDict, ValidationError, create_model
-    from pydantic_settings import CliApp
+    from pydantic_settings import CliApp, SettingsError
 
     from rayworks.errors import ParameterError
 
@@ -61,6 +61,8 @@ def arguments(flow: "Flow[..., Any]", given: list[str]) -> dict[str, Any]:
         raise ParameterError(
             "an argument is refused", where=name.replace("_", "-"), said=first["msg"], remedy="See --help"
         ) from error
+    except SettingsError as error:  # no JSON
+        raise ParameterError("an argument cannot be read", said=str(error), remedy="See --help") from error
     return {name: getattr(parsed, name) for name in fields}
 
 

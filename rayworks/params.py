@@ -1,12 +1,23 @@
 """What flows accept. These models are the form in the Prefect UI, the command line, and the Python interface."""
 
-from typing import Annotated, Literal
+import contextlib
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rayworks.records import ColumnKind, Problem
 
-Hyperparameter = float | int | str
+
+def _number(value: Any) -> Any:
+    """The number that a text is, which is all that a command line knows."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(value)
+    return value
+
+
+Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
 
 DataUri = Annotated[
     str,
@@ -17,7 +28,12 @@ DataUri = Annotated[
 ]
 DataTarget = Annotated[str, Field(title="Target", description="The column to predict.")]
 DataName = Annotated[
-    str | None, Field(title="Name", description="Of the dataset and the model. By default, from the name of the data.")
+    str | None,
+    Field(
+        title="Name",
+        description="Of the dataset and the model: letters, digits, - and _. By default, from the name of the data.",
+        pattern=r"^[A-Za-z0-9_-]+$",
+    ),
 ]
 DatasetUri = Annotated[str, Field(title="Dataset", description="Folder of a dataset that the process flow made.")]
 ModelUri = Annotated[

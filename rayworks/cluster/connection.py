@@ -57,11 +57,11 @@ class EmbeddedRay:
             with _environment(own), _signals_kept():
                 # "local": never another Ray that happens to run on this machine.
                 cast(Any, ray.init)(**{"address": "local", "logging_level": "WARNING", **init_kwargs})
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # a node that is too slow is told by a plain Exception
             raise ClusterError(
                 "Ray could not be started on this machine",
                 said=str(error),
-                remedy="Check that memory and /tmp have room, and that no firewall closes local ports",
+                remedy="Check that memory and /tmp have room, that the machine has time, and that no firewall closes local ports",
             ) from error
 
     def release(self) -> None:

@@ -170,7 +170,7 @@ class KubeRayCluster:
                 return head
             found = self._tell(diagnosis.findings(snapshot, datetime.now(UTC)))
             for finding in found:
-                if finding.is_final and finding.is_head:
+                if finding.is_final and not finding.group:  # of the head, or of the whole cluster
                     raise diagnosis.error(finding)
             waited = time.monotonic() - began
             if waited > self._settings.ray_start_seconds:

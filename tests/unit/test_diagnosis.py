@@ -1,0 +1,268 @@
+"""What is found in what Kubernetes said: ``statuses/`` is what a real cluster told ``tests/cluster/test_explained_failures.py``."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from rayworks.cluster import diagnosis
+from rayworks.cluster.diagnosis import Condition, Snapshot, error, findings, out_of_memory, refusal
+
+STATUSES = Path(__file__).parent / "statuses"
+
+# Of each recording: the condition, whether it is final, what it is about, Kubernetes' words, and the part of the cluster.
+RECORDED = {
+    "head-too-large": ("TooLarge", True, "Pod", "2 Insufficient cpu", "head"),
+    "worker-too-large": ("TooLarge", True, "Pod", "2 Insufficient cpu", "small"),
+    "no-room": ("NoRoom", False, "Pod", "1 Insufficient memory", "head"),
+    "head-taint": ("UntoleratedTaint", True, "Pod", "node-3 has rayworks/test=taint:NoSchedule", "head"),
+    "worker-taint": ("UntoleratedTaint", True, "Pod", "node-3 has rayworks/test=taint:NoSchedule", "small"),
+    "affinity": ("UnmatchedAffinity", True, "Pod", "didn't match Pod's node affinity/selector", "head"),
+    "head-quota": ("QuotaExceeded", True, "RayCluster", "exceeded quota: small, requested: requests.cpu=10m", "head"),
+    "worker-quota": ("QuotaExceeded", True, "RayCluster", "used: pods=1, limited: pods=1", "small"),
+    "head-image": ("ImageNotFound", True, "Pod", "absent:1: not found", "head"),
+    "worker-image": ("ImageNotFound", True, "Pod", "absent:1: not found", "small"),
+    "image-name": ("ImageNotFound", True, "Pod", "couldn't parse image name", "head"),
+    "registry": ("ImageUnreachable", False, "Pod", "connection refused", "head"),
+    "head-crash": ("CrashLoop", True, "Pod", "exit code 1, broken", "head"),
+    "worker-crash": ("CrashLoop", True, "Pod", "exit code 1, broken", "small"),
+    "command": ("CrashLoop", True, "Pod", "executable file not found", "head"),
+    "head-ends-for-good": ("CrashLoop", True, "RayCluster", "ExitCode:1", "head"),
+    "head-memory": ("OutOfMemory", True, "Pod", "OOMKilled, exit code 137", "head"),
+    "worker-memory": ("OutOfMemory", True, "Pod", "OOMKilled, exit code 137", "small"),
+    "readiness": ("UnreadyProbe", False, "Pod", "Readiness probe failed", "head"),
+    "liveness": ("UnreadyProbe", True, "Pod", "Liveness probe failed", "head"),
+    "pod-security": ("AdmissionRefused", True, "RayCluster", 'violates PodSecurity "restricted:latest"', "head"),
+    "policy": ("AdmissionRefused", True, "RayCluster", "the label cost-centre is missing", "head"),
+    "webhook": ("WebhookUnreachable", False, "RayCluster", 'failed calling webhook "rules.example.com"', "head"),
+    "service-account": ("ConfigMissing", True, "RayCluster", 'serviceaccount "absent" not found', "head"),
+    "config-map": ("ConfigMissing", True, "Pod", 'configmap "absent" not found', "head"),
+    "secret-volume": ("ConfigMissing", True, "Pod", 'secret "absent" not found', "head"),
+    "claim-missing": ("VolumeUnbound", True, "Pod", 'persistentvolumeclaim "absent" not found', "head"),
+    "claim-unbound": ("VolumeUnbound", True, "Pod", 'storageclass.storage.k8s.io "absent" not found', "head"),
+    "invalid": ("InvalidManifest", True, "RayCluster", "minReplicas 5 greater than maxReplicas 1", ""),
+    "operator": ("OperatorSilent", True, "RayCluster", "no status", ""),
+    "suspended": ("Queued", False, "RayCluster", "RayCluster has been suspended", ""),
+    "gated": ("Queued", False, "Pod", "non-empty scheduling gates", "head"),
+    "evicted": ("Evicted", False, "Pod", 'exceeds the limit "1Mi"', "head"),
+    "runtime": ("NotStarted", False, "Pod", 'no runtime for "absent" is configured', "head"),
+    "node-lost": ("NodeLost", False, "Pod", "Node is not ready: node-3", "head"),
+}
+
+REFUSED = {
+    "forbidden": ("the account lacks a permission", "cannot create resource", "RoleBinding"),
+    "policy": ("is refused by the rules", "cost-centre", "meets the rule"),
+    "webhook": ("cannot be checked by an admission webhook", "connection refused", "behind the webhook"),
+    "quota": ("exceeds the quota", "count/rayclusters.ray.io=0", "kubectl describe quota -n ns"),
+    "invalid": ("has an invalid manifest", "spec.headGroupSpec: Required value", "Correct that field"),
+    "malformed": ("has an invalid manifest", "ray.io/v2", "Correct that field"),
+    "no-kuberay": ("KubeRay is not installed", "404 page not found", "Install the KubeRay operator"),
+    "no-namespace": ("the namespace does not exist", 'namespaces "absent" not found', "kubectl create namespace ns"),
+    "terminating": ("the namespace is being deleted", "being terminated", "another namespace"),
+    "credentials": ("does not accept the credentials", "Unauthorized", "Renew"),
+    "exists": ("exists already", "already exists", "another name"),
+}
+
+
+RAY_SAID = (
+    "1 worker(s) were killed due to the node running low on memory. "
+    "Memory on the node (IP: {address}, ID: 0a1b) was 1.92GB used / 2.00GB limit (0.960000)"
+)
+"""By the format strings of Ray 2.60's raylet."""
+
+
+def recorded(name: str) -> tuple[Snapshot, datetime]:
+    """What Kubernetes said, and when."""
+    told = json.loads((STATUSES / f"{name}.json").read_text())
+    snapshot = Snapshot(told["cluster"], tuple(told["pods"]), tuple(told["events"]), tuple(told.get("nodes", ())))
+    return snapshot, datetime.fromisoformat(told["now"])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_condition_is_found_with_kubernetes_words_and_nothing_else_is(name: str):
+    condition, is_final, kind, words, part = RECORDED[name]
+    snapshot, now = recorded(name)
+    found = findings(snapshot, now)
+    assert {one.condition for one in found} == {condition}
+    first = found[0]
+    assert first.is_final == is_final
+    assert words in first.said
+    assert (first.is_head, first.group) == (part == "head", part.removesuffix("head"))
+    namespace = snapshot.cluster["metadata"]["namespace"]
+    assert first.object.startswith(f"{kind} {namespace}/{snapshot.cluster['metadata']['name']}")
+    told = error(first)
+    assert (told.where, told.said, told.remedy) == (first.object, first.said, first.remedy)
+    assert "{" not in first.remedy
+
+
+def test_a_cluster_that_runs_has_no_findings():
+    assert findings(*recorded("well")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("head-taint", "worker-taint", "affinity", "head-too-large", "worker-too-large"),  # a node autoscaler may act
+        *("head-image", "config-map", "secret-volume", "claim-missing", "service-account"),  # it may just come
+    ],
+)
+def test_what_may_still_come_is_not_final_at_first(name: str):
+    snapshot, _ = recorded(name)
+    began = datetime.fromisoformat(snapshot.cluster["metadata"]["creationTimestamp"])
+    found = findings(snapshot, began + timedelta(seconds=5))
+    assert found
+    assert not any(one.is_final for one in found)
+
+
+def test_a_new_cluster_is_given_time_before_the_operator_counts_as_silent():
+    snapshot, _ = recorded("operator")
+    began = datetime.fromisoformat(snapshot.cluster["metadata"]["creationTimestamp"])
+    assert findings(snapshot, began + timedelta(seconds=5)) == []
+    assert [one.is_final for one in findings(snapshot, began + timedelta(seconds=20))] == [False]
+
+
+@pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
+def test_a_pod_for_which_an_autoscaler_makes_a_node_waits(reason: str):
+    snapshot, now = recorded("head-taint")
+    pod = snapshot.pods[0]["metadata"]
+    said = {"reason": reason, "message": "pod triggered scale-up: [{gpu 0->1 (max: 2)}]", "lastTimestamp": now.isoformat()}
+    event = {**said, "involvedObject": {"kind": "Pod", "name": pod["name"], "namespace": pod["namespace"], "uid": pod["uid"]}}
+    first = findings(replace(snapshot, events=(*snapshot.events, event)), now)[0]
+    assert not first.is_final
+    assert "gpu 0->1" in first.said
+
+
+def unschedulable(message: str, snapshot: Snapshot) -> Snapshot:
+    """The snapshot, had the scheduler said so of its pod, and were the nodes not to be read."""
+    pod: dict[str, Any] = deepcopy(dict(snapshot.pods[0]))
+    for condition in pod["status"]["conditions"]:
+        condition["message"] = message
+    return replace(snapshot, pods=(pod,), nodes=())
+
+
+HOPELESS = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+
+
+@pytest.mark.parametrize(
+    ("message", "condition", "is_final"),
+    [
+        ("0/3 nodes are available: 3 node(s) had untolerated taint {gpu: yes}. " + HOPELESS, "UntoleratedTaint", True),
+        ("0/3 nodes are available: 3 node(s) had untolerated taint(s). " + HOPELESS, "UntoleratedTaint", True),
+        ("0/3 nodes are available: 3 node(s) had untolerated taint {node.kubernetes.io/not-ready: }. " + HOPELESS, "NoRoom", False),
+        ("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: }. " + HOPELESS, "TooLarge", True),
+        (
+            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {node.kubernetes.io/unreachable: }. "
+            + HOPELESS,
+            "NoRoom",
+            False,
+        ),
+        ("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector.", "NoRoom", False),
+        ("0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient nvidia.com/gpu.", "NoRoom", False),
+        ("0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.", "UnmatchedAffinity", True),
+        ("0/3 nodes are available: 3 node(s) had volume node affinity conflict.", "VolumeUnbound", False),
+        ("0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No victims found.", "NoRoom", False),
+        ("no nodes available to schedule pods", "NoRoom", False),
+    ],
+)
+def test_what_every_node_says_decides(message: str, condition: str, is_final: bool):
+    snapshot, now = recorded("affinity")
+    assert [(one.condition, one.is_final) for one in findings(unschedulable(message, snapshot), now)] == [(condition, is_final)]
+
+
+def test_taints_of_a_node_that_is_not_well_are_waited_for():
+    snapshot, now = recorded("head-taint")
+    taint = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
+    nodes = [{**node, "spec": {**node["spec"], "taints": [taint]}} for node in snapshot.nodes]
+    assert [(one.condition, one.is_final) for one in findings(replace(snapshot, nodes=tuple(nodes)), now)] == [("NoRoom", False)]
+
+
+@pytest.mark.parametrize(
+    ("quota", "is_final"),
+    [
+        ("requested: requests.cpu=2, used: requests.cpu=3500m, limited: requests.cpu=4", False),
+        ("requested: requests.cpu=5, used: requests.cpu=0, limited: requests.cpu=4", True),
+        ("requested: limits.memory=1Gi, used: limits.memory=512Mi, limited: limits.memory=1Gi", False),
+        ("requested: limits.memory=1025Mi, used: limits.memory=0, limited: limits.memory=1Gi", True),
+        ("requested: pods=1, used: pods=2, limited: pods=2", False),
+    ],
+)
+def test_a_quota_that_others_fill_may_become_free_and_one_that_is_too_small_may_not(quota: str, is_final: bool):
+    snapshot, now = recorded("worker-quota")
+    cluster: dict[str, Any] = deepcopy(dict(snapshot.cluster))
+    for condition in cluster["status"]["conditions"]:
+        condition["message"] = f'FailedCreateWorkerPod\npods "ray-small-worker-a" is forbidden: exceeded quota: small, {quota}'
+    found = findings(replace(snapshot, cluster=cluster), now)
+    assert [(one.condition, one.is_final) for one in found] == [("QuotaExceeded", is_final)]
+
+
+def test_what_is_final_comes_first_and_the_head_before_workers():
+    (passing, now), (worker, then), (head, later) = recorded("no-room"), recorded("worker-image"), recorded("head-image")
+    together = replace(passing, pods=(*passing.pods, *worker.pods, *head.pods), events=())
+    assert [(one.is_final, one.is_head) for one in findings(together, max(now, then, later))] == [
+        (True, True),
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_events_of_other_objects_change_nothing():
+    snapshot, now = recorded("well")
+    others = [event for name in RECORDED for event in recorded(name)[0].events if event["involvedObject"]["name"] != "ray"]
+    others = [event for event in others if event["reason"] != "Evicted"]  # of a pod of this name, which is gone
+    assert findings(replace(snapshot, events=(*snapshot.events, *others)), now) == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_api_server_refused_is_told_with_its_words(name: str):
+    clause, words, remedy = REFUSED[name]
+    told = json.loads((STATUSES / f"refused-{name}.json").read_text())
+    failure = refusal(told["status"], told["body"], "RayCluster ns/ray")
+    assert clause in failure.what
+    assert words in failure.said
+    assert remedy in failure.remedy
+    assert failure.where == "RayCluster ns/ray"
+
+
+def test_an_api_server_that_fails_without_a_word_is_told_by_its_status():
+    failure = refusal(503, {}, "RayCluster ns/ray")
+    assert str(failure).startswith("The Kubernetes API does not work: RayCluster ns/ray (status 503)")
+
+
+def test_a_task_that_ray_ended_for_memory_is_told_with_its_pod():
+    snapshot, now = recorded("well")
+    pod = snapshot.pods[0]
+    said = RAY_SAID.format(address=pod["status"]["podIP"])
+    failure = out_of_memory("train", said, snapshot, now)
+    assert failure
+    assert failure.what == "the task train ran out of memory"
+    assert failure.where == f"Pod {pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    assert failure.said.startswith("Memory on the node (IP: ")
+    assert "@resources(memory=...)" in failure.remedy
+
+
+def test_a_task_that_ray_ended_for_memory_elsewhere_is_told_with_the_node():
+    failure = out_of_memory("train", RAY_SAID.format(address="10.0.0.1"), *recorded("well"))
+    assert failure
+    assert failure.where == "node 10.0.0.1"
+
+
+def test_a_task_whose_pod_the_kernel_ended_for_memory_is_told_with_that_pod():
+    snapshot, now = recorded("worker-memory")
+    failure = out_of_memory("train", "The worker died unexpectedly", snapshot, now)
+    assert failure
+    assert "worker group small" in failure.remedy
+    assert "OOMKilled" in failure.said
+
+
+def test_a_task_that_failed_for_another_reason_is_left_alone():
+    assert out_of_memory("train", "ValueError: no", *recorded("head-crash")) is None
+
+
+def test_every_condition_is_explained_and_documented():
+    trouble = (Path(__file__).parents[2] / "docs/trouble.md").read_text()
+    assert set(diagnosis.EXPLAINED) == set(get_args(Condition))
+    assert [condition for condition in get_args(Condition) if f"`{condition}`" not in trouble] == []

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, EvaluateOptions, ModelUri
+from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, parameter
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
 from tasks.evaluate import evaluate as evaluate_task
@@ -19,7 +18,7 @@ from tasks.report import report
 def evaluate(
     model_uri: ModelUri,
     dataset_uri: DatasetUri,
-    options: Annotated[EvaluateOptions, Field(title="Options")] = EvaluateOptions(),
+    options: Annotated[EvaluateOptions, parameter("Options")] = EvaluateOptions(),
 ) -> Report:
     """Score a model on a dataset's hold-out rows, overall and by slice."""
     dataset = open_dataset.submit(dataset_uri).result()

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
 from rayworks.params import (
@@ -16,6 +15,7 @@ from rayworks.params import (
     ServeCheckOptions,
     TrainOptions,
     TuneOptions,
+    parameter,
 )  # fmt: skip
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
@@ -34,12 +34,12 @@ def pipeline(
     uri: DataUri = "example://flights",
     target: DataTarget = "arr_delay",
     name: DataName = None,
-    process: Annotated[ProcessOptions, Field(title="Process")] = ProcessOptions(),
-    tune: Annotated[TuneOptions, Field(title="Tune")] = TuneOptions(),
-    train: Annotated[TrainOptions, Field(title="Train")] = TrainOptions(),
-    evaluate: Annotated[EvaluateOptions, Field(title="Evaluate")] = EvaluateOptions(),
-    serve_check: Annotated[ServeCheckOptions, Field(title="Serve check")] = ServeCheckOptions(),
-    promote: Annotated[PromoteOptions, Field(title="Promote")] = PromoteOptions(),
+    process: Annotated[ProcessOptions, parameter("Process")] = ProcessOptions(),
+    tune: Annotated[TuneOptions, parameter("Tune")] = TuneOptions(),
+    train: Annotated[TrainOptions, parameter("Train")] = TrainOptions(),
+    evaluate: Annotated[EvaluateOptions, parameter("Evaluate")] = EvaluateOptions(),
+    serve_check: Annotated[ServeCheckOptions, parameter("Serve check")] = ServeCheckOptions(),
+    promote: Annotated[PromoteOptions, parameter("Promote")] = PromoteOptions(),
 ) -> Report:
     """Take data to a promoted model. Needs a URI and a target column; everything else is inferred, and can be overruled."""
     dataset = process_task.submit(uri, target, process, name).result()

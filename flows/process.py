@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
-from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions
+from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions, parameter
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
 from tasks.process import process as process_task
@@ -18,7 +17,7 @@ def process(
     uri: DataUri = "example://flights",
     target: DataTarget = "arr_delay",
     name: DataName = None,
-    options: Annotated[ProcessOptions, Field(title="Options")] = ProcessOptions(),
+    options: Annotated[ProcessOptions, parameter("Options")] = ProcessOptions(),
 ) -> Report:
     """Make a dataset of any Parquet, CSV or JSON lines. Its URI is in the summary; the other flows take it."""
     dataset = process_task.submit(uri, target, options, name).result()

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, PromoteOptions, ServeCheckOptions
+from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, PromoteOptions, ServeCheckOptions, parameter
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
 from tasks.check_serving import check_serving
@@ -21,9 +20,9 @@ from tasks.report import report
 def promote(
     model_uri: ModelUri,
     dataset_uri: DatasetUri,
-    options: Annotated[PromoteOptions, Field(title="Options")] = PromoteOptions(),
-    evaluate: Annotated[EvaluateOptions, Field(title="Evaluate")] = EvaluateOptions(),
-    serve_check: Annotated[ServeCheckOptions, Field(title="Serve check")] = ServeCheckOptions(),
+    options: Annotated[PromoteOptions, parameter("Options")] = PromoteOptions(),
+    evaluate: Annotated[EvaluateOptions, parameter("Evaluate")] = EvaluateOptions(),
+    serve_check: Annotated[ServeCheckOptions, parameter("Serve check")] = ServeCheckOptions(),
 ) -> Report:
     """Judge a model on a dataset's hold-out rows, try to serve it, and promote it if every condition holds."""
     dataset = open_dataset.submit(dataset_uri).result()

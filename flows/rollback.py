@@ -1,11 +1,9 @@
 """Back to the champion before this one."""
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
+from rayworks.params import ModelName
 from rayworks.records import ModelVersion
 from rayworks.runner import RayTaskRunner
 from tasks.rollback import rollback as rollback_task
@@ -13,7 +11,7 @@ from tasks.rollback import rollback as rollback_task
 
 @flow(name="rollback", task_runner=RayTaskRunner())
 def rollback(
-    name: Annotated[str, Field(title="Model", description="Name of the registered model.", examples=["flights"])],
+    name: ModelName,
 ) -> ModelVersion:
     """Make the champion's predecessor the champion again. What serves the alias answers with it from its next reload."""
     return rollback_task.submit(name).result()

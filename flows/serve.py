@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
-from rayworks.params import ModelUri, ServeOptions
+from rayworks.params import ModelUri, ServeOptions, parameter
 from rayworks.runner import RayTaskRunner
 from tasks.serve import serve as serve_task
 
@@ -14,7 +13,7 @@ from tasks.serve import serve as serve_task
 @flow(name="serve", task_runner=RayTaskRunner())
 def serve(
     model_uri: ModelUri = "models:/flights@champion",
-    options: Annotated[ServeOptions, Field(title="Options")] = ServeOptions(),
+    options: Annotated[ServeOptions, parameter("Options")] = ServeOptions(),
 ) -> None:
     """Serve a model over HTTP until the run is cancelled (Ctrl-C). An alias is followed when it moves."""
     serve_task.submit(model_uri, options).result()

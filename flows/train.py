@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, TrainOptions
+from rayworks.params import DatasetUri, TrainOptions, parameter
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
 from tasks.open_dataset import open_dataset
@@ -18,7 +17,7 @@ from tasks.train import train as train_task
 @flow(name="train", task_runner=RayTaskRunner())
 def train(
     dataset_uri: DatasetUri,
-    options: Annotated[TrainOptions, Field(title="Options")] = TrainOptions(),
+    options: Annotated[TrainOptions, parameter("Options")] = TrainOptions(),
 ) -> Report:
     """Train a model, resumed from its last checkpoint if a worker is lost, and register it as the candidate."""
     dataset = open_dataset.submit(dataset_uri).result()

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, TrainOptions, TuneOptions
+from rayworks.params import DatasetUri, TrainOptions, TuneOptions, parameter
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
 from tasks.open_dataset import open_dataset
@@ -17,8 +16,8 @@ from tasks.tune import tune as tune_task
 @flow(name="tune", task_runner=RayTaskRunner())
 def tune(
     dataset_uri: DatasetUri,
-    options: Annotated[TuneOptions, Field(title="Options")] = TuneOptions(),
-    train: Annotated[TrainOptions, Field(title="Train")] = TrainOptions(),
+    options: Annotated[TuneOptions, parameter("Options")] = TuneOptions(),
+    train: Annotated[TrainOptions, parameter("Train")] = TrainOptions(),
 ) -> Report:
     """Search hyperparameters for a training loop, bounded by trials and time."""
     dataset = open_dataset.submit(dataset_uri).result()

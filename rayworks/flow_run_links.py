@@ -5,6 +5,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 
+from rayworks.records import ModelVersion
+
 
 def flow_run_name() -> str:
     """The flow run's name and the start of its id: unique, and known to people."""
@@ -27,9 +29,13 @@ def task_seconds() -> dict[str, float]:
     return {run.name.rpartition("-")[0]: run.total_run_time.total_seconds() for run in runs if run.end_time}
 
 
-def places(tracking_uri: str) -> dict[str, str]:
-    """Where else to look: addresses, or the commands that open what has none."""
+def places(tracking_uri: str, version: ModelVersion | None = None) -> dict[str, str]:
+    """Where else to look, once the run has ended: addresses, or the commands that open what has none."""
     ui = get_current_settings().ui_url
-    prefect = f"{ui}/runs/flow-run/{_flow_run().id}" if ui and "4200" in ui else "run: uv run prefect server start"
-    mlflow = tracking_uri if tracking_uri.startswith("http") else f"run: uv run mlflow ui --backend-store-uri {tracking_uri}"
-    return {"Prefect": prefect, "MLflow": mlflow}
+    found = {"Prefect": f"{ui}/runs/flow-run/{_flow_run().id}" if ui else "run: uv run prefect server start"}
+    if tracking_uri.startswith("http"):
+        model = f"/#/models/{version.name}/versions/{version.version}" if version else ""
+        found["MLflow"] = tracking_uri.rstrip("/") + model
+    else:
+        found["MLflow"] = f"run: uv run mlflow ui --backend-store-uri {tracking_uri}"
+    return found

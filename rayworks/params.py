@@ -5,9 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rayworks.records import ColumnKind, Problem
-
-
 def _number(value: Any) -> Any:
     """The number that a text is, which is all that a command line knows."""
     if isinstance(value, str):
@@ -19,27 +16,31 @@ def _number(value: Any) -> Any:
 
 Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
 
+
+def parameter(title: str, description: str | None = None) -> Any:
+    """How a flow's parameter is shown in a form and on the command line.
+
+    Prefect gives each parameter of a flow its name for a title and no description, over what a ``Field`` says; the
+    extra schema is all that it keeps.
+    """
+    shown: dict[str, Any] = {"title": title} if description is None else {"title": title, "description": description}
+    return Field(**shown, json_schema_extra=shown)
+
+
 DataUri = Annotated[
-    str,
-    Field(
-        title="Data",
-        description="File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights.",
-    ),
+    str, parameter("Data", "File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights.")
 ]
-DataTarget = Annotated[str, Field(title="Target", description="The column to predict.")]
+DataTarget = Annotated[str, parameter("Target", "The column to predict.")]
 DataName = Annotated[
     str | None,
-    Field(
-        title="Name",
-        description="Of the dataset and the model: letters, digits, - and _. By default, from the name of the data.",
-        pattern=r"^[A-Za-z0-9_-]+$",
-    ),
+    parameter("Name", "Of the dataset and the model: letters, digits, - and _. None: from the name of the data."),
+    Field(pattern=r"^[A-Za-z0-9_-]+$"),
 ]
-DatasetUri = Annotated[str, Field(title="Dataset", description="Folder of a dataset that the process flow made.")]
+DatasetUri = Annotated[str, parameter("Dataset", "Folder of a dataset that the process flow made; its summary tells it.")]
 ModelUri = Annotated[
-    str,
-    Field(title="Model", description="Registered model: models:/name@champion, @candidate, or models:/name/version."),
+    str, parameter("Model", "Registered model: models:/name@champion, models:/name@candidate, or models:/name/version.")
 ]
+ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
 
 
 class Options(BaseModel):
@@ -51,7 +52,7 @@ class Options(BaseModel):
 class ColumnDeclaration(Options):
     """What must hold for a column. Whatever is not declared is inferred."""
 
-    kind: ColumnKind | Literal["auto"] = Field(
+    kind: Literal["auto", "numeric", "categorical", "boolean", "timestamp", "ignored"] = Field(
         default="auto", title="Kind", description="What the column holds. 'ignored' keeps it from the model."
     )
     required: bool = Field(default=False, title="Required", description="Set rows aside that have no value here.")
@@ -69,10 +70,16 @@ class SplitOptions(Options):
         description="time: the newest rows are the test. hash: rows that share a key stay together. "
         "random: by the content of the row and the seed. auto: time if there is just one timestamp column, else random.",
     )
-    column: str | None = Field(default=None, title="Column", description="The timestamp column, or the key column.")
-    validation: float = Field(default=0.15, gt=0, lt=0.9, title="Validation share")
-    test: float = Field(default=0.15, gt=0, lt=0.9, title="Test share")
-    seed: int = Field(default=0, title="Seed")
+    column: str | None = Field(
+        default=None, title="Column", description="The timestamp column, or the key column. None: the only timestamp column."
+    )
+    validation: float = Field(
+        default=0.15, gt=0, lt=0.9, title="Validation share", description="Of the rows: they stop training and rank trials."
+    )
+    test: float = Field(
+        default=0.15, gt=0, lt=0.9, title="Test share", description="Of the rows: held out, a model is judged by them."
+    )
+    seed: int = Field(default=0, title="Seed", description="Another seed puts other rows into the parts of a random split.")
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> "SplitOptions":
@@ -89,15 +96,20 @@ class ProcessOptions(Options):
     format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
         default="auto", title="Format", description="auto: by the file names."
     )
-    problem: Problem | Literal["auto"] = Field(default="auto", title="Kind of problem", description="auto: by the target's values.")
+    problem: Literal["auto", "regression", "binary", "multiclass"] = Field(
+        default="auto", title="Kind of problem", description="auto: by the target's values."
+    )
     columns: dict[str, ColumnDeclaration] = Field(
-        default_factory=dict, title="Columns", description="Declarations by column name; the others are inferred."
+        default_factory=dict,
+        title="Columns",
+        description='Declarations by column name, such as {"age": {"kind": "numeric", "minimum": 0, "required": true}}. '
+        "Also allowed, maximum; kinds are numeric, categorical, boolean, timestamp, ignored. The others are inferred.",
     )
     feature_function: str | None = Field(
         default=None,
         title="Feature function",
-        examples=["my_features:add_columns"],
-        description="Import path of a function from a pandas DataFrame of raw rows to the same rows with columns added.",
+        description="Import path of a function from a pandas DataFrame of raw rows to the same rows with columns added, "
+        "such as my_features:add_columns.",
     )
     split: SplitOptions = Field(default_factory=SplitOptions, title="Split")
     max_categories: int = Field(
@@ -107,7 +119,13 @@ class ProcessOptions(Options):
         title="Most categories",
         description="Values kept of a categorical column, the most frequent; the others count as missing.",
     )
-    sample_rows: int = Field(default=20_000, ge=100, le=10_000_000, title="Rows to infer from")
+    sample_rows: int = Field(
+        default=20_000,
+        ge=100,
+        le=10_000_000,
+        title="Rows to infer from",
+        description="What columns hold is inferred from this many rows, spread over the files.",
+    )
 
 
 class TrainOptions(Options):
@@ -121,7 +139,7 @@ class TrainOptions(Options):
     hyperparameters: dict[str, Hyperparameter] = Field(
         default_factory=dict,
         title="Hyperparameters",
-        description="Passed to the loop; they win over what tuning found.",
+        description='Passed to the loop, such as {"max_depth": 6, "learning_rate": 0.1}; they win over what tuning found.',
     )
     rounds: int = Field(default=400, ge=1, le=100_000, title="Most rounds", description="Boosting rounds or epochs.")
     early_stopping_rounds: int = Field(
@@ -131,16 +149,23 @@ class TrainOptions(Options):
         default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its share of the rows."
     )
     cpus_per_worker: float | None = Field(
-        default=None, gt=0, title="CPUs per worker", description="By default, the CPUs of Ray shared equally."
+        default=None, gt=0, title="CPUs per worker", description="None: the CPUs of Ray shared equally."
     )
-    gpus_per_worker: float = Field(default=0, ge=0, title="GPUs per worker")
+    gpus_per_worker: float = Field(
+        default=0,
+        ge=0,
+        title="GPUs per worker",
+        description="The built-in loop uses none unless a GPU build of XGBoost is installed.",
+    )
     max_failures: int = Field(
         default=3,
         ge=0,
         title="Restarts",
         description="How often a training that lost a worker resumes from its last checkpoint.",
     )
-    checkpoint_seconds: float = Field(default=15, gt=0, title="Seconds between checkpoints")
+    checkpoint_seconds: float = Field(
+        default=15, gt=0, title="Seconds between checkpoints", description="So much training is lost with a worker, at most."
+    )
 
 
 class FloatRange(Options):
@@ -193,7 +218,7 @@ class TuneOptions(Options):
         title="Time limit in seconds",
         description="No trial starts after this; what was found until then counts.",
     )
-    rounds: int = Field(default=100, ge=1, title="Most rounds a trial")
+    rounds: int = Field(default=100, ge=1, title="Most rounds a trial", description="Trials that fall behind are stopped before.")
     grace_rounds: int = Field(default=10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period.")
     max_rows: int = Field(
         default=100_000,
@@ -201,12 +226,15 @@ class TuneOptions(Options):
         title="Training rows a trial",
         description="A sample of this many rows is enough to rank configurations.",
     )
-    concurrent: int | None = Field(
-        default=None, ge=1, title="Trials at a time", description="By default as many as there are CPUs for."
+    concurrent: int | None = Field(default=None, ge=1, title="Trials at a time", description="None: as many as there are CPUs for.")
+    cpus_per_trial: float = Field(default=1, gt=0, title="CPUs per trial", description="Of Ray's CPUs.")
+    space: dict[str, SearchDimension] = Field(
+        default_factory=xgboost_search_space,
+        title="Search space",
+        description="By hyperparameter: type float or int with low and high (both included) and log for a logarithmic scale, "
+        "or type choice with values.",
     )
-    cpus_per_trial: float = Field(default=1, gt=0, title="CPUs per trial")
-    space: dict[str, SearchDimension] = Field(default_factory=xgboost_search_space, title="Search space")
-    seed: int = Field(default=0, title="Seed")
+    seed: int = Field(default=0, title="Seed", description="The same seed proposes the same first trials.")
 
 
 class EvaluateOptions(Options):
@@ -220,7 +248,7 @@ class EvaluateOptions(Options):
     slices: list[str] | None = Field(
         default=None,
         title="Slice by",
-        description="Columns whose values make slices. By default, the categorical columns with few values.",
+        description="Columns whose values make slices. None: the categorical columns with few values.",
     )
     minimum_slice_rows: int = Field(
         default=200, ge=1, title="Fewest rows of a slice", description="Smaller slices are left out: their metrics are noise."
@@ -250,19 +278,27 @@ class ServeOptions(Options):
 
     host: str = Field(default="127.0.0.1", title="Address to bind", description="Only this machine by default.")
     port: int = Field(default=8000, ge=0, le=65535, title="Port", description="0 takes a free one.")
-    replicas: int = Field(default=1, ge=1, le=1000, title="Replicas")
-    cpus_per_replica: float = Field(default=0.5, ge=0, title="CPUs per replica")
+    replicas: int = Field(
+        default=1, ge=1, le=1000, title="Replicas", description="Processes that answer, each with the model in memory."
+    )
+    cpus_per_replica: float = Field(default=0.5, ge=0, title="CPUs per replica", description="Reserved of Ray's CPUs.")
     max_batch_rows: int = Field(
         default=256,
         ge=1,
         title="Rows a batch",
-        description="Requests that arrive together are predicted together, up to this many rows.",
+        description="Requests that arrive together are predicted together, up to this many rows; one that has more goes alone.",
     )
-    batch_wait_ms: float = Field(default=5, ge=0, le=1000, title="Milliseconds to wait for a batch")
+    batch_wait_ms: float = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        title="Milliseconds to wait for a batch",
+        description="The first request of a batch waits for others.",
+    )
 
 
 class ServeCheckOptions(Options):
     """How a candidate is tried before it may be promoted."""
 
     rows: int = Field(default=100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP.")
-    timeout_seconds: float = Field(default=120, gt=0, title="Time limit in seconds")
+    timeout_seconds: float = Field(default=120, gt=0, title="Time limit in seconds", description="Of each request.")

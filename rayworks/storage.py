@@ -64,11 +64,6 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-def as_link(uri: str) -> str:
-    """``uri`` as a browser takes it."""
-    return uri if "://" in uri else Path(uri).absolute().as_uri()
-
-
 def join(uri: str, *parts: str) -> str:
     """``uri`` with ``parts`` beneath it."""
     return "/".join([uri.rstrip("/"), *parts])

@@ -18,6 +18,7 @@ from rayworks.runner import resources
 from rayworks.settings import Settings
 from rayworks.stages import processing
 from rayworks.stages import report as pages
+from rayworks.stages.report import readable
 
 
 @task(name="report")
@@ -29,17 +30,25 @@ def report(
     """Write the page, and create the artifacts of the flow run."""
     settings = Settings()
     page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", f"{flow_run_links.flow_run_name()}.html")
+    links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.places(settings.tracking_uri(), version)}
     run = pages.Run(
         title=dataset.name, dataset=processing.load(dataset), tune=tuned, model=model, version=version, evaluation=evaluation,
         serve_check=serve_check, decision=decision, seconds=flow_run_links.task_seconds(),
-        links={"report": page_uri, "dataset": dataset.uri, **flow_run_links.places(settings.tracking_uri())},
+        links=links,
     )  # fmt: skip
     pages.write(page_uri, pages.html(**run))
     create_markdown_artifact(pages.markdown(**run), key="summary", description="What came out of the run")
     if tuned:
-        create_table_artifact(pages.trial_rows(tuned), key="trials", description="Trials of the search, the best first")
+        create_table_artifact(
+            readable(pages.trial_rows(tuned)), key="trials", description="Trials, the best first"
+        )
     if evaluation:
-        create_table_artifact(pages.metric_rows(evaluation), key="metrics", description="Metrics on the hold-out rows")
-        create_table_artifact(pages.slice_rows(evaluation), key="slices", description="Metrics by slice, the worst first")
-    create_link_artifact(storage.as_link(page_uri), link_text="Report of the run", key="report")
+        create_table_artifact(
+            readable(pages.metric_rows(evaluation)), key="metrics", description="Metrics on the hold-out rows"
+        )
+        create_table_artifact(
+            readable(pages.slice_rows(evaluation)), key="slices", description="Metrics by slice, the worst first"
+        )
+    if links["MLflow"].startswith("http"):  # what else there is are paths and commands: the summary has them as text
+        create_link_artifact(links["MLflow"], link_text="The model in MLflow", key="mlflow")
     return Report(uri=page_uri, promoted=decision.promoted if decision else None, summary=tuple(pages.summary(**run)))

@@ -27,3 +27,17 @@ def ray_session():
     ray.acquire({}, {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 500_000_000})
     yield
     ray.release()
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory):
+    """The URL of one Prefect server for all tests, the same embedded one that the command line starts, on a fresh home."""
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    os.environ.pop("PREFECT_API_URL", None)
+    from rayworks import prefect_server
+
+    server = prefect_server.start()
+    assert server is not None
+    server.wait()
+    yield server.api_url
+    server.stop()

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 10, 46
+LEFT, RIGHT, TOP, BOTTOM = 84, 14, 10, 46
 ROW = 24  # height of a bar or of a dumbbell
-LABELS = 150  # width of the names beside bars
+LABELS = 176  # width of the names beside bars
 Series = Mapping[str, Sequence[float]]
 
 
@@ -52,6 +52,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         turned: Callable[[float], float] = math.log10 if self.log else float
@@ -59,7 +60,7 @@ class Scale:
         return self.start + (turned(value) - turned(self.low)) / span * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round values between the ends, at steps of 1, 2 or 5."""
+        """Round values between the ends, at steps of 1, 2 or 5; none between whole numbers where there are no others."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             every = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
@@ -67,6 +68,7 @@ class Scale:
             return found if len(found) <= about + 2 else [t for t in found if f"{t:e}".startswith("1")]
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / about or 1.0))
         step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= about)
+        step = max(step, 1.0) if self.whole else step
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)]
 
@@ -80,7 +82,8 @@ def scale(values: Sequence[float], start: float, end: float, *, zero: bool = Fal
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    return Scale(low if zero and low == 0 else low - room, high if zero and high == 0 else high + room, start, end)
+    whole = all(value == int(value) for value in finite)
+    return Scale(low if zero and low == 0 else low - room, high if zero and high == 0 else high + room, start, end, whole=whole)
 
 
 def svg(height: float, name: str, *parts: Markup) -> Markup:

@@ -183,4 +183,4 @@ def _confusion(plot: PlotData) -> Figure:
 
 def _importance(plot: PlotData) -> Figure:
     chart = charts.bars([str(x) for x in plot.x], plot.series, "Importance", "share of the total gain")
-    return Figure("Importance of features", chart, (), f"the candidate's first {len(plot.x)}")
+    return Figure("Importance of features", chart, (), f"The {len(plot.x)} that the candidate gains most from.")

@@ -6,6 +6,7 @@ does not grow with the data, and a task that is run again replaces what it wrote
 
 import hashlib
 import json
+import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -134,6 +135,7 @@ def process(
             progress(done / len(chunks), f"{done} of {len(chunks)} chunks, {counts.rows_in:,} rows")
         dataset = _manifest(plan, counts, options, [file for file, _ in files], folder, name or name_of(uri))
         storage.write_record(storage.join(folder, MANIFEST), dataset)
+        progress(1.0, f"{dataset.rows_kept:,} of {dataset.rows_in:,} rows kept, {len(dataset.feature_set.features)} features")
     except BaseException:
         with suppress(StorageError):  # what went wrong first is what the user must hear
             storage.delete(folder)
@@ -285,12 +287,13 @@ def _run(chunks: list[Chunk], work: Callable[[Chunk], Any]) -> Iterator[Any]:
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"result": [work(chunks[row["item"]])]}
+            result = work(chunks[row["item"]])
         except RayworksError as error:  # as a result: Ray Data wraps what is raised so that its kind is lost
-            return {"result": [error]}
+            result = error
+        return {"result": pickle.dumps(result)}  # bytes have a type in Arrow; objects are pickled with a warning
 
     for row in numbers.map(one).iter_rows():
-        result = row["result"][0]
+        result = pickle.loads(row["result"])
         if isinstance(result, RayworksError):
             raise result
         yield result

@@ -85,7 +85,9 @@ def verdict(run: Run) -> str:
             return f"{version} is the new champion" if decision.changed else f"{version} is the champion already"
         return f"{version} was not promoted" + (", the champion stays" if decision.previous else "")
     if evaluation:
-        return f"{label(evaluation.metric)} {number(evaluation.candidate.values[evaluation.metric])} on the hold-out rows"
+        metric = label(evaluation.metric)
+        value = number(evaluation.candidate.values[evaluation.metric])
+        return f"{metric[:1].upper()}{metric[1:]} {value} on the hold-out rows"
     if model := run["model"]:
         return f"Trained: {label(model.metric)} {number(model.validation)} on the validation rows"
     return f"{run['dataset'].rows_kept:,} rows are ready"
@@ -167,6 +169,17 @@ def trial_rows(tune: TuneResult) -> list[Row]:
         }
         for t in ordered
     ]  # fmt: skip
+
+
+def readable(rows: Sequence[Row]) -> list[dict[str, str | int]]:
+    """Rows for a table that shows every digit of a number: rounded here, and a dash where there is none."""
+
+    def cell(name: str, value: str | float | None) -> str | int:
+        if name == "against champion" and value is not None:
+            return f"{float(value):+.1%}"
+        return number(value) if value is None or isinstance(value, float) else value
+
+    return [{name: cell(name, value) for name, value in row.items()} for row in rows]
 
 
 def _column_rows(dataset: Dataset) -> list[Row]:

@@ -96,6 +96,7 @@ def train(
     )  # fmt: skip
     storage.write_record(storage.join(uri, MANIFEST), model)
     storage.delete(run_uri)
+    progress(1.0, f"{len(curve)} rounds, the best {best.round} with validation {model.metric} {best.validation:.4g}")
     return model
 
 
@@ -276,7 +277,7 @@ def _showing(uri: str, rounds: int, dataset: Dataset, progress: Progress) -> Gen
         while not ended.wait(REPORT_SECONDS):
             with contextlib.suppress(StorageError):  # not written yet
                 done = storage.read_record(uri, RoundsDone)
-                value = f"{loop.METRIC[dataset.target.problem]} {done.validation:.5g}"
+                value = f"{loop.METRIC[dataset.target.problem]} {done.validation:.4g}"
                 progress(done.round / rounds, f"round {done.round} of at most {rounds}, validation {value}")
 
     watcher = threading.Thread(target=watch, daemon=True)

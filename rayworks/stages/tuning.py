@@ -69,6 +69,7 @@ def tune(
         uri=uri, metric=METRIC[dataset.problem], best=_best(trials, results, search), trials=trials, resumed=resumed
     )  # fmt: skip
     storage.write_record(storage.join(uri, MANIFEST), result)
+    progress(1.0, f"{len(trials)} trials, the best number {result.best.number} with {result.metric} {result.best.metric:.4g}")
     return result
 
 
@@ -248,7 +249,7 @@ def _watching(options: TuneOptions) -> Any:
             done = sum(trial.is_finished() for trial in trials)
             bests = [trial.last_result["best"] for trial in trials if "best" in trial.last_result]
             part = max(done / options.trials, min(1.0, (time.monotonic() - self.began) / options.seconds))
-            message = f"{done} of {options.trials} trials" + (f", best {min(bests):.5g}" if bests else "")
+            message = f"{done} of {options.trials} trials" + (f", best {min(bests):.4g}" if bests else "")
             self.progress(part, message)
 
         def __reduce__(self) -> tuple[Any, ...]:

@@ -1,24 +1,10 @@
-"""One Prefect server for all flow tests, the same embedded one that the command line starts; Ray for a module."""
+"""Ray for a module, as a program holds it."""
 
 import os
 
 import pytest
 
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
-
-
-@pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory):
-    """The URL of an embedded server on a fresh home."""
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    os.environ.pop("PREFECT_API_URL", None)
-    from rayworks import prefect_server
-
-    server = prefect_server.start()
-    assert server is not None
-    server.wait()
-    yield server.api_url
-    server.stop()
 
 
 @pytest.fixture(scope="module")

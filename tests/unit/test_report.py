@@ -120,3 +120,11 @@ def test_values_that_are_no_numbers_break_no_chart():
 def test_the_page_is_kept_where_asked(tmp_path):
     report.write(str(tmp_path / "reports" / "r.html"), "<p>é</p>")
     assert storage.read_bytes(str(tmp_path / "reports" / "r.html")).decode() == "<p>é</p>"
+
+
+def test_tables_show_numbers_that_people_can_read():
+    found = made_up_run.evaluation()
+    [first, *_] = report.readable(report.slice_rows(found))
+    assert (first["candidate"], first["rows"], first["against champion"]) == ("6.00", 300, "-20.0%")
+    [first, *_] = report.readable(report.slice_rows(made_up_run.evaluation(champion=False)))
+    assert first["champion"] == "—"

@@ -160,7 +160,6 @@ def test_a_relative_path_becomes_one_that_every_process_finds(tmp_path: Path, mo
     storage.write_bytes("a/b", b"x")
     assert storage.read_bytes(f"{tmp_path}/a/b") == b"x"
     assert storage.list_files("*/b")[0][0] == f"{tmp_path}/a/b"
-    assert storage.as_link("a b") == f"file://{tmp_path}/a%20b"
 
 
 def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path):

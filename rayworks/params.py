@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+
 def _number(value: Any) -> Any:
     """The number that a text is, which is all that a command line knows."""
     if isinstance(value, str):

@@ -21,6 +21,7 @@ from prefect.context import (
     TaskRunContext,
     serialize_context,
 )
+from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner
 from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
@@ -222,6 +223,9 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             attach_run_log(self._flow_run_id)
             self._output = NestedOutput(context.flow_run.id)
             self._output.start()
+            elsewhere = _cluster is not None and _cluster.is_elsewhere  # that one tells it by itself
+            if not elsewhere and (dashboard := connection.dashboard_url()):
+                get_run_logger().info(f"The Ray dashboard is at {dashboard}")
         if self._output:
             self._output.task_names.add(task.name)
 
@@ -313,11 +317,14 @@ def _serialized_flow_run() -> dict[str, Any]:
     context = serialize_context()
     context["task_run_context"] = context["tags_context"] = {}
     if context["settings_context"]:
-        api = context["settings_context"]["settings"].setdefault("api", {})
+        settings = context["settings_context"]["settings"]
+        api = settings.setdefault("api", {})
         if _cluster is not None and _cluster.is_elsewhere:
             api.pop("url", None)  # the worker's environment names the API that it can reach
         elif url := configured_api_url():
             api["url"] = url
+        if prefect_server.is_embedded(configured_api_url()):
+            settings["ui_url"] = ""  # it ends with this process: nobody could open a link to it
     return context
 
 

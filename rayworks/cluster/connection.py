@@ -132,6 +132,15 @@ def cluster_of(settings: Settings) -> Cluster:
     return KubeRayCluster(settings)
 
 
+def dashboard_url() -> str | None:
+    """Where the dashboard of the Ray that this process is connected to listens, if it has one."""
+    from ray._private.services import get_webui_url_from_internal_kv
+    from ray.util.client import ray as client
+
+    address = cast(Any, client)._get_dashboard_url() if client.is_connected() else get_webui_url_from_internal_kv()
+    return f"http://{address}" if address and "://" not in address else address
+
+
 def prepare() -> None:
     """Set what Ray reads when it is imported: workers start without ``uv run``, and no usage statistics are sent."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -117,10 +117,14 @@ def build(
 
     api = FastAPI(title="rayworks", description="Predictions of a rayworks model.")
 
+    def rows_together(requests: list[Any]) -> int:
+        rows = sum(len(frame) for _, frame in requests)
+        return rows if len(requests) > 1 else min(rows, max_batch_rows)  # Serve refuses one that is too large alone
+
     @serve.deployment(
-        name="model", num_replicas=replicas, ray_actor_options={"num_cpus": cpus_per_replica},
-        user_config={"model_uri": model_uri}, health_check_period_s=5, graceful_shutdown_timeout_s=5,
-        graceful_shutdown_wait_loop_s=0.2, max_ongoing_requests=200,
+        name="model", user_config={"model_uri": model_uri},
+        num_replicas=replicas, ray_actor_options={"num_cpus": cpus_per_replica}, health_check_period_s=5,
+        graceful_shutdown_timeout_s=5, graceful_shutdown_wait_loop_s=0.2, max_ongoing_requests=200,
     )  # fmt: skip
     @serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator] - Ray has no type for it
     class PredictionApp:
@@ -144,7 +148,7 @@ def build(
                 raise HTTPException(422, detail=str(error)) from error
             return {"model": loaded.name(), **answer_of(predictions)}
 
-        @serve.batch(max_batch_size=max_batch_rows, batch_wait_timeout_s=batch_wait_ms / 1000)
+        @serve.batch(max_batch_size=max_batch_rows, batch_wait_timeout_s=batch_wait_ms / 1000, batch_size_fn=rows_together)
         async def predict_together(self, requests: list[Any]) -> list[Any]:
             import pandas as pd
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rayworks import storage
-from rayworks.errors import RayworksError, ServingError
+from rayworks.errors import RayworksError, RegistryError, ServingError
 from rayworks.params import ServeCheckOptions, ServeOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import Column, DatasetRef, ServeCheck
@@ -99,7 +99,11 @@ def hold(model_uri: str, options: ServeOptions, *, tracking_uri: str, progress: 
         while True:
             progress(1.0, f"{served.name} version {served.version} answers at {url}, interactive documentation at {url}/docs")
             time.sleep(ALIAS_SECONDS)
-            current = registry.version_of(model_uri, tracking_uri=tracking_uri)
+            try:
+                current = registry.version_of(model_uri, tracking_uri=tracking_uri)
+            except RegistryError as error:  # an outage of the registry is none of the service
+                progress(1.0, f"{served.name} version {served.version} answers at {url}; whether it moved is not known: {error}")
+                continue
             if current.version != served.version:
                 run(current.uri, options, tracking_uri=tracking_uri)
                 served = current
@@ -151,6 +155,7 @@ def check(
             findings=(str(error),),
         )
     storage.write_record(uri, found)
+    progress(1.0, f"{found.rows} rows answered as the model does" if found.passed else found.findings[0])
     return found
 
 

@@ -123,3 +123,15 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(ray_session, monkeypatch:
         port = taken.getsockname()[1]
         with pytest.raises(ServingError, match=f"port is taken: 127.0.0.1:{port}"):
             serving.run("models:/x/1", ServeOptions(port=port), tracking_uri="")
+
+
+def test_a_batch_is_bounded_by_rows_and_a_request_of_more_goes_alone(url: str, registered):
+    version, tracking_uri = registered
+    options = ServeOptions(port=0, cpus_per_replica=0, max_batch_rows=3, batch_wait_ms=200)
+    small = serving.run(version.uri, options, tracking_uri=tracking_uri, application="small")
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda rows: ask(f"{small}/predict", {"rows": [ROW] * rows}), (2, 2, 7, 1, 3, 0)))
+    finally:
+        serving.stop("small")
+    assert [(status, len(answer["predictions"])) for status, answer in answers] == [(200, n) for n in (2, 2, 7, 1, 3, 0)]

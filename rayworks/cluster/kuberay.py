@@ -192,8 +192,9 @@ class KubeRayCluster:
                 "the RayCluster is gone", where=f"{self._api.namespace}/{self._name}", remedy="Somebody deleted it: run again"
             )
         pods = self._api.pods(self._name)
-        events = [] if pods and all(_is_ready(pod) for pod in pods) else self._api.events(self._name)
-        return Snapshot(cluster, tuple(pods), tuple(events))
+        if pods and all(_is_ready(pod) for pod in pods):  # what explains a pod that is not is asked for then
+            return Snapshot(cluster, tuple(pods))
+        return Snapshot(cluster, tuple(pods), tuple(self._api.events()), tuple(self._api.nodes()))
 
     def _tell(self, found: list[Finding]) -> list[Finding]:
         """Log what was not logged yet."""

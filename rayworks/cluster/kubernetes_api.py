@@ -139,12 +139,20 @@ class KubernetesApi:
             )
             return self._plain(answer)["items"]
 
-    def events(self, cluster: str) -> list[dict[str, Any]]:
-        """Events about the RayCluster and about its pods, which KubeRay names after it."""
+    def events(self) -> list[dict[str, Any]]:
+        """Events of the namespace."""
         with _asking(f"list events in {self.namespace}"):
-            events = self._plain(self._core.list_namespaced_event(self.namespace, _request_timeout=TIMEOUT))["items"]
-        about = (event["involvedObject"].get("name", "") for event in events)
-        return [event for event, name in zip(events, about, strict=True) if name == cluster or name.startswith(f"{cluster}-")]
+            return self._plain(self._core.list_namespaced_event(self.namespace, _request_timeout=TIMEOUT))["items"]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes; none where this identity may not read them, which a role within a namespace cannot grant."""
+        try:
+            with _asking("list nodes"):
+                return self._plain(self._core.list_node(_request_timeout=TIMEOUT))["items"]
+        except RefusedError as error:
+            if error.status == 403:
+                return []
+            raise
 
     def pod_log(self, pod: str, container: str, *, lines: int, previous: bool = False) -> str:
         """The last ``lines`` of a container's output."""

@@ -5,6 +5,7 @@ import logging
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 from rayworks import storage
@@ -40,7 +41,7 @@ def save(api: KubernetesApi, name: str, *, storage_uri: str, dashboard: str | No
         cluster, pods = api.cluster(name), api.pods(name)
         _write(folder, "raycluster.json", json.dumps(cluster, indent=1))
         _write(folder, "pods.json", json.dumps(pods, indent=1))
-        _write(folder, "events.txt", "\n".join(_event_line(event) for event in api.events(name)))
+        _write(folder, "events.txt", "\n".join(_event_lines(api.events(), name)))
         if dashboard:
             _save_of_ray(folder, dashboard, deadline)
         for pod in pods:
@@ -88,10 +89,12 @@ def _ask(dashboard: str, path: str, **query: str) -> str:
         return answer.read().decode(errors="replace")
 
 
-def _event_line(event: dict[str, Any]) -> str:
-    about = event["involvedObject"]
-    when = event.get("lastTimestamp") or event.get("eventTime") or ""
-    return f"{when} {event.get('type', '')} {about.get('kind')}/{about.get('name')} {event.get('reason')}: {event.get('message')}"
+def _event_lines(events: list[dict[str, Any]], cluster: str) -> Iterator[str]:
+    """Those about the cluster and what KubeRay named after it."""
+    for event in events:
+        about, when = event["involvedObject"], event.get("lastTimestamp") or event.get("eventTime") or ""
+        if f"{about.get('name')}-".startswith(f"{cluster}-"):
+            yield f"{when} {event.get('type')} {about.get('kind')}/{about.get('name')} {event.get('reason')}: {event.get('message')}"
 
 
 def _write(folder: str, name: str, text: str) -> None:

@@ -80,6 +80,36 @@ class Installation:
 
             return eventually(end, START_SECONDS, f"{deployment} did not end")
 
+    def on_storage(self, script: str, said: str | None = None) -> str:
+        """What a shell script prints, given ``said``, where the shared storage is mounted."""
+        given = ["-i"] if said is not None else []
+        return self.namespace.kubectl("exec", *given, "deployment/mlflow", "--", "sh", "-c", script, said=said)
+
+    def in_a_pod(self, *command: str) -> str:
+        """What a command prints in a pod such as flow runs have: their service account, settings and storage."""
+        pool = json.loads((self.folder.parent / "base/work-pool.json").read_text())
+        template = pool["job_configuration"]["job_manifest"]["spec"]["template"]
+        del template["spec"]["parallelism"], template["spec"]["completions"]  # a Job's; Prefect wants them here
+        worker = self.namespace.get("deployment", "prefect-worker")["spec"]["template"]["spec"]["containers"][0]
+        values = {"image": worker["image"], "image_pull_policy": "IfNotPresent"}
+        values |= {"cpu_request": "50m", "memory_request": "256Mi", "memory_limit": "2Gi"}
+        template["spec"]["containers"][0]["args"] = command
+        text = re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], json.dumps(template))
+        name = f"command-{uuid.uuid4().hex[:6]}"
+        pod = json.loads(text) | {"apiVersion": "v1", "kind": "Pod"}
+        pod["metadata"]["name"] = name
+        self.namespace.kubectl("apply", "-f", "-", said=json.dumps(pod))
+
+        def phase() -> str | None:
+            now = self.namespace.get("pod", name)["status"]["phase"]
+            return now if now in ("Succeeded", "Failed") else None
+
+        ended = eventually(phase, START_SECONDS, f"{' '.join(command)} did not end")
+        said = self.namespace.kubectl("logs", name)
+        self.namespace.kubectl("delete", "pod", name, "--wait=false")
+        assert ended == "Succeeded", said
+        return said
+
 
 @pytest.fixture(scope="session")
 def image() -> str:

@@ -19,13 +19,11 @@ def test_the_api_server_takes_the_raycluster_as_it_is_shipped(namespace: Namespa
 
 def test_a_flow_started_through_the_api_completes_in_a_pod_of_its_own(installation: Installation):
     rows = "length,kind\n" + "".join(f"{number},{'long' if number > 50 else 'short'}\n" for number in range(100))
-    write = "import sys; open('/var/lib/rayworks/rows.csv', 'w').write(sys.stdin.read())"
-    installation.namespace.kubectl("exec", "-i", "deployment/mlflow", "--", "python", "-c", write, said=rows)
+    installation.on_storage("cat > /var/lib/rayworks/rows.csv", said=rows)
     parameters = {"uri": "/var/lib/rayworks/rows.csv", "target": "kind"}
     run = installation.run("process/process", parameters, env={"RAYWORKS_RAY_ADDRESS": ""})
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    written = installation.namespace.kubectl("exec", "deployment/mlflow", "--", "ls", "/var/lib/rayworks/datasets")
-    assert "rows" in written
+    assert "rows" in installation.on_storage("ls /var/lib/rayworks/datasets")
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,10 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
         StorageError: The file is gone or cannot be read.
         DataError: It is not of its format.
     """
-    read = {"parquet": _parquet_batches, "csv": _csv_batches, "jsonl": _jsonl_batches}[chunk.format]
-    for batch in read(chunk):
+    if chunk.format == "parquet":
+        yield from _parquet_batches(chunk, columns)
+        return
+    for batch in _csv_batches(chunk) if chunk.format == "csv" else _jsonl_batches(chunk):
         if columns is not None:
             batch.rows = batch.rows.select([name for name in columns if name in batch.rows.columns])
         yield batch
@@ -153,13 +155,14 @@ def _parquet(uri: str) -> Generator[Any]:
             raise _unreadable(uri, "Parquet", error) from error
 
 
-def _parquet_batches(chunk: Chunk) -> Iterator[Batch]:
+def _parquet_batches(chunk: Chunk, columns: list[str] | None) -> Iterator[Batch]:
     import pyarrow as pa
 
     row = chunk.first_row + 1
     with _parquet(chunk.uri) as file:
         groups = list(range(chunk.first_group, chunk.last_group))
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+        present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=present):
             rows = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch])))
             yield Batch(rows, row)
             row += len(rows)

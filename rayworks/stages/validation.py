@@ -108,7 +108,7 @@ def _reasons(column: Column, raw: pl.DataFrame, after: pl.DataFrame, target: str
         if bad.any():
             found.append(raw.select(pl.when(bad).then(reason)).to_series())
 
-    if name in raw.columns:
+    if name in raw.columns and value.null_count() > raw[name].null_count():  # else every value was understood
         missing = raw.select(is_missing(name, raw.schema[name])).to_series()
         shown = pl.col(name).cast(pl.String, strict=False).str.slice(0, 60)
         add(

@@ -50,6 +50,8 @@ RUNS = 3
 
 _cluster: connection.Cluster | None = None
 """Where Ray runs for this process, within a block of :func:`ray_running`."""
+_warm: Any = None
+"""Reference to the Ray task that imports Prefect in a worker before the first task run needs it."""
 
 
 def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
@@ -84,7 +86,7 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
     Raises:
         ClusterError: Ray cannot be started or reached.
     """
-    global _cluster
+    global _cluster, _warm
     connection.prepare()
     import ray
 
@@ -96,10 +98,10 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
     cluster.acquire(worker_environment(), init_kwargs or {})
     _cluster = cluster
     try:
-        _warm_up()
+        _warm = _warm_up()
         yield
     finally:
-        _cluster = None
+        _cluster = _warm = None
         cluster.release()
 
 
@@ -367,11 +369,11 @@ def _import_prefect() -> None:
     importlib.import_module("prefect_ray")
 
 
-def _warm_up() -> None:
-    """Let a worker import Prefect while this process goes on."""
+def _warm_up() -> Any:
+    """Let a worker import Prefect while this process goes on. Returns the reference to its end."""
     import ray
 
-    ray.remote(_import_prefect).options(num_cpus=0).remote()
+    return ray.remote(_import_prefect).options(num_cpus=0).remote()
 
 
 def _preflight() -> preflight.Preflight | None:
@@ -381,8 +383,8 @@ def _preflight() -> preflight.Preflight | None:
     if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
         return None
     if _cluster is not None and _cluster.is_elsewhere:
-        return preflight.Preflight(None, None)
-    return preflight.Preflight(configured_api_url(), Settings().storage_uri)
+        return preflight.Preflight(None, None, _warm)
+    return preflight.Preflight(configured_api_url(), Settings().storage_uri, _warm)
 
 
 def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:

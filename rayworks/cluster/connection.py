@@ -52,7 +52,12 @@ class EmbeddedRay:
 
         # The workers inherit the environment that Ray is started with. A token that lies on this machine is for
         # another cluster, and Ray would take it for its own.
-        own = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"), "PYTHONPATH": _import_path(), **environment}
+        own = {
+            "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
+            "PYTHONPATH": _import_path(),
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; this node goes with all or not at all
+            **environment,
+        }
         try:
             with _environment(own), _signals_kept():
                 # "local": never another Ray that happens to run on this machine.

@@ -6,14 +6,15 @@ import platform
 import secrets
 import urllib.request
 from dataclasses import dataclass
+from typing import Any
 
 from rayworks import storage
 from rayworks.errors import ClusterError, StorageError
 from rayworks.settings import Settings
 
 PACKAGES = ("ray", "prefect", "rayworks")
-ANSWER_SECONDS = 60
-"""How long a worker may take to start and answer the first question."""
+ANSWER_SECONDS = 120
+"""How long a worker may take to start, to import Prefect, and to answer the first question."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,14 @@ class View:
     """What it cannot reach, each a sentence."""
 
 
-def look(node: str, api_url: str | None, token: str | None) -> View:
+def look(node: str, api_url: str | None, token: str | None, after: object) -> View:
     """See from a worker.
 
     Args:
         node: Name of its node.
         api_url: The Prefect API that its tasks will use; by default the one that its environment names.
         token: A file that the driver wrote to its storage.
+        after: What another Ray task gave, for which this one waits.
     """
     found = (api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token))
     return View(node, versions(), tuple(problem for problem in found if problem))
@@ -49,9 +51,10 @@ class Preflight:
     Args:
         api_url: The Prefect API that tasks will use; None: the workers' own environment names it.
         storage_uri: The driver's storage, which must be theirs; None: they have one of their own.
+        after: Reference to a Ray task that ends first: on its node, its process answers then, and gets the first task.
     """
 
-    def __init__(self, api_url: str | None, storage_uri: str | None) -> None:
+    def __init__(self, api_url: str | None, storage_uri: str | None, after: Any = None) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -63,7 +66,7 @@ class Preflight:
         self._answers = {
             node["NodeManagerHostname"]: remote.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(node["NodeManagerHostname"], api_url, self._token)
+            ).remote(node["NodeManagerHostname"], api_url, self._token, after)
             for node in ray.nodes()
             if node["Alive"]
         }

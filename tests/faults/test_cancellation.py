@@ -42,7 +42,6 @@ class Program:
         self.progress.mkdir()
         own = {
             MARK: self.mark,
-            "PREFECT_HOME": str(folder / "prefect"),
             "RAYWORKS_STORAGE_URI": str(folder / "storage"),
         }
         inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
@@ -77,12 +76,18 @@ class Program:
         assert left() == [], self.output()
 
 
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A home of Prefect that only the first program has to migrate, which takes longer than all that it tests."""
+    return str(tmp_path_factory.mktemp("prefect"))
+
+
 @pytest.fixture
-def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def program(tmp_path: Path, prefect_home: str) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
 
     def start(*arguments: str, **environment: str) -> Program:
-        started.append(Program(tmp_path, *arguments, **environment))
+        started.append(Program(tmp_path, *arguments, **{"PREFECT_HOME": prefect_home, **environment}))
         return started[-1]
 
     yield start

@@ -62,3 +62,7 @@ class ClusterError(RayworksError):
 
 class ClusterLostError(ClusterError):
     """The Ray that a run worked on is gone. Another one could take its place: what was finished is kept."""
+
+
+class TransferError(RayworksError):
+    """A task, or what it is given, cannot be sent to a worker: it holds a lock, an open file, a connection."""

@@ -21,6 +21,9 @@ START_SECONDS = 120
 STORE_SECONDS = 60
 """How long the server may take, when this process ends, to store what it was sent."""
 
+FLUSH_SECONDS = 5
+"""How long the server may take to accept the last log lines and events of this process."""
+
 # The server ends with the process that started it, also when that one is killed (prctl 1 is PR_SET_PDEATHSIG). At once:
 # nobody is left to wait for an orderly end, and SQLite survives this one.
 _SERVE = """
@@ -65,6 +68,15 @@ def expect(flow_run_id: str, task_runs: int) -> None:
     if not _expected:
         atexit.register(_await_expected)  # runs before the server's own end, which was registered earlier
     _expected[flow_run_id] = max(task_runs, _expected.get(flow_run_id, 0))
+
+
+def flush() -> None:
+    """Let Prefect's threads send what this process has logged and emitted: without the server, they only complain."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (APILogWorker, EventsWorker):
+        service.drain_all(timeout=FLUSH_SECONDS)
 
 
 def _await_expected() -> None:
@@ -120,6 +132,7 @@ class EmbeddedServer:
         """End the server, once it has stored what it is expected to, and wait until it is gone. Safe to call twice."""
         atexit.unregister(self.stop)
         if self.process.poll() is None:
+            flush()
             _await_expected()
         self.process.terminate()
         try:

@@ -28,9 +28,9 @@ from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 from prefect_ray.context import RemoteOptionsContext
 from prefect_ray.task_runners import PrefectRayFuture
 
-from rayworks import prefect_server, storage
+from rayworks import prefect_server, storage, unpicklable
 from rayworks.cluster import connection, preflight
-from rayworks.errors import ClusterError, ClusterLostError, RayworksError
+from rayworks.errors import ClusterError, ClusterLostError, RayworksError, TransferError
 from rayworks.in_flight import Call, InFlight
 from rayworks.nested_output import NestedOutput
 from rayworks.outbox import Outbox
@@ -171,6 +171,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
 
         Raises:
             ClusterError: The connection to Ray is lost, or (at the first submit) the workers do not fit the driver.
+            TransferError: The task, its flow or a parameter cannot be pickled.
         """
         import ray
 
@@ -185,6 +186,25 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             self._check_nodes(self._preflight)
         self._listen(task)
         task_run_id = uuid4()
+        try:
+            state, ending = self._send(task, task_run_id, parameters, wait_for, dependencies)
+        except Exception as error:
+            if explained := _why_not_sent(task, parameters, error):
+                raise explained from error
+            raise
+        self._in_flight.add(Call(task, task_run_id, state, ending))
+        self._outbox.start()
+        return RayFuture(task_run_id=task_run_id, wrapped_future=state, lost=self._lost)
+
+    def _send(
+        self,
+        task: "Task[..., Any]",
+        task_run_id: UUID,
+        parameters: dict[str, Any],
+        wait_for: "Iterable[PrefectFuture[Any]] | None",
+        dependencies: "dict[str, set[RunInput]] | None",
+    ) -> tuple[Any, Any]:
+        """The references to the last state and the ending of a task run that is on its way."""
         arguments, upstream = self._exchange_prefect_for_ray_futures(parameters)
         parent = TaskRunContext.get()
         call = TaskCall(
@@ -200,10 +220,9 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             has_upstream=bool(upstream),
         )
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
-        state, ending = _remote_run_task().options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
-        self._in_flight.add(Call(task, task_run_id, state, ending))
-        self._outbox.start()
-        return RayFuture(task_run_id=task_run_id, wrapped_future=state, lost=self._lost)
+        # What Ray takes when a function is made remote only; with GPUs it is 1, so that a process gives their memory back.
+        max_calls = options.pop("max_calls", None) or (1 if options.get("num_gpus") else 0)
+        return _remote_run_task(max_calls).options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
 
     def collect(self) -> None:
         """Bring home what the task runs that have ended report; also done twice a second by itself."""
@@ -308,10 +327,10 @@ def _callbacks() -> concurrent.futures.Executor:
 
 
 @functools.cache
-def _remote_run_task() -> Any:
+def _remote_run_task(max_calls: int) -> Any:
     import ray
 
-    return cast(Any, ray.remote)(run_task)
+    return cast(Any, ray.remote)(max_calls=max_calls)(run_task)
 
 
 def _serialized_flow_run() -> dict[str, Any]:
@@ -336,6 +355,17 @@ def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, parameters: di
     if flow_run and flow_run.task_run_assets:  # only then can an input have come with assets
         inputs = {name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()}
     return AssetContext.from_task_and_inputs(task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True).serialize()
+
+
+def _why_not_sent(task: "Task[..., Any]", parameters: dict[str, Any], error: Exception) -> TransferError | None:
+    name, flow_run = f"task '{task.name}'", FlowRunContext.get()
+    candidates: dict[str, Any] = {f"the function of {name}": task.fn, name: task}
+    candidates |= {f"parameter '{key}' of {name}": value for key, value in parameters.items()}
+    if flow_run and flow_run.flow:
+        flow = f"flow '{flow_run.flow.name}', which goes with its first {name},"
+        candidates |= {f"the function of {flow}": flow_run.flow.fn, flow: flow_run.flow}
+        candidates |= {f"parameter '{key}' of {flow}": value for key, value in (flow_run.parameters or {}).items()}
+    return unpicklable.explanation(candidates, error)
 
 
 def configured_api_url() -> str | None:

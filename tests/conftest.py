@@ -9,6 +9,7 @@ import pytest
 # machine for its own when it finds one.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def ray_session():
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory):
-    """The URL of one Prefect server for all tests, the same embedded one that the command line starts, on a fresh home."""
+    """The URL of one Prefect server for all tests, the embedded one that the command line starts, on a fresh home."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     os.environ.pop("PREFECT_API_URL", None)
     from rayworks import prefect_server

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter
 
 from rayworks import __version__, import_path, storage, tabular_model
-from rayworks.errors import ClusterError, ParameterError, RayworksError, StorageError, TrainingError
+from rayworks.errors import ClusterError, DataError, ParameterError, RayworksError, StorageError, TrainingError
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import CurvePoint, Dataset, DatasetRef, ModelRef, Record, SplitName
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "model_ref.json"
 CURVE = "curve.json"
+BAD_DATA = "bad_data.json"
 REPORT_SECONDS = 2.0  # Ray Train takes one report per poll of its controller, about two seconds
 START_ATTEMPTS = 10  # a minute each (Train's default): time for an autoscaler, and no hang where no node comes
 ROUNDS_PER_DECISION = 5  # how often the workers agree, by a broadcast, whether a checkpoint is due
@@ -39,6 +40,15 @@ class Starts(Record):
     """How often the workers were started, for a model that is not finished."""
 
     count: int
+
+
+class BadData(Record):
+    """A ``DataError`` of one of several workers, for all of them to find when they are started again."""
+
+    what: str
+    where: str
+    said: str
+    remedy: str
 
 
 class RoundsDone(Record):
@@ -208,19 +218,34 @@ class _TrainContext(loop.LoopContext):
             ray.train.report({"round": self.curve[-1].round}, checkpoint=checkpoint)
 
 
+def _note(job: _Job, error: DataError) -> None:
+    bad = BadData(what=error.what, where=error.where, said=error.said, remedy=error.remedy)
+    storage.write_record(storage.join(job.run_uri, BAD_DATA), bad)
+
+
+def _noted(job: _Job) -> DataError | None:
+    uri = storage.join(job.run_uri, BAD_DATA)
+    return DataError(**storage.read_record(uri, BadData).model_dump()) if storage.exists(uri) else None
+
+
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """What a Ray Train worker does: run the loop; rank 0 saves the model."""
     job = cast(_Job, config["job"])
     context = _TrainContext(job)
+    if error := _noted(job):
+        return {"error": error}
     try:
         model = loop.run(job.options.loop, context)
         if context.rank == 0:
             facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
             tabular_model.save(model, job.uri, dataset=job.dataset, metadata=facts)
     except RayworksError as error:
-        if context.world_size > 1 and not isinstance(error, ParameterError):
-            raise  # the others may wait for this one; a bad parameter is one for all
-        return {"error": error}  # it would fail again: no restart
+        if context.world_size > 1 and not isinstance(error, (ParameterError, DataError)):
+            raise  # a peer that died makes any loop fail
+        if context.world_size > 1 and isinstance(error, DataError):
+            _note(job, error)  # the others may have none, and wait for this one: all are started again, and find this
+            raise
+        return {"error": error}  # it would fail again, for all of them: no restart
     return {"curve": [point.model_dump() for point in context.curve], "restarts": context.restarts}
 
 
@@ -235,6 +260,7 @@ def _fit(job: _Job) -> dict[str, Any]:
     from ray.train.v2.xgboost.config import XGBoostConfig
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    storage.delete(storage.join(job.run_uri, BAD_DATA))  # of an earlier attempt
     options, gpus, (files, path) = job.options, job.options.gpus_per_worker, storage.filesystem(job.run_uri)
     trainer = DataParallelTrainer(
         _work,

@@ -1,4 +1,7 @@
-"""A flow whose task starts nested Ray work and then waits for ever; run as a program by the tests of cancellation."""
+"""A flow whose task starts nested Ray work and then waits for ever; run as a program by the tests of cancellation.
+
+The arguments are ``FOLDER``, with ``fail`` for a flow that fails; or ``serve``, to serve it as a deployment.
+"""
 
 import sys
 import time
@@ -30,7 +33,7 @@ def sleep(folder: str) -> None:
 
 
 @flow(task_runner=RayTaskRunner(), name="waits")
-def waits(folder: str, fail: bool) -> None:
+def waits(folder: str, fail: bool = False) -> None:
     futures = [coordinate.submit(folder), sleep.submit(folder)]
     if fail:
         while len(list(Path(folder).iterdir())) < 2:
@@ -43,5 +46,9 @@ def waits(folder: str, fail: bool) -> None:
 if __name__ == "__main__":
     from rayworks import prefect_server
 
-    prefect_server.start().wait()  # type: ignore[union-attr]
-    waits(sys.argv[1], fail="fail" in sys.argv)
+    if server := prefect_server.start():
+        server.wait()
+    if sys.argv[1:] == ["serve"]:
+        waits.serve("served")
+    else:
+        waits(sys.argv[1], fail="fail" in sys.argv)

@@ -1,10 +1,8 @@
-"""Ray for a module, as a program holds it."""
+"""Ray for the flows of a module."""
 
 import os
 
 import pytest
-
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from prefect.futures import wait
 from prefect.states import State
 from prefect_ray.context import remote_options
 
+from rayworks import prefect_server
+from rayworks.errors import TransferError
 from rayworks.runner import RayTaskRunner, resources
 from tests.waiting import eventually
 
@@ -256,6 +259,18 @@ def test_resources_are_those_of_the_task_unless_the_call_says_otherwise():
     assert run(body).result() == (0.5, 1.5)
 
 
+def test_a_process_serves_as_many_task_runs_as_the_task_says():
+    @task
+    @resources(max_calls=1)
+    def process() -> int:
+        return os.getpid()
+
+    def body() -> list[int]:
+        return [process.submit().result() for _ in range(3)]
+
+    assert len(set(run(body).result())) == 3
+
+
 def test_tags_around_the_submit_are_those_of_the_task_run(client: SyncPrefectClient):
     @task(tags=["own"])
     def tagged() -> list[str]:
@@ -369,6 +384,25 @@ def test_artifacts_and_assets_of_a_task_are_kept(client: SyncPrefectClient):
     assert found[0]["resource"]["prefect.resource.id"] == "s3://bucket/table.parquet"
 
 
+def test_an_asset_that_is_made_from_another_is_shown_with_it(client: SyncPrefectClient):
+    @materialize("s3://bucket/raw.parquet")
+    def extract() -> int:
+        return 1
+
+    @materialize("s3://bucket/clean.parquet")
+    def clean(rows: int) -> int:
+        return rows
+
+    def body() -> None:
+        clean.submit(extract.submit()).wait()
+
+    run(body)
+    made = {"filter": {"resource": {"id": ["s3://bucket/clean.parquet"]}, "event": {"prefix": ["prefect.asset.materialization"]}}}
+    (event,) = eventually(lambda: client.request("POST", "/events/filter", json=made).json()["events"])
+    origins = [one["prefect.resource.id"] for one in event["related"] if one["prefect.resource.role"] == "asset"]
+    assert origins == ["s3://bucket/raw.parquet"]
+
+
 def test_nothing_is_lost_of_many_short_tasks(client: SyncPrefectClient):
     def body() -> int:
         return sum(add.map(range(100)).result())
@@ -378,3 +412,45 @@ def test_nothing_is_lost_of_many_short_tasks(client: SyncPrefectClient):
     runs = task_runs(client, state, 100)
     assert {one["state_name"] for one in runs} == {"Completed"}
     assert all(one["start_time"] and one["end_time"] for one in runs)
+
+
+def test_a_task_that_closes_over_what_cannot_be_sent_is_named_with_the_variable():
+    lock = threading.Lock()
+
+    @task
+    def guarded() -> None:
+        with lock:
+            pass
+
+    with pytest.raises(TransferError, match=r"^The function of task 'guarded' cannot be sent to a worker: its variable lock \("):
+        run(lambda: guarded.submit()).result()
+
+
+def test_a_flow_that_closes_over_what_cannot_be_sent_is_named_with_the_variable():
+    lock = threading.Lock()
+
+    def body() -> None:
+        with lock:
+            add.submit(1)
+
+    with pytest.raises(TransferError, match=r"^The function of flow 'tested', which goes with .* 'add', .*: its variable lock \("):
+        run(body).result()
+
+
+def test_a_parameter_that_cannot_be_sent_is_named():
+    def body() -> None:
+        add.submit([threading.Lock()], 2)
+
+    with pytest.raises(TransferError, match=r"^Parameter 'first' of task 'add' cannot be sent to a worker \(TypeError: "):
+        run(body).result()
+
+
+def test_the_last_words_of_a_flow_are_with_the_server_before_it_is_stopped(client: SyncPrefectClient):
+    @flow(name="talks")
+    def talks() -> None:
+        get_run_logger().info("my last words")
+
+    state = talks(return_state=True)
+    prefect_server.flush()
+    question = {"logs": {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    assert "my last words" in [line["message"] for line in client.request("POST", "/logs/filter", json=question).json()]

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+from rayworks.errors import DataError
 from rayworks.stages import xgboost_loop
 
 DEFAULTS = {"max_depth": 2}
@@ -52,6 +53,15 @@ def reports_nothing(context):
 
 def diverges(context):
     context.report(1, validation=float("nan"))
+
+
+def data_are_bad_for_the_second(context):
+    """Only the second worker finds it, while the first waits for it; each start is written to the file ``log``."""
+    with Path(context.hyperparameters.pop("log")).open("a") as log:
+        log.write(f"{context.rank}\n")
+    if context.rank == 1:
+        raise DataError("a file is not readable", where="part-7.parquet")
+    return xgboost_loop.train(context)
 
 
 def fails_when_shallow(context):

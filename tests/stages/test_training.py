@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from rayworks import tabular_model
-from rayworks.errors import ClusterError, ParameterError, TrainingError
+from rayworks.errors import ClusterError, DataError, ParameterError, TrainingError
 from rayworks.params import ProcessOptions, TrainOptions
 from rayworks.records import DatasetRef
 from rayworks.stages import processing, share, training
@@ -92,6 +92,16 @@ def test_two_workers_with_a_wrong_parameter_fail_without_a_restart(amounts: Data
     options = TrainOptions(workers=2, hyperparameters={"depth": 3})
     with pytest.raises(ParameterError, match="no such hyperparameter: depth"):
         training.train(amounts, options, storage_uri=str(tmp_path))
+
+
+def test_bad_data_that_one_of_two_workers_finds_are_told_without_training_again(amounts: DatasetRef, tmp_path: Path):
+    log = tmp_path / "starts.log"
+    options = TrainOptions(
+        loop=f"{LOOPS}:data_are_bad_for_the_second", workers=2, max_failures=3, hyperparameters={"log": str(log)}
+    )
+    with pytest.raises(DataError, match=r"A file is not readable: part-7.parquet"):
+        training.train(amounts, options, storage_uri=str(tmp_path))
+    assert log.read_text().split().count("1") == 1
 
 
 def test_more_workers_than_ray_has_room_for_are_refused_at_once(amounts: DatasetRef, tmp_path: Path):

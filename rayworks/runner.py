@@ -244,8 +244,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             attach_run_log(self._flow_run_id)
             self._output = NestedOutput(context.flow_run.id)
             self._output.start()
-            elsewhere = _cluster is not None and _cluster.is_elsewhere  # that one tells it by itself
-            if not elsewhere and (dashboard := connection.dashboard_url()):
+            if _cluster is not None and (dashboard := _cluster.dashboard()):
                 get_run_logger().info(f"The Ray dashboard is at {dashboard}")
         if self._output:
             self._output.task_names.add(task.name)

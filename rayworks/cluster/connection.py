@@ -36,6 +36,10 @@ class Cluster(Protocol):
         """Disconnect, and end what this process started there."""
         ...
 
+    def dashboard(self) -> str | None:
+        """Where a person finds Ray's dashboard while this process is connected, if there is one."""
+        ...
+
 
 class EmbeddedRay:
     """A Ray of this process's own, on this machine."""
@@ -73,6 +77,9 @@ class EmbeddedRay:
         import ray
 
         ray.shutdown()
+
+    def dashboard(self) -> str | None:
+        return _dashboard_url()
 
 
 class RunningRay:
@@ -118,6 +125,9 @@ class RunningRay:
 
         ray.shutdown()  # ends the job: its tasks, actors and workers go, the Ray stays
 
+    def dashboard(self) -> str | None:
+        return _dashboard_url()
+
 
 def _reach(address: str) -> None:
     """Raise OSError when nobody listens at ``address``: Ray would try for minutes."""
@@ -137,7 +147,7 @@ def cluster_of(settings: Settings) -> Cluster:
     return KubeRayCluster(settings)
 
 
-def dashboard_url() -> str | None:
+def _dashboard_url() -> str | None:
     """Where the dashboard of the Ray that this process is connected to listens, if it has one."""
     from ray._private.services import get_webui_url_from_internal_kv
     from ray.util.client import ray as client

@@ -220,9 +220,8 @@ class KubeRayCluster:
             environment = reachable_from_pods(environment)
         ray.acquire(environment, kwargs)
         self._ray = ray
-        logger.info("Ray dashboard: %s", self._dashboard_link())
 
-    def _dashboard_link(self) -> str:
+    def dashboard(self) -> str | None:
         if self._settings.ray_dashboard_url:
             return self._settings.ray_dashboard_url.format(namespace=self._api.namespace, name=self._name)
         if self.is_elsewhere:

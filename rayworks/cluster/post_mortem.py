@@ -94,7 +94,8 @@ def _event_lines(events: list[dict[str, Any]], cluster: str) -> Iterator[str]:
     for event in events:
         about, when = event["involvedObject"], event.get("lastTimestamp") or event.get("eventTime") or ""
         if f"{about.get('name')}-".startswith(f"{cluster}-"):
-            yield f"{when} {event.get('type')} {about.get('kind')}/{about.get('name')} {event.get('reason')}: {event.get('message')}"
+            which = f"{about.get('kind')}/{about.get('name')}"
+            yield f"{when} {event.get('type')} {which} {event.get('reason')}: {event.get('message')}"
 
 
 def _write(folder: str, name: str, text: str) -> None:

@@ -40,9 +40,10 @@ class Trial:
         job = pool["job_configuration"]["job_manifest"]
         pod = job["spec"]["template"]["spec"]
         (container,) = pod["containers"]
-        values = {"image": self.image, "image_pull_policy": "IfNotPresent", "cpu_request": "50m", "memory_request": "400Mi",
-                  "memory_limit": "4Gi"}  # fmt: skip
-        container.update(json.loads(re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], json.dumps(container | {"args": []}))))
+        values = {"image": self.image, "image_pull_policy": "IfNotPresent"}
+        values |= {"cpu_request": "50m", "memory_request": "400Mi", "memory_limit": "4Gi"}
+        text = json.dumps(container | {"args": []})
+        container.update(json.loads(re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], text)))
         container["command"] = ["python", f"{STORAGE}/code/trial.py", self.folder, *self.arguments]
         own = {"RAYWORKS_RAY_ADDRESS": f"{STORAGE}/code/raycluster.yaml"} | self.env
         container["env"] = [one for one in container["env"] if one["name"] not in own]
@@ -132,7 +133,7 @@ def test_a_run_makes_its_cluster_scales_it_from_zero_and_leaves_its_logs_alone(i
     log = trial.log()
     assert_gone(installation)
     assert "Created RayCluster" in log
-    assert "Ray dashboard: " in log
+    assert "The Ray dashboard is at" in log
     folder = re.search(r"Its logs and events are in (\S+)", log)
     assert folder, log
     kept = installation.on_storage(f"cd {folder[1]} && find . -type f -size +0")

@@ -15,6 +15,7 @@ from rayworks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ENVIRONMENT = ("PREFECT_API_URL", "PREFECT_DEFAULT_WORK_POOL_NAME", "KUBECONFIG", "RAYWORKS_TEST_IMAGE")
 OTHERS = ("kubectl", "docker", "cd", "echo")  # what they do is tested where there is a cluster
 
 
@@ -48,7 +49,7 @@ def test_every_command_can_be_typed_as_it_stands(page: str, command: str):
     while "=" in words[0]:
         name = words.pop(0).partition("=")[0]
         is_setting = name.removeprefix("RAYWORKS_").lower() in Settings.model_fields
-        assert is_setting or name in ("PREFECT_API_URL", "KUBECONFIG", "RAYWORKS_TEST_IMAGE")
+        assert is_setting or name in ENVIRONMENT
     if words[0] in OTHERS:
         return
     assert words[:2] == ["uv", "run"], f"{page} tells to run a program that no test knows"

@@ -53,6 +53,17 @@ def main(path: str) -> None:
         file.flush()
         prefect("work-pool", "create", POOL, "--type", "kubernetes", "--base-job-template", file.name, "--overwrite")
     prefect("deploy", "--all")
+    schedule("sweep/sweep")
+
+
+def schedule(deployment: str) -> None:
+    """Set the schedules of a deployment going."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(deployment)
+        for one in found.schedules:
+            client.update_deployment_schedule(found.id, one.id, active=True)
 
 
 def prefect(*arguments: str) -> None:

@@ -41,6 +41,7 @@ DatasetUri = Annotated[str, parameter("Dataset", "Folder of a dataset that the p
 ModelUri = Annotated[
     str, parameter("Model", "Registered model: models:/name@champion, models:/name@candidate, or models:/name/version.")
 ]
+Namespace = Annotated[str | None, parameter("Namespace", "Of Kubernetes, where to look. None: where this run is.")]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
 
 

@@ -39,6 +39,7 @@ class Trial:
         pool = json.loads((self.installation.folder.parent / "base/work-pool.json").read_text())
         job = pool["job_configuration"]["job_manifest"]
         pod = job["spec"]["template"]["spec"]
+        del pod["parallelism"], pod["completions"]  # a Job's; Prefect wants them here
         (container,) = pod["containers"]
         values = {"image": self.image, "image_pull_policy": "IfNotPresent"}
         values |= {"cpu_request": "50m", "memory_request": "400Mi", "memory_limit": "4Gi"}

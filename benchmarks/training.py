@@ -1,129 +1,147 @@
 """What training on Ray costs beside bare ``xgboost.train``: the same rows, parameters, rounds and cores, in one run.
 
-The bare one runs before and after: where the two differ, something else used the cores, and the run says nothing.
+    python benchmarks/training.py [ROUNDS]
 
-    python benchmarks/training.py [ROUNDS] [FOLDER]
-
-Writes ``training.md`` and ``training.json`` into FOLDER (``benchmarks/results``) and prints the former.
+Each side is a process of its own: bare, rayworks, bare. Both quantise the rows batch by batch, evaluate train and
+validation after each round, look for early stopping (which the patience keeps from happening) and save the model; ours
+also keeps the curve and writes checkpoints. Where the two bare runs differ, something else used the cores; the CPU
+seconds, of the process that boosts alone, tell what the boosting itself cost.
 """
 
 import json
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def bare(dataset: Any, rounds: int, threads: int) -> dict[str, float]:
-    """Read the rows and boost, with nothing around: seconds of both."""
+class Clock:
+    """Seconds and CPU seconds of the parts of a run."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.parts: dict[str, float] = {}
+
+    def part(self, name: str) -> None:
+        wall, cpu = time.monotonic(), time.process_time()
+        self.parts[name], self.parts[f"{name}, CPU"] = wall - self.wall, cpu - self.cpu
+        self.wall, self.cpu = wall, cpu
+
+
+def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
+    """Read the rows, boost and save, with nothing around."""
     import xgboost as xgb
 
-    from rayworks.stages import share
+    from rayworks.stages import processing, share
     from rayworks.stages.loop import LoopContext
     from rayworks.stages.xgboost_loop import _matrices, _parameters
 
     class Context(LoopContext):
         def batches(self, split: Any, rows: int = 65_536) -> Any:
-            return share.encoded(self.dataset, split)
+            for features, labels in share.encoded(dataset, split):
+                for start in range(0, len(labels), rows):
+                    yield features.iloc[start : start + rows], labels[start : start + rows]
 
-    context = Context(dataset, {}, rounds=rounds, patience=rounds, threads=threads)
-    context.dataset = dataset
-    began = time.monotonic()
+    dataset = processing.load(ref)
+    context = Context(dataset, {}, rounds=rounds, patience=rounds, threads=os.cpu_count() or 1)
+    clock = Clock()
     train, validation = _matrices(context, 256)
-    read = time.monotonic() - began
-    began = time.monotonic()
-    evals = [(train, "train"), (validation, "validation")]
-    xgb.train(_parameters(context), train, num_boost_round=rounds, evals=evals, verbose_eval=False)
-    return {"read": read, "boost": time.monotonic() - began}
+    clock.part("read")
+    booster = xgb.train(
+        _parameters(context), train, num_boost_round=rounds, evals=[(train, "train"), (validation, "validation")],
+        verbose_eval=False, early_stopping_rounds=rounds,
+    )  # fmt: skip
+    clock.part("boost")
+    booster[: booster.best_iteration + 1].save_model(Path(folder) / "bare.ubj")
+    clock.part("save")
+    return clock.parts
 
 
 def timed(context: Any) -> Any:
-    """The built-in loop, which writes down how long it took and when its first and last round ended."""
+    """The built-in loop, which writes down what it took."""
     from rayworks.stages import xgboost_loop
 
     log = Path(context.hyperparameters.pop("log"))
-    ends: list[float] = []
-    report = context.report
+    matrices, clock = xgboost_loop._matrices, Clock()
 
-    def noted(round: int, **values: Any) -> None:
-        report(round, **values)
-        ends.append(time.monotonic())
+    def noted(*arguments: Any) -> Any:
+        made = matrices(*arguments)
+        clock.part("read")
+        return made
 
-    context.report = noted
-    began = time.monotonic()
+    report, reports = context.report, []
+
+    def waited(*arguments: Any, **options: Any) -> None:
+        began = time.monotonic()
+        report(*arguments, **options)
+        reports.append(time.monotonic() - began)
+
+    xgboost_loop._matrices, context.report = noted, waited
     model = xgboost_loop.train(context)
-    per_round = (ends[-1] - ends[0]) / (len(ends) - 1)
-    log.write_text(json.dumps({"loop": time.monotonic() - began, "boost": per_round * len(ends)}))
+    clock.part("boost")
+    log.write_text(json.dumps({**clock.parts, "reports": sum(reports), "longest report": max(reports)}))
     return model
 
 
-def main(rounds: int = 2000, folder: str = "benchmarks/results") -> None:
-    import os
+def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
+    """The training stage, with the built-in loop."""
+    from rayworks.cluster import connection
+    from rayworks.params import TrainOptions
+    from rayworks.stages import training
 
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    import ray
-
-    from rayworks.params import ProcessOptions, TrainOptions
-    from rayworks.stages import processing, training
-
-    cores = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="rayworks-") as storage:
-        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
-        ref = processing.process("example://flights", "arr_delay", ProcessOptions(), storage_uri=storage)
-        dataset = processing.load(ref)
-        log = Path(storage) / "loop.json"
-        options = TrainOptions(
-            loop="benchmarks.training:timed",
-            hyperparameters={"log": str(log)},
-            rounds=rounds,
-            early_stopping_rounds=rounds,
-        )
-        ray.shutdown()  # its idle processes would take time from the peer
-        before = bare(dataset, rounds, cores)
-        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
-        began = time.monotonic()
-        training.train(ref, options, storage_uri=storage)
-        total = time.monotonic() - began
-        ours = json.loads(log.read_text())
-        ray.shutdown()
-        after = bare(dataset, rounds, cores)
-    rows = dataset.split("train").rows
-    facts = {
-        "rows": rows,
-        "features": len(dataset.feature_set.features),
-        "rounds": rounds,
-        "cores": cores,
-        "rayworks": {**ours, "total": total, "outside_loop": total - ours["loop"]},
-        "bare_before": {**before, "loop": sum(before.values())},
-        "bare_after": {**after, "loop": sum(after.values())},
-    }
-    write(facts, Path(folder))
+    log = Path(folder) / "loop.json"
+    options = TrainOptions(
+        loop="benchmarks.training:timed", hyperparameters={"log": str(log)}, rounds=rounds, early_stopping_rounds=rounds
+    )  # fmt: skip
+    connection.prepare()
+    ray = connection.EmbeddedRay()
+    ray.acquire({}, {"log_to_driver": False})
+    began = time.monotonic()
+    training.train(ref, options, storage_uri=folder)
+    total = time.monotonic() - began
+    ray.release()
+    parts = json.loads(log.read_text())
+    return {**parts, "outside": total - parts["read"] - parts["boost"], "total": total}
 
 
-def write(facts: dict[str, Any], folder: Path) -> None:
-    ours, before, after = facts["rayworks"], facts["bare_before"], facts["bare_after"]
+def made(folder: str) -> Any:
+    """The flights, processed."""
+    from rayworks.cluster import connection
+    from rayworks.params import ProcessOptions
+    from rayworks.stages import processing
 
-    def row(name: str, key: str, of_bare: str) -> str:
-        ratio = 2 * ours[key] / (before[of_bare] + after[of_bare])
-        return f"| {name} | {ours[key]:.1f} | {before[of_bare]:.1f} | {after[of_bare]:.1f} | {ratio:.2f} |"
+    connection.prepare()
+    ray = connection.EmbeddedRay()
+    ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
+    ref = processing.process("example://flights", "arr_delay", ProcessOptions(), storage_uri=folder)
+    ray.release()
+    return ref
 
-    text = f"""# Training: rayworks beside bare `xgboost.train`
 
-{facts["rows"]:,} rows, {facts["features"]} features, {facts["rounds"]} rounds, {facts["cores"]} cores, one run.
+def main(rounds: int = 2000) -> None:
+    def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(work, arguments)
 
-| seconds | rayworks | bare, before | bare, after | ratio to their mean |
-|---|---|---|---|---|
-{row("boosting", "boost", "boost")}
-{row("reading and boosting (the loop)", "loop", "loop")}
-| outside the loop: start of workers, saving the model | {ours["outside_loop"]:.1f} | | | |
-{row("total", "total", "loop")}
-"""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "training.md").write_text(text)
-    (folder / "training.json").write_text(json.dumps(facts, indent=1))
-    print(text)  # noqa: T201 - a program
+    with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
+        ref = alone(made, folder)
+        before, ours, after = (alone(side, ref, rounds, folder) for side in (bare, rayworks, bare))
+    sys.stdout.write(f"{ref.rows_kept:,} rows, {rounds} rounds, {os.cpu_count()} cores\n\n")
+    sys.stdout.write("| seconds | bare, before | rayworks | bare, after | ratio to their mean |\n|---|---|---|---|---|\n")
+    for part in ("read", "boost", "boost, CPU"):
+        ratio = 2 * ours[part] / (before[part] + after[part])
+        sys.stdout.write(f"| {part} | {before[part]:.1f} | {ours[part]:.1f} | {after[part]:.1f} | {ratio:.2f} |\n")
+    sys.stdout.write(f"| of it: reports and checkpoints | | {ours['reports']:.1f} | | |\n")
+    saves = f"{before['save']:.1f} | {ours['outside']:.1f} | {after['save']:.1f}"
+    sys.stdout.write(f"| all else: start of the worker, saving the model | {saves} | |\n")
+    sys.stdout.write(json.dumps({"before": before, "rayworks": ours, "after": after}) + "\n")
 
 
 if __name__ == "__main__":
-    main(*(int(value) if value.isdigit() else value for value in sys.argv[1:]))
+    from benchmarks import training  # so that the processes find it under this name
+
+    training.main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""The whole pipeline beside a plain script that calls the same stages on Ray without Prefect, each as a command of its own.
+
+    python benchmarks/pipeline.py [REPEATS]
+
+Each side gets an empty storage, and then runs a second time, which reuses what is there. The home of Prefect is there
+already. Both take the example flights with all defaults; the script checks the serving beside the evaluation, as the
+flow does, and writes no page. With REPEATS, the sides take turns.
+"""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import Watch
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDES = ("plain", "rayworks")
+STAGES = ("process", "tune", "train", "register", "evaluate", "check-serving", "promote", "report")
+
+
+def plain(storage_uri: str, answer: str) -> None:
+    """The script that somebody would write without Prefect."""
+    from rayworks.cluster import connection
+    from rayworks.params import EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions
+    from rayworks.stages import evaluation, processing, registry, serving, training, tuning
+
+    connection.prepare()
+    ray = connection.EmbeddedRay()
+    ray.acquire({}, {"log_to_driver": False})
+    tracking_uri = f"sqlite:///{storage_uri}/mlflow.db"
+    places = {"storage_uri": storage_uri, "tracking_uri": tracking_uri}
+    stages: dict[str, tuple[float, float]] = {}
+
+    def timed(name: str, stage: Any, *arguments: Any, **options: Any) -> Any:
+        began = time.time()
+        result = stage(*arguments, **options)
+        stages[name] = (began, time.time())
+        return result
+
+    train = TrainOptions()
+    dataset = timed("process", processing.process, "example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri)
+    tuned = timed(
+        "tune", tuning.tune, dataset, TuneOptions(), loop=train.loop, hyperparameters={}, storage_uri=storage_uri
+    )  # fmt: skip
+    best = tuned.best.hyperparameters
+    model = timed("train", training.train, dataset, train, hyperparameters=best, storage_uri=storage_uri)
+    version = timed("register", registry.register, model, tune=tuned, **places)
+    rival = registry.rival(version, tracking_uri=tracking_uri)
+    with ThreadPoolExecutor() as pool:
+        checked = pool.submit(timed, "check-serving", serving.check, version.uri, dataset, options=ServeCheckOptions(), **places)
+        evaluated = timed(
+            "evaluate", evaluation.evaluate, version.uri, dataset, champion_uri=rival.uri if rival else None,
+            options=EvaluateOptions(), **places,
+        )  # fmt: skip
+    decision = timed("promote", registry.promote, version, evaluated, checked.result(), PromoteOptions(), **places)
+    assert decision.promoted, decision.reason
+    Path(answer).write_text(json.dumps(stages))
+    ray.release()
+
+
+def run(side: str, storage: Path, home: Path) -> dict[str, Any]:
+    """Run one side as a command. Returns its seconds, in all and by stage."""
+    storage.mkdir(exist_ok=True)
+    answer = storage / "stages.json"
+    own = {"PREFECT_HOME": str(home), "RAYWORKS_STORAGE_URI": str(storage)}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "RAYWORKS_RAY_ADDRESS")}
+    flow = [str(ROOT / "flows" / "pipeline.py")]
+    script = ["-c", f"from benchmarks.pipeline import plain; plain({str(storage)!r}, {str(answer)!r})"]
+    began = time.time()
+    with (storage / "output.txt").open("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, *(flow if side == "rayworks" else script)],
+            env={**inherited, **own}, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        watch = Watch(process.pid)
+        watch.until(lambda: process.poll() is not None)
+        ended = time.time()
+    if process.returncode:
+        sys.exit((storage / "output.txt").read_text())
+    stages = _of_flow(home, began) if side == "rayworks" else json.loads(answer.read_text())
+    first = min(start for start, _ in stages.values())
+    last = max(end for _, end in stages.values())
+    return {
+        "total": ended - began, "CPU": watch.cpu, "peak": watch.peak / 2**30,
+        "start": first - began, "stages": last - first, "end": ended - last,
+        **{name: end - start for name, (start, end) in stages.items()},
+    }  # fmt: skip
+
+
+def _of_flow(home: Path, since: float) -> dict[str, tuple[float, float]]:
+    """When each task run of the last flow run began and ended, from Prefect's database."""
+    question = """
+        select name, (julianday(start_time) - 2440587.5) * 86400, (julianday(end_time) - 2440587.5) * 86400
+        from task_run where julianday(start_time) > ? / 86400 + 2440587.5
+    """
+    with sqlite3.connect(home / "prefect.db") as database:
+        return {name.rpartition("-")[0]: (start, end) for name, start, end in database.execute(question, (since,)) if end}
+
+
+def main(repeats: int = 1) -> None:
+    runs: dict[str, list[list[dict[str, Any]]]] = {"first": [], "second": []}
+    with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
+        home = Path(os.environ.get("PREFECT_HOME", f"{name}/prefect"))
+        migrate = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+        subprocess.run(migrate, env={**os.environ, "PREFECT_HOME": str(home)}, capture_output=True, check=True)
+        for number in range(repeats):
+            for kind in runs:
+                runs[kind].append([])
+            for side in SIDES:
+                for kind in runs:
+                    runs[kind][-1].append(run(side, Path(name) / f"{side}-{number}", home))
+    for kind, title in {"first": "First run, empty storage", "second": "Second run, all is there"}.items():
+        for pair in runs[kind]:
+            sys.stdout.write(f"\n{title}\n\n| seconds | script | rayworks | ratio |\n|---|---|---|---|\n")
+            for row in ("total", "CPU", "start", "stages", "end", *STAGES):
+                plain, ours = (of.get(row) for of in pair)
+                ratio = f"{ours / plain:.2f}" if plain and ours else ""
+                cells = " | ".join("" if value is None else f"{value:.1f}" for value in (plain, ours))
+                sys.stdout.write(f"| {row} | {cells} | {ratio} |\n")
+    sys.stdout.write(json.dumps(runs) + "\n")
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""Seconds from a command to the body of its first task, and where they go, beside the plain way with prefect-ray.
+
+    python benchmarks/start.py [REPEATS]
+
+Both sides run a flow of one task that writes down the time, as a command, on a fresh home of Prefect and again on the
+same. The plain flow uses prefect-ray's runner and Prefect's own embedded server.
+"""
+
+import atexit
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = """
+import os, pathlib, time
+from prefect import flow, task
+
+@task
+def body() -> None:
+    pathlib.Path(os.environ["BODY"]).write_text(str(time.time()))
+"""
+OURS = f"""{TASK}
+from rayworks.command_line import run
+from rayworks.runner import RayTaskRunner
+
+@flow(task_runner=RayTaskRunner())
+def small() -> None:
+    body.submit().result()
+
+run(small)
+"""
+PLAIN = f"""{TASK}
+from prefect_ray import RayTaskRunner
+
+@flow(task_runner=RayTaskRunner())
+def small() -> None:
+    body.submit().result()
+
+small()
+"""
+STEPS = ("imports", "server started", "Ray connected", "server answers", "first submit", "first body", "flow ended", "exit")
+
+
+def trace() -> None:
+    """Write down, at the end of this process, when it came to which step."""
+    marks: dict[str, float] = {}
+
+    def mark(module: str, path: str, before: str = "", after: str = "") -> None:
+        """Note the time before or after a function is called."""
+        owner: Any = sys.modules.get(module) or __import__(module, fromlist=["_"])
+        *outer, name = path.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        function: Callable[..., Any] = getattr(owner, name)
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            if before:
+                marks.setdefault(before, time.time())
+            result = function(*arguments, **options)
+            if after:
+                marks.setdefault(after, time.time())
+            return result
+
+        setattr(owner, name, noted)
+
+    mark("rayworks.command_line", "_run", before="imports")
+    mark("rayworks.prefect_server", "start", after="server started")
+    mark("rayworks.prefect_server", "EmbeddedServer.wait", after="server answers")
+    mark("rayworks.cluster.connection", "EmbeddedRay.acquire", after="Ray connected")
+    mark("rayworks.runner", "RayTaskRunner.submit", before="first submit")
+    mark("rayworks.command_line", "_run_watched", after="flow ended")
+    atexit.register(lambda: Path(os.environ["MARKS"]).write_text(json.dumps(marks)))
+
+
+def run(program: str, folder: Path) -> dict[str, float]:
+    """Seconds from the start of the command to each step that is known."""
+    script, body, marks = folder / "program.py", folder / "body", folder / "marks.json"
+    script.write_text(program)
+    own = {
+        "PREFECT_HOME": str(folder / "prefect"), "RAYWORKS_STORAGE_URI": str(folder / "storage"), "BODY": str(body),
+        "MARKS": str(marks), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Without these two the plain way fails on a fresh home, and waits for a host on the internet.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAYWORKS_"))}
+    tracing = "from benchmarks.start import trace; trace(); " if program == OURS else ""
+    command = [sys.executable, "-c", f"{tracing}exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"]
+    began = time.time()
+    done = subprocess.run(command, cwd=ROOT, env={**environment, **own}, capture_output=True, text=True, check=False)
+    ended = time.time()
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    steps = {"first body": float(body.read_text()), "exit": ended}
+    if program == OURS:
+        steps |= json.loads(marks.read_text())
+    return {step: at - began for step, at in steps.items()}
+
+
+def main(repeats: int = 1) -> None:
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(repeats):
+        for side, program in (("rayworks", OURS), ("prefect-ray", PLAIN)):
+            with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
+                for home in ("fresh", "used"):
+                    found.setdefault(f"{side}, {home} home", []).append(run(program, Path(folder)))
+    sys.stdout.write(f"Seconds from the command to each step\n\n| | {' | '.join(STEPS)} |\n{'|---' * (len(STEPS) + 1)}|\n")
+    for name, runs in found.items():
+        medians = [f"{statistics.median(run[step] for run in runs):.1f}" if step in runs[0] else "" for step in STEPS]
+        sys.stdout.write(f"| {name} | {' | '.join(medians)} |\n")
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

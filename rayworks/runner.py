@@ -270,6 +270,13 @@ class RayFuture(PrefectRayFuture[Any]):
         super().__init__(**arguments)
         self._lost = lost
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs of it whose task waits for it: the connection that may be lost is the driver's."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lost"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lost=concurrent.futures.Future[ClusterError]())
+
     def wait(self, timeout: float | None = None) -> None:
         self._await(timeout)
         super().wait(timeout=timeout if timeout is None else 0)

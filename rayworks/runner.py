@@ -275,7 +275,7 @@ class RayFuture(PrefectRayFuture[Any]):
         return {name: value for name, value in self.__dict__.items() if name != "_lost"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lost=concurrent.futures.Future[ClusterError]())
+        vars(self).update(state, _lost=concurrent.futures.Future())
 
     def wait(self, timeout: float | None = None) -> None:
         self._await(timeout)

@@ -51,7 +51,6 @@ def test_a_choice_is_a_list_to_choose_from():
     assert "auto" in form["ProcessOptions"]["properties"]["problem"]["enum"]
 
 
-@pytest.mark.skip(reason="NOT PROVEN YET: it has not been seen to pass, only to run out of time on a busy machine")
 def test_a_run_of_a_served_deployment_with_own_data_completes(prefect_api: str, tmp_path: Path):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter

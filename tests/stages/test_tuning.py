@@ -39,7 +39,8 @@ def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: Datase
     assert result.trials[0].hyperparameters == {"max_depth": 6}
     assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)
     assert result.best.hyperparameters["seed"] == 1
-    assert heard[-1].startswith("3 of 3 trials, best 0.")
+    assert any(message.startswith("3 of 3 trials, best 0.") for message in heard)
+    assert heard[-1].startswith(f"3 trials, the best number {result.best.number} with rmse 0.")
 
 
 def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: DatasetRef, tmp_path: Path):

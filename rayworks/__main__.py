@@ -18,11 +18,14 @@ def _doctor(*, worker: bool) -> int:
     from rich.console import Console
     from rich.markup import escape
 
+    from rayworks import prefect_server
     from rayworks.cluster import doctor
     from rayworks.runner import configured_api_url, worker_environment
     from rayworks.settings import Settings
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    if server := prefect_server.start():
+        server.wait()
     marks = {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     failed = 0
     lines = doctor.examine(Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment())

@@ -34,8 +34,8 @@ class InFlight:
         self._calls: dict[Any, Call] = {}  # by the reference to their endings
         self.recorded = 0
         """Task runs that ended in a final state, which the Prefect API is to show."""
-        self.lost: list[Call] = []
-        """Those that left no state: their processes died, they were cancelled, or Ray could not run them."""
+        self.lost: list[tuple[Call, Exception | None]] = []
+        """Those that left no state: their processes died, they were cancelled, or Ray could not run them; and what Ray said."""
         self.cancelled: list[Call] = []
         """Those that had not ended when the runner did; some of them may have told of their end after all."""
         self._collecting = threading.Lock()
@@ -58,12 +58,15 @@ class InFlight:
         if self.cancelled:
             _cancel([call.state for call in self.cancelled])
             self.collect()
-            self.lost += self._calls.values()
+            self._lose_the_rest()
 
     def abandon(self) -> None:
         """Give up what has not come home: the Ray that had it is gone."""
         self._stopping.set()
-        self.lost += self._calls.values()
+        self._lose_the_rest()
+
+    def _lose_the_rest(self) -> None:
+        self.lost += [(call, None) for call in self._calls.values()]
 
     def _watch(self) -> None:
         while not self._stopping.wait(COLLECT_SECONDS):
@@ -82,8 +85,8 @@ class InFlight:
                 call = self._calls.pop(reference)
                 try:
                     ending = ray.get(reference)
-                except Exception:  # whatever ended it, its future tells
-                    self.lost.append(call)
+                except Exception as error:
+                    self.lost.append((call, error))
                 else:
                     self.recorded += ending.is_final
                     self._outbox.add(ending.mail)

@@ -42,6 +42,7 @@ ModelUri = Annotated[
     str, parameter("Model", "Registered model: models:/name@champion, models:/name@candidate, or models:/name/version.")
 ]
 Namespace = Annotated[str | None, parameter("Namespace", "Of Kubernetes, where to look. None: where this run is.")]
+FromWorker = Annotated[bool, parameter("From a worker", "Whether to start Ray, as a run would, and to look from its workers too.")]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
 
 

@@ -34,11 +34,11 @@ from rayworks.errors import ClusterError, ClusterLostError, RayworksError, Trans
 from rayworks.in_flight import Call, InFlight
 from rayworks.nested_output import NestedOutput
 from rayworks.outbox import Outbox
-from rayworks.runner_worker import TaskCall, attach_run_log, outbox_here, run_task
+from rayworks.runner_worker import TaskCall, attach_run_log, outbox_here, remote_run_task, run_task_with_more_memory
 from rayworks.settings import Settings
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import RunInput
+    from prefect.client.schemas.objects import RunInput, State
     from prefect.futures import PrefectFuture
     from prefect.tasks import Task
 
@@ -57,7 +57,8 @@ _warm: Any = None
 def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
     """Declare what a task needs of Ray, such as ``num_cpus=0``, ``num_gpus``, ``memory`` (bytes) or ``resources``.
 
-    All that ``ray.remote`` takes is allowed, also ``max_retries``. The mark sits on the task's function, so that it
+    All that ``ray.remote`` takes is allowed, also ``max_retries``. Beside ``memory`` there is ``max_memory``: a task that
+    runs out of memory is run again with twice as much, up to that. The mark sits on the task's function, so that it
     stays through ``task.with_options``; ``prefect_ray.remote_options`` around a submit wins over it::
 
         @task
@@ -194,7 +195,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             raise
         self._in_flight.add(Call(task, task_run_id, state, ending))
         self._outbox.start()
-        return RayFuture(task_run_id=task_run_id, wrapped_future=state, lost=self._lost)
+        return RayFuture(task_run_id=task_run_id, wrapped_future=state, task_name=task.name, lost=self._lost)
 
     def _send(
         self,
@@ -222,7 +223,11 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
         # What Ray takes when a function is made remote only; with GPUs it is 1, so that a process gives their memory back.
         max_calls = options.pop("max_calls", None) or (1 if options.get("num_gpus") else 0)
-        return _remote_run_task(max_calls).options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
+        if (max_memory := options.pop("max_memory", None)) is None:
+            return remote_run_task(max_calls).options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
+        options = {"name": task.name, "memory": max_memory / 2, **options}
+        remote = _remote_run_task_with_more_memory().options(name=f"{task.name} (memory)", num_returns=2)
+        return remote.remote(upstream, call=call, options=options, max_calls=max_calls, max_memory=max_memory)
 
     def collect(self) -> None:
         """Bring home what the task runs that have ended report; also done twice a second by itself."""
@@ -266,9 +271,9 @@ class RayFuture(PrefectRayFuture[Any]):
     tells of an end would wait for ever when it asks Ray for the result.
     """
 
-    def __init__(self, *, lost: "concurrent.futures.Future[ClusterError]", **arguments: Any) -> None:
+    def __init__(self, *, task_name: str, lost: "concurrent.futures.Future[ClusterError]", **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._lost = lost
+        self._task_name, self._lost = task_name, lost
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker needs of it whose task waits for it: the connection that may be lost is the driver's."""
@@ -282,8 +287,15 @@ class RayFuture(PrefectRayFuture[Any]):
         super().wait(timeout=timeout if timeout is None else 0)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+        from ray.exceptions import RayError
+
         self._await(timeout)
-        return super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
+        try:
+            return super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
+        except RayError as error:
+            if explained := _explained(self._task_name, error):
+                raise explained from error
+            raise
 
     def add_done_callback(self, fn: Callable[[PrefectRayFuture[Any]], Any]) -> None:
         if self._final_state:
@@ -316,6 +328,10 @@ def _raise_if_lost(lost: "concurrent.futures.Future[ClusterError]") -> None:
     raise error
 
 
+def _explained(task_name: str, error: BaseException) -> ClusterError | None:
+    return _cluster.explain(task_name, error) if _cluster is not None else None
+
+
 def _allow_another_run(flow_run_id: UUID) -> None:
     """Raise the retries of a flow run by one: only a lost Ray is worth it, a failure would come again."""
     from prefect.client.orchestration import get_client
@@ -333,10 +349,10 @@ def _callbacks() -> concurrent.futures.Executor:
 
 
 @functools.cache
-def _remote_run_task(max_calls: int) -> Any:
+def _remote_run_task_with_more_memory() -> Any:
     import ray
 
-    return cast(Any, ray.remote)(max_calls=max_calls)(run_task)
+    return cast(Any, ray.remote)(num_cpus=0)(run_task_with_more_memory)
 
 
 def _serialized_flow_run() -> dict[str, Any]:
@@ -431,18 +447,22 @@ def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:
     from prefect.client.schemas.filters import TaskRunFilter
     from prefect.states import Crashed
 
-    crashed = Crashed(message="Its Ray task was cancelled, or its worker process ended.")
+    def crashed(call: Call, error: Exception | None) -> "State[Any]":
+        explained = _explained(call.task.name, error) if error else None
+        return Crashed(message=str(explained or "Its Ray task was cancelled, or its worker process ended."))
+
+    lost = {call.task_run_id: (call, error) for call, error in in_flight.lost}
     with get_client(sync_client=True) as client:
         # One that was cancelled, and that the API does not know, has never begun.
         known = {call.task_run_id for call in in_flight.cancelled}
-        for first in range(0, len(in_flight.lost), 200):
-            ids = [call.task_run_id for call in in_flight.lost[first : first + 200]]
-            some = TaskRunFilter.model_validate({"id": {"any_": ids}})
+        ids = list(lost)
+        for first in range(0, len(ids), 200):
+            some = TaskRunFilter.model_validate({"id": {"any_": ids[first : first + 200]}})
             for run in client.read_task_runs(task_run_filter=some):
                 known.add(run.id)
                 if run.state is None or not run.state.is_final():
-                    client.set_task_run_state(run.id, crashed, force=True)
-        for call in in_flight.lost:
-            if call.task_run_id not in known:
-                name = f"{call.task.name}-{call.task_run_id.hex[:3]}"
-                client.create_task_run(call.task, flow_run_id, str(call.task_run_id), id=call.task_run_id, name=name, state=crashed)
+                    client.set_task_run_state(run.id, crashed(*lost[run.id]), force=True)
+        for task_run_id, (call, error) in lost.items():
+            if task_run_id not in known:
+                name, state = f"{call.task.name}-{task_run_id.hex[:3]}", crashed(call, error)
+                client.create_task_run(call.task, flow_run_id, str(task_run_id), id=task_run_id, name=name, state=state)

@@ -10,7 +10,7 @@ import contextvars
 import functools
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from rayworks.outbox import Mail, Outbox
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import RunInput, State
     from prefect.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 KEPT = 32
 """Flow runs and tasks that a worker process remembers."""
@@ -77,6 +79,40 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
     state = kept.run(call, task, parameters)
     EventsWorker.instance().wait_until_empty()  # it hands its events to the outbox
     return state, Ending(state.is_final(), _outbox.take())
+
+
+@functools.cache
+def remote_run_task(max_calls: int) -> Any:
+    """:func:`run_task` for Ray, whose processes each run ``max_calls`` of it; 0: any number."""
+    import ray
+
+    return cast(Any, ray.remote)(max_calls=max_calls)(run_task)
+
+
+def run_task_with_more_memory(
+    upstream: "list[Any]", *, call: TaskCall, options: dict[str, Any], max_calls: int, max_memory: float
+) -> "tuple[State[Any], Ending]":
+    """Run one task run in a Ray task of its own, and again with twice the memory as long as it runs out of it.
+
+    Args:
+        upstream: References to the results that ``call.parameters`` refers to.
+        call: The task run.
+        options: For Ray; ``memory`` (bytes) is what it begins with.
+        max_calls: For Ray.
+        max_memory: Bytes that it may ask for at most.
+    """
+    import ray
+    from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
+    memory = options["memory"]
+    while True:
+        try:
+            return ray.get(remote_run_task(max_calls).options(**options | {"memory": memory}).remote(*upstream, call=call))
+        except (OutOfMemoryError, WorkerCrashedError) as error:  # the kernel ends a process without a word
+            if memory >= max_memory:
+                raise
+            memory = min(2 * memory, max_memory)
+            logger.warning("It is run again with %.1f GiB: %s", memory / 2**30, str(error).strip().splitlines()[0])
 
 
 class KeptFlowRun:

@@ -8,14 +8,18 @@ import socket
 import sys
 import threading
 from collections.abc import Generator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
-from rayworks.cluster import raycluster
+from rayworks.cluster import diagnosis, raycluster
 from rayworks.errors import ClusterError
 from rayworks.settings import Settings
 
 CLIENT_ATTEMPTS = 3
 """How often a ``ray://`` head is asked for a server of this client's own; each failure takes it half a minute."""
+OOM_RETRIES = "1"
+"""How often Ray itself begins a task anew that ran out of memory: the others that took it may have ended. By default it
+does so for ever, and a task that is too large would never fail."""
 CONNECT_SECONDS = 10
 """How long a running Ray may take to accept a connection."""
 
@@ -40,6 +44,10 @@ class Cluster(Protocol):
         """Where a person finds Ray's dashboard while this process is connected, if there is one."""
         ...
 
+    def explain(self, task: str, error: BaseException) -> ClusterError | None:
+        """Why Ray could not bring ``task`` to an end, where more is known than ``error`` says."""
+        ...
+
 
 class EmbeddedRay:
     """A Ray of this process's own, on this machine."""
@@ -60,6 +68,7 @@ class EmbeddedRay:
             "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
             "PYTHONPATH": _import_path(),
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; this node goes with all or not at all
+            "RAY_task_oom_retries": OOM_RETRIES,
             **environment,
         }
         try:
@@ -81,6 +90,9 @@ class EmbeddedRay:
     def dashboard(self) -> str | None:
         return _dashboard_url()
 
+    def explain(self, task: str, error: BaseException) -> ClusterError | None:
+        return diagnosis.out_of_memory(task, str(error), None, datetime.now(UTC))
+
 
 class RunningRay:
     """A Ray that runs already: ``auto`` (this machine is a node of it), ``host:port``, or ``ray://host:port``."""
@@ -93,10 +105,10 @@ class RunningRay:
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
-        runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
+        runtime_env["env_vars"] = {"RAY_task_oom_retries": OOM_RETRIES, **environment, **runtime_env.get("env_vars", {})}
         try:
             _reach(self.address)
-            with _signals_kept():
+            with _environment({"RAY_task_oom_retries": OOM_RETRIES}), _signals_kept():
                 self._init({"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
         except Exception as error:  # the client raises plain Exceptions of its server as well
             raise ClusterError(
@@ -127,6 +139,9 @@ class RunningRay:
 
     def dashboard(self) -> str | None:
         return _dashboard_url()
+
+    def explain(self, task: str, error: BaseException) -> ClusterError | None:
+        return diagnosis.out_of_memory(task, str(error), None, datetime.now(UTC))
 
 
 def _reach(address: str) -> None:

@@ -219,18 +219,21 @@ def refusal(status: int, body: Object, where: str) -> ClusterError:
     return ClusterError(what, where=where, said=said, remedy=remedy)
 
 
-def out_of_memory(task: str, said: str, snapshot: Snapshot, now: datetime) -> ClusterError | None:
+def out_of_memory(task: str, said: str, snapshot: Snapshot | None, now: datetime) -> ClusterError | None:
     """The failure of a task that died for want of memory, from what Ray said; None when it was something else.
 
     Ray ends a worker process when its pod's memory runs out, and says so; when Ray is too slow, the kernel ends
     processes or the whole container, and only Kubernetes may know.
     """
-    found = [one for one in findings(snapshot, now) if one.condition == "OutOfMemory"]
+    found = [one for one in findings(snapshot, now) if one.condition == "OutOfMemory"] if snapshot else []
     if "OutOfMemoryError" in said or "running low on memory" in said:
         address = match[1] if (match := re.search(r"\(IP: ([0-9a-fA-F.:]+)", said)) else ""
         words = match[0] if (match := re.search(r"Memory on the node.*? limit", said)) else said
-        pods = [pod for pod in snapshot.pods if address and pod["status"].get("podIP") == address]
-        remedy = "Say what the task needs by @resources(memory=...), or give the Ray nodes more memory"
+        pods = [pod for pod in (snapshot.pods if snapshot else ()) if address and pod["status"].get("podIP") == address]
+        remedy = (
+            "Say what the task needs by @resources(memory=...), let it run again with more by max_memory, "
+            "or give the Ray nodes more memory"
+        )
         found = [_pod_finding(pod, "OutOfMemory", words, False) for pod in pods]
         found = found or [Finding(f"node {address}".strip(), "OutOfMemory", words, remedy, False)]
     if not found:

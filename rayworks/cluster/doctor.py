@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rayworks import storage
+from rayworks import prefect_server, storage
 from rayworks.cluster import connection, diagnosis, preflight, raycluster
 from rayworks.cluster.kubernetes_api import KubernetesApi, RefusedError, in_a_pod
 from rayworks.errors import RayworksError
@@ -38,7 +38,7 @@ def examine(settings: Settings, *, api_url: str | None, worker: bool, environmen
 
     Args:
         settings: Of the installation.
-        api_url: The Prefect API, if one is configured.
+        api_url: The Prefect API that runs would use.
         worker: Whether to start Ray, as a run would, and to look from its workers.
         environment: What Ray's workers are told.
     """
@@ -63,12 +63,12 @@ def _outcome(check: str, ask: Callable[[], str]) -> Line:
 
 
 def _prefect(api_url: str | None) -> Line:
-    if api_url is None:
+    if prefect_server.is_embedded(api_url):
         said = "none is configured: each run starts one of its own. Set PREFECT_API_URL to keep one"
         return Line("warn", "Prefect API, from here", said)
     if problem := preflight.api_problem(api_url):
         return Line("fail", "Prefect API, from here", f"{problem}. Check PREFECT_API_URL, and that the server runs")
-    return Line("pass", "Prefect API, from here", api_url)
+    return Line("pass", "Prefect API, from here", str(api_url))
 
 
 def _storage(settings: Settings) -> str:

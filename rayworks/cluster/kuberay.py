@@ -185,14 +185,14 @@ class KubeRayCluster:
                 logger.info("Waiting for the Ray head of %s since %.0f s: %s", self._name, waited, _phase(head))
             time.sleep(POLL_SECONDS)
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, *, complete: bool = False) -> Snapshot:
         cluster = self._api.cluster(self._name)
         if cluster is None or cluster["metadata"]["uid"] != self._uid:
             raise ClusterLostError(
                 "the RayCluster is gone", where=f"{self._api.namespace}/{self._name}", remedy="Somebody deleted it: run again"
             )
         pods = self._api.pods(self._name)
-        if pods and all(_is_ready(pod) for pod in pods):  # what explains a pod that is not is asked for then
+        if not complete and pods and all(_is_ready(pod) for pod in pods):  # what explains a pod that is not is asked for then
             return Snapshot(cluster, tuple(pods))
         return Snapshot(cluster, tuple(pods), tuple(self._api.events()), tuple(self._api.nodes()))
 
@@ -217,6 +217,7 @@ class KubeRayCluster:
             self._beside, ports = port_forward.forward(service, self._api.namespace, (CLIENT_PORT, DASHBOARD_PORT))
             ray, self._dashboard = RunningRay(f"ray://127.0.0.1:{ports[CLIENT_PORT]}"), f"http://127.0.0.1:{ports[DASHBOARD_PORT]}"
             kwargs["runtime_env"] = {**uploaded(Path.cwd()), **(kwargs.get("runtime_env") or {})}
+            logger.info("The workers get the files of %s, without what .gitignore names", kwargs["runtime_env"]["working_dir"])
             environment = reachable_from_pods(environment)
         ray.acquire(environment, kwargs)
         self._ray = ray
@@ -228,6 +229,13 @@ class KubeRayCluster:
             return str(self._dashboard)
         service = f"service/{self._name}-head-svc"
         return f"http://127.0.0.1:8265 after kubectl port-forward -n {self._api.namespace} {service} 8265"
+
+    def explain(self, task: str, error: BaseException) -> ClusterError | None:
+        try:
+            snapshot = self._snapshot(complete=True)
+        except (RefusedError, ClusterError):  # the watch tells of that
+            snapshot = None
+        return diagnosis.out_of_memory(task, str(error), snapshot, datetime.now(UTC))
 
     def _watch(self, head: dict[str, Any]) -> None:
         """See to it that the end of the cluster ends the wait for its work, with the reason."""

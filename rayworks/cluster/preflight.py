@@ -41,8 +41,11 @@ def look(node: str, api_url: str | None, token: str | None, after: object) -> Vi
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of each package in :data:`PACKAGES`; empty text when it is not installed."""
-    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
+    """Of Python and of each package in :data:`PACKAGES`; empty text when it is not installed.
+
+    Of Python without its patch release: what is pickled by one is read by the other.
+    """
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **{package: _version(package) for package in PACKAGES}}
 
 
 class Preflight:

@@ -1,4 +1,4 @@
-"""A namespace of its own for each module, on a real cluster with KubeRay.
+"""One installation, in a namespace of its own, on a real cluster with KubeRay.
 
 The tests know its kubeconfig (``KUBECONFIG``) and the project's image (``RAYWORKS_TEST_IMAGE``), and may be told
 ``RAYWORKS_TEST_POSTGRES_IMAGE`` (``postgres:16`` by default) and ``RAYWORKS_TEST_SHARED_FOLDER``, a folder that all nodes
@@ -24,7 +24,10 @@ import yaml
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+STORAGE = "/var/lib/rayworks"
 START_SECONDS = 600
+GONE_SECONDS = 120
+"""Within which a RayCluster must be gone whose run ended, however it ended."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +68,34 @@ class Installation:
     namespace: Namespace
     folder: Path
 
-    def run(self, deployment: str, parameters: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
-        """Start a deployment through the server's API; the flow run once it ended."""
-        server = self.namespace.port("prefect-server", 4200)
-        with server as address, httpx.Client(base_url=f"http://{address}/api", timeout=60) as api:
-            found = api.get(f"/deployments/name/{deployment}").raise_for_status().json()
-            question = {"parameters": parameters, "job_variables": {"env": env}, "state": {"type": "SCHEDULED"}}
-            run = api.post(f"/deployments/{found['id']}/create_flow_run", json=question).raise_for_status().json()
-            ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """What Prefect's API answers."""
+        with self.namespace.port("prefect-server", 4200) as address:
+            answer = httpx.request(method, f"http://{address}/api{path}", json=body, timeout=60)
+        return answer.raise_for_status().json() if answer.content else answer.raise_for_status()
 
-            def end() -> dict[str, Any] | None:
-                now = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()
-                return now if now["state_type"] in ended else None
+    def start(self, deployment: str, parameters: dict[str, Any], env: dict[str, str]) -> "FlowRun":
+        """Start a deployment, as Prefect's UI does."""
+        found = self.ask("GET", f"/deployments/name/{deployment}")
+        question = {"parameters": parameters, "job_variables": {"env": env}, "state": {"type": "SCHEDULED"}}
+        return FlowRun(self, self.ask("POST", f"/deployments/{found['id']}/create_flow_run", question)["id"])
 
-            return eventually(end, START_SECONDS, f"{deployment} did not end")
+    def clusters(self) -> list[str]:
+        """The names of the RayClusters."""
+        return [one["metadata"]["name"] for one in self.namespace.get("rayclusters")["items"]]
+
+    def ray_pods(self, kind: str) -> list[str]:
+        """The names of the pods that are the Ray ``head`` or a ``worker``, and are not being deleted."""
+        found = self.namespace.get("pods", f"--selector=ray.io/node-type={kind}")["items"]
+        return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def assert_no_ray(self) -> None:
+        """No RayCluster and no pod of one is left, soon."""
+
+        def is_gone() -> bool:
+            return not self.clusters() and not self.ray_pods("head") and not self.ray_pods("worker")
+
+        eventually(is_gone, GONE_SECONDS, f"left: {self.clusters()}")
 
     def on_storage(self, script: str, said: str | None = None) -> str:
         """What a shell script prints, given ``said``, where the shared storage is mounted."""
@@ -111,6 +128,43 @@ class Installation:
         return said
 
 
+@dataclass(frozen=True)
+class FlowRun:
+    """A flow run, as the server of an installation knows it."""
+
+    installation: Installation
+    id: str
+
+    def state(self) -> dict[str, Any]:
+        return self.installation.ask("GET", f"/flow_runs/{self.id}")["state"]
+
+    def set_state(self, **state: Any) -> None:
+        """Cancel it, or run it again, as the UI does."""
+        self.installation.ask("POST", f"/flow_runs/{self.id}/set_state", {"state": state})
+
+    def wait_for_end(self, seconds: float = START_SECONDS) -> str:
+        """The type of its last state."""
+
+        def end() -> str | None:
+            now = self.state()["type"]
+            return now if now in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+        return eventually(end, seconds, f"flow run {self.id} did not end", every=3)
+
+    def task_runs(self) -> dict[str, str]:
+        """The type of the state of each task run, by its task's name."""
+        runs = self.installation.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [self.id]}}})
+        return {run["name"].rpartition("-")[0]: run["state_type"] for run in runs}
+
+    def log(self) -> str:
+        """All that it logged."""
+        question: dict[str, Any] = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        lines: list[str] = []
+        while more := self.installation.ask("POST", "/logs/filter", question | {"offset": len(lines)}):
+            lines += [line["message"] for line in more]
+        return "\n".join(lines)
+
+
 @pytest.fixture(scope="session")
 def image() -> str:
     """The project's image, as the cluster names it."""
@@ -119,17 +173,16 @@ def image() -> str:
     return os.environ["RAYWORKS_TEST_IMAGE"]
 
 
-@pytest.fixture(scope="module")
-def namespace(image: str, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+@pytest.fixture(scope="session")
+def namespace(image: str) -> Iterator[Namespace]:
     """A fresh namespace; deleted afterwards, with all that is in it."""
-    module = request.module.__name__.rpartition("test_")[2].replace("_", "-")
-    fresh = Namespace(f"rw-test-{module}-{uuid.uuid4().hex[:5]}")
+    fresh = Namespace(f"rw-test-{uuid.uuid4().hex[:5]}")
     fresh.kubectl("create", "namespace", fresh.name)
     yield fresh
     fresh.kubectl("delete", "namespace", fresh.name, "--wait", "--timeout=120s")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def overlay(namespace: Namespace, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder to ``kubectl apply -k``: the installation as it is shipped, in the namespace, with little storage."""
     folder = tmp_path_factory.mktemp("installation")
@@ -173,7 +226,7 @@ def overlay(namespace: Namespace, image: str, tmp_path_factory: pytest.TempPathF
         _on_a_node(image, shared, f"rm -rf {namespace.name}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installation(namespace: Namespace, overlay: Path) -> Installation:
     """A working installation."""
     namespace.kubectl("apply", "-k", str(overlay))
@@ -181,6 +234,23 @@ def installation(namespace: Namespace, overlay: Path) -> Installation:
     for workload in workloads:
         namespace.kubectl("rollout", "status", workload, f"--timeout={START_SECONDS}s")
     return Installation(namespace, overlay)
+
+
+@pytest.fixture(scope="session")
+def trial_code(installation: Installation) -> None:
+    """The trial and a manifest for it on the storage: the one that is shipped, with smaller pods and one group."""
+    manifest = yaml.safe_load((installation.folder.parent / "base/raycluster.yaml").read_text())
+    spec = manifest["spec"]
+    spec["workerGroupSpecs"] = spec["workerGroupSpecs"][:1]
+    spec["autoscalerOptions"]["idleTimeoutSeconds"] = 15
+    for group in (spec["headGroupSpec"], spec["workerGroupSpecs"][0]):
+        group["template"]["spec"]["containers"][0]["resources"] = {
+            "requests": {"cpu": "100m", "memory": "500Mi"}, "limits": {"memory": "3Gi"},
+        }  # fmt: skip
+    spec["workerGroupSpecs"][0].update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
+    installation.on_storage(f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest))
+    program = (Path(__file__).parent / "trial.py").read_text()
+    installation.on_storage(f"cat > {STORAGE}/code/trial.py", said=program)
 
 
 def _image(name: str, reference: str) -> dict[str, str]:

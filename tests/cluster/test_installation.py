@@ -21,8 +21,8 @@ def test_a_flow_started_through_the_api_completes_in_a_pod_of_its_own(installati
     rows = "length,kind\n" + "".join(f"{number},{'long' if number > 50 else 'short'}\n" for number in range(100))
     installation.on_storage("cat > /var/lib/rayworks/rows.csv", said=rows)
     parameters = {"uri": "/var/lib/rayworks/rows.csv", "target": "kind"}
-    run = installation.run("process/process", parameters, env={"RAYWORKS_RAY_ADDRESS": ""})
-    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    run = installation.start("process/process", parameters, env={"RAYWORKS_RAY_ADDRESS": ""})
+    assert run.wait_for_end() == "COMPLETED", run.state()["message"]
     assert "rows" in installation.on_storage("ls /var/lib/rayworks/datasets")
 
 

@@ -5,20 +5,15 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.cluster.conftest import START_SECONDS, Installation
+from tests.cluster.conftest import GONE_SECONDS, START_SECONDS, STORAGE, Installation
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 
-STORAGE = "/var/lib/rayworks"
-GONE_SECONDS = 120
-"""Within which a RayCluster must be gone whose run ended, however it ended."""
 
 
 @dataclass
@@ -46,6 +41,7 @@ class Trial:
         text = json.dumps(container | {"args": []})
         container.update(json.loads(re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], text)))
         container["command"] = ["python", f"{STORAGE}/code/trial.py", self.folder, *self.arguments]
+        pod["shareProcessNamespace"] = True  # else the program is the first process of its pod, which nobody can kill there
         own = {"RAYWORKS_RAY_ADDRESS": f"{STORAGE}/code/raycluster.yaml"} | self.env
         container["env"] = [one for one in container["env"] if one["name"] not in own]
         container["env"] += [{"name": name, "value": value} for name, value in own.items()]
@@ -54,6 +50,10 @@ class Trial:
         self.installation.on_storage(f"mkdir -p {self.folder}")
         self.installation.namespace.kubectl("apply", "-f", "-", said=json.dumps(job))
         return self
+
+    def kill(self) -> None:
+        """End its program by SIGKILL: even a pod that is deleted by force is asked to end first, and given two seconds."""
+        self.installation.namespace.kubectl("exec", f"job/{self.name}", "--", "sh", "-c", f"kill -9 $(cat {self.folder}/pid)")
 
     def count(self, what: str) -> int:
         """How often a stage began, or ended."""
@@ -80,42 +80,8 @@ class Trial:
         return self.installation.namespace.kubectl("logs", f"job/{self.name}", "--tail=200", failing=True)
 
 
-def clusters(installation: Installation) -> list[str]:
-    return [one["metadata"]["name"] for one in installation.namespace.get("rayclusters")["items"]]
-
-
-def pods(installation: Installation, kind: str) -> list[str]:
-    found = installation.namespace.get("pods", f"--selector=ray.io/node-type={kind}")["items"]
-    return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
-
-
-def is_gone(installation: Installation) -> bool:
-    return not clusters(installation) and not pods(installation, "head") and not pods(installation, "worker")
-
-
-def assert_gone(installation: Installation) -> None:
-    eventually(lambda: is_gone(installation), GONE_SECONDS, f"left: {clusters(installation)}")
-
-
-@pytest.fixture(scope="module")
-def code(installation: Installation) -> None:
-    """The trial and a manifest for it on the storage: the one that is shipped, with smaller pods and one group."""
-    manifest = yaml.safe_load((installation.folder.parent / "base/raycluster.yaml").read_text())
-    spec = manifest["spec"]
-    spec["workerGroupSpecs"] = spec["workerGroupSpecs"][:1]
-    spec["autoscalerOptions"]["idleTimeoutSeconds"] = 15
-    for group in (spec["headGroupSpec"], spec["workerGroupSpecs"][0]):
-        group["template"]["spec"]["containers"][0]["resources"] = {
-            "requests": {"cpu": "100m", "memory": "500Mi"}, "limits": {"memory": "3Gi"},
-        }  # fmt: skip
-    spec["workerGroupSpecs"][0].update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
-    installation.on_storage(f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest))
-    program = (Path(__file__).parent / "trial.py").read_text()
-    installation.on_storage(f"cat > {STORAGE}/code/trial.py", said=program)
-
-
 @pytest.fixture
-def start(installation: Installation, image: str, code: None) -> Iterator[Callable[..., Trial]]:
+def start(installation: Installation, image: str, trial_code: None) -> Iterator[Callable[..., Trial]]:
     started: list[Trial] = []
 
     def begin(*arguments: str, **env: str) -> Trial:
@@ -132,7 +98,7 @@ def test_a_run_makes_its_cluster_scales_it_from_zero_and_leaves_its_logs_alone(i
     trial = start("1")
     assert trial.wait_for_end(), trial.log()
     log = trial.log()
-    assert_gone(installation)
+    installation.assert_no_ray()
     assert "Created RayCluster" in log
     assert "The Ray dashboard is at" in log
     folder = re.search(r"Its logs and events are in (\S+)", log)
@@ -146,7 +112,7 @@ def test_a_run_that_fails_leaves_nothing(installation: Installation, start: Any)
     trial = start("1", "fail")
     assert not trial.wait_for_end()
     assert "the flow fails" in trial.log()
-    assert_gone(installation)
+    installation.assert_no_ray()
 
 
 def test_a_cancelled_run_leaves_nothing(installation: Installation, start: Any):
@@ -154,14 +120,14 @@ def test_a_cancelled_run_leaves_nothing(installation: Installation, start: Any):
     trial.wait_until("second.begun")
     # What the Prefect worker does when a run is cancelled.
     installation.namespace.kubectl("delete", "job", trial.name, "--cascade=foreground", "--wait=false")
-    assert_gone(installation)
+    installation.assert_no_ray()
 
 
-def test_a_run_whose_pod_was_killed_leaves_nothing(installation: Installation, start: Any):
+def test_a_killed_run_leaves_nothing(installation: Installation, start: Any):
     trial = start("600")
     trial.wait_until("second.begun")
-    installation.namespace.kubectl("delete", "pod", f"--selector=job-name={trial.name}", "--grace-period=0", "--force")
-    assert_gone(installation)
+    trial.kill()
+    installation.assert_no_ray()
 
 
 def test_the_sweep_deletes_what_a_killed_run_left_and_spares_what_is_in_use(installation: Installation, start: Any):
@@ -169,13 +135,12 @@ def test_the_sweep_deletes_what_a_killed_run_left_and_spares_what_is_in_use(inst
     killed = start("600", RAYWORKS_JOB_NAME="", RAYWORKS_JOB_UID="")  # so that Kubernetes does not delete its cluster by itself
     for trial in (in_use, killed):
         trial.wait_until("first.ended")
-    installation.namespace.kubectl("delete", "pod", f"--selector=job-name={killed.name}", "--grace-period=0", "--force")
-    before = set(clusters(installation))
-    assert len(before) == 2
+    assert len(installation.clusters()) == 2
+    killed.kill()
 
     def swept() -> bool:
         installation.in_a_pod("python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')")
-        return len(clusters(installation)) == 1
+        return len(installation.clusters()) == 1
 
     eventually(swept, GONE_SECONDS, "the sweep left it")
     in_use.wait_until("second.begun")
@@ -186,14 +151,14 @@ def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_i
     for run in runs:
         assert run.wait_for_end(), run.log()
     assert sum("Created RayCluster" in run.log() for run in runs) == 1
-    assert len(clusters(installation)) == 1
+    assert len(installation.clusters()) == 1
     again = start("1", RAYWORKS_RAY_IDLE_SECONDS="20")
     assert again.wait_for_end(), again.log()
     assert "Using the shared RayCluster" in again.log()
 
     def swept() -> bool:
         installation.in_a_pod("python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')")
-        return not clusters(installation)
+        return not installation.clusters()
 
     eventually(swept, GONE_SECONDS, "the idle cluster stays")
 
@@ -201,18 +166,18 @@ def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_i
 def test_a_lost_head_costs_the_stage_that_ran_and_no_finished_one(installation: Installation, start: Any):
     trial = start("20")
     trial.wait_until("second.begun")
-    (head,) = pods(installation, "head")
+    (head,) = installation.ray_pods("head")
     installation.namespace.kubectl("delete", "pod", head, "--grace-period=0", "--force")
     assert trial.wait_for_end(), trial.log()
     assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
     assert "the Ray head is lost" in trial.log() or "The Ray head is lost" in trial.log()
-    assert_gone(installation)
+    installation.assert_no_ray()
 
 
 def test_a_lost_worker_costs_what_it_worked_on(installation: Installation, start: Any):
     trial = start("20")
     trial.wait_until("second.begun")
-    (worker,) = pods(installation, "worker")
+    (worker,) = installation.ray_pods("worker")
     installation.namespace.kubectl("delete", "pod", worker, "--grace-period=0", "--force")
     assert trial.wait_for_end(), trial.log()
     assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)

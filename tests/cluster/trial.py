@@ -6,6 +6,7 @@ Each stage tells in FOLDER when it began and when it ended; a stage that has end
 in a Ray worker for SECONDS.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -41,4 +42,5 @@ def trial(folder: str, seconds: float, fail: bool = False) -> None:
 
 
 if __name__ == "__main__":
+    (Path(sys.argv[1]) / "pid").write_text(str(os.getpid()))
     trial(sys.argv[1], float(sys.argv[2]), fail="fail" in sys.argv)

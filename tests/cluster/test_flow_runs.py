@@ -1,0 +1,120 @@
+"""Flow runs that the Prefect worker starts: the pipeline, and runs that are cancelled, retried, or lose what is under them."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import STORAGE, FlowRun, Installation
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
+
+PIPELINE_SECONDS = 1500
+LAPTOP_RMSE = 18.65
+"""Of the pipeline on the flights with its defaults, on embedded Ray."""
+
+
+@pytest.fixture(scope="module")
+def start(installation: Installation, trial_code: None) -> Callable[..., tuple[FlowRun, str]]:
+    """Begins a run of ``trial.py`` as a deployment; gives it and its folder."""
+    flow = installation.ask("POST", "/flows/", {"name": "trial"})
+    folder = f"{STORAGE}/code"
+    installation.ask("POST", "/deployments/", {
+        "name": "trial", "flow_id": flow["id"], "entrypoint": "trial.py:trial", "work_pool_name": "kubernetes",
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
+    })  # fmt: skip
+
+    def begin(seconds: float) -> tuple[FlowRun, str]:
+        own = f"{STORAGE}/trials/{uuid.uuid4().hex[:6]}"
+        installation.on_storage(f"mkdir -p {own}")
+        env = {"RAYWORKS_RAY_ADDRESS": f"{folder}/raycluster.yaml"}
+        return installation.start("trial/trial", {"folder": own, "seconds": seconds}, env), own
+
+    return begin
+
+
+def wait_until(run: FlowRun, file: str) -> None:
+    """Return once a stage of the trial has told so."""
+
+    def is_there() -> bool:
+        said = run.installation.on_storage(f"ls {file} 2>/dev/null || true")
+        assert said or run.state()["type"] not in ("COMPLETED", "FAILED", "CRASHED"), run.log()
+        return bool(said)
+
+    eventually(is_there, 300, f"{file} never came", every=2)
+
+
+def count(run: FlowRun, file: str) -> int:
+    return int(run.installation.on_storage(f"wc -l < {file}"))
+
+
+def test_a_run_that_is_cancelled_in_the_ui_leaves_nothing(installation: Installation, start: Any):
+    run, folder = start(600)
+    wait_until(run, f"{folder}/second.begun")
+    run.set_state(type="CANCELLING")
+    assert run.wait_for_end() == "CANCELLED"
+    installation.assert_no_ray()
+
+
+def test_a_run_outlives_a_restart_of_the_prefect_server(installation: Installation, start: Any):
+    run, folder = start(30)
+    wait_until(run, f"{folder}/second.begun")
+    installation.namespace.kubectl("rollout", "restart", "deployment/prefect-server")
+    installation.namespace.kubectl("rollout", "status", "deployment/prefect-server", "--timeout=300s")
+    assert run.wait_for_end() == "COMPLETED", run.log()
+    assert run.task_runs() == {"first": "COMPLETED", "second": "COMPLETED"}
+    installation.assert_no_ray()
+
+
+def test_a_run_whose_pod_was_killed_is_retried_from_its_unfinished_stage(installation: Installation, start: Any):
+    run, folder = start(15)
+    wait_until(run, f"{folder}/second.begun")
+    selector = f"--selector=prefect.io/flow-run-id={run.id}"
+    installation.namespace.kubectl("delete", "pod", selector, "--grace-period=0", "--force")
+    assert run.wait_for_end() == "CRASHED"
+    run.set_state(type="SCHEDULED", name="AwaitingRetry")
+    eventually(lambda: run.state()["type"] == "RUNNING", 120, "it did not run again", every=2)
+    assert run.wait_for_end() == "COMPLETED", run.log()
+    assert count(run, f"{folder}/first.begun") == 1
+    installation.assert_no_ray()
+
+
+def kill_a_worker(run: FlowRun, stage: str, when: Callable[[], Any]) -> None:
+    """Delete a Ray worker's pod by force while ``stage`` runs and ``when`` is true."""
+
+    def is_time() -> bool:
+        states = run.task_runs()
+        assert states.get(stage) != "COMPLETED", f"{stage} ended too soon"
+        assert run.state()["type"] != "FAILED", run.log()
+        return states.get(stage) == "RUNNING" and bool(when())
+
+    eventually(is_time, 600, f"{stage} never worked on a worker", every=1)
+    kubectl, (worker, *_) = run.installation.namespace.kubectl, run.installation.ray_pods("worker")
+    kubectl("delete", "pod", worker, "--grace-period=0", "--force")
+
+
+def test_the_pipeline_loses_a_worker_in_each_stage_and_promotes_the_model_that_a_laptop_does(installation: Installation):
+    parameters = {"train": {"checkpoint_seconds": 1}}
+    run = installation.start("pipeline/pipeline", parameters, env={})
+
+    def is_there(pattern: str) -> bool:
+        return bool(installation.on_storage(f"ls -d {STORAGE}/{pattern} 2>/dev/null || true").strip())
+
+    def is_working() -> bool:
+        workers = installation.namespace.get("pods", "--selector=ray.io/node-type=worker")["items"]
+        return any(status["ready"] for pod in workers for status in pod["status"].get("containerStatuses", ()))
+
+    kill_a_worker(run, "process", is_working)
+    kill_a_worker(run, "tune", is_working)
+    kill_a_worker(run, "train", lambda: is_there("training/*/ray/checkpoint_*"))
+    assert run.wait_for_end(PIPELINE_SECONDS) == "COMPLETED", run.log()
+    assert set(run.task_runs().values()) == {"COMPLETED"}
+    model = json.loads(installation.on_storage(f"cat {STORAGE}/models/*/model_ref.json"))
+    assert model["restarts"] >= 1
+    assert [point["round"] for point in model["curve"]] == list(range(1, len(model["curve"]) + 1))
+    evaluation = json.loads(installation.on_storage(f"cat {STORAGE}/evaluations/*.json"))
+    assert evaluation["candidate"]["values"]["rmse"] == pytest.approx(LAPTOP_RMSE, rel=0.02)
+    installation.assert_no_ray()

@@ -2,16 +2,19 @@
 
 The tests know its kubeconfig (``KUBECONFIG``) and the project's image (``RAYWORKS_TEST_IMAGE``), and may be told
 ``RAYWORKS_TEST_POSTGRES_IMAGE`` (``postgres:16`` by default) and ``RAYWORKS_TEST_SHARED_FOLDER``, a folder that all nodes
-share; without that the cluster's default storage class must offer ReadWriteMany. They need ``kubectl``.
+share; without that the cluster's default storage class must offer ReadWriteMany. ``RAYWORKS_TEST_NODE_DOWN`` and
+``RAYWORKS_TEST_NODE_UP`` are commands that take the name of a node and make it a dead machine, and a live one again; without
+them, what the loss of a node costs is not tested. They need ``kubectl``.
 """
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ from tests.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 STORAGE = "/var/lib/rayworks"
 START_SECONDS = 600
+NODE_DOWN, NODE_UP = "RAYWORKS_TEST_NODE_DOWN", "RAYWORKS_TEST_NODE_UP"
 GONE_SECONDS = 120
 """Within which a RayCluster must be gone whose run ended, however it ended."""
 
@@ -204,6 +208,11 @@ def overlay(namespace: Namespace, image: str, tmp_path_factory: pytest.TempPathF
             ])},
         ],
     }  # fmt: skip
+    if NODE_DOWN in os.environ:  # the nodes that are to die hold none of the servers
+        spread = {"op": "add", "path": "/spec/template/spec/nodeSelector", "value": {"kubernetes.io/hostname": node_names()[0]}}
+        document["patches"] += [
+            {"target": {"kind": kind}, "patch": yaml.safe_dump([spread])} for kind in ("Deployment", "StatefulSet")
+        ]
     shared = os.environ.get("RAYWORKS_TEST_SHARED_FOLDER")
     if shared:
         _on_a_node(image, shared, f"mkdir -m 0777 {namespace.name}")
@@ -251,6 +260,41 @@ def trial_code(installation: Installation) -> None:
     installation.on_storage(f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest))
     program = (Path(__file__).parent / "trial.py").read_text()
     installation.on_storage(f"cat > {STORAGE}/code/trial.py", said=program)
+
+
+@pytest.fixture(scope="session")
+def trial_run(installation: Installation, trial_code: None) -> Callable[..., tuple[FlowRun, str]]:
+    """Starts ``trial.py`` as a deployment; gives the run and its folder."""
+    flow = installation.ask("POST", "/flows/", {"name": "trial"})
+    folder = f"{STORAGE}/code"
+    installation.ask("POST", "/deployments/", {
+        "name": "trial", "flow_id": flow["id"], "entrypoint": "trial.py:trial", "work_pool_name": "kubernetes",
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
+    })  # fmt: skip
+
+    def begin(seconds: float, **settings: str) -> tuple[FlowRun, str]:
+        own = f"{STORAGE}/trials/{uuid.uuid4().hex[:6]}"
+        installation.on_storage(f"mkdir -p {own}")
+        env = {"RAYWORKS_RAY_ADDRESS": f"{folder}/raycluster.yaml"} | settings
+        return installation.start("trial/trial", {"folder": own, "seconds": seconds}, env), own
+
+    return begin
+
+
+def node_names() -> list[str]:
+    """Of the cluster, in their order."""
+    return sorted(node["metadata"]["name"] for node in Namespace("default").get("nodes")["items"])
+
+
+@contextmanager
+def lost_node(name: str) -> Iterator[None]:
+    """A node without a network, as a failed machine is one, within the block."""
+    subprocess.run([*shlex.split(os.environ[NODE_DOWN]), name], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*shlex.split(os.environ[NODE_UP]), name], check=True)
+        Namespace("default").kubectl("wait", f"node/{name}", "--for=condition=Ready", "--timeout=120s")
 
 
 def _image(name: str, reference: str) -> dict[str, str]:

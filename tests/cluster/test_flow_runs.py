@@ -1,7 +1,6 @@
 """Flow runs that the Prefect worker starts: the pipeline, and runs that are cancelled, retried, or lose what is under them."""
 
 import json
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,25 +14,6 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 PIPELINE_SECONDS = 1500
 LAPTOP_RMSE = 18.65
 """Of the pipeline on the flights with its defaults, on embedded Ray."""
-
-
-@pytest.fixture(scope="module")
-def start(installation: Installation, trial_code: None) -> Callable[..., tuple[FlowRun, str]]:
-    """Begins a run of ``trial.py`` as a deployment; gives it and its folder."""
-    flow = installation.ask("POST", "/flows/", {"name": "trial"})
-    folder = f"{STORAGE}/code"
-    installation.ask("POST", "/deployments/", {
-        "name": "trial", "flow_id": flow["id"], "entrypoint": "trial.py:trial", "work_pool_name": "kubernetes",
-        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
-    })  # fmt: skip
-
-    def begin(seconds: float) -> tuple[FlowRun, str]:
-        own = f"{STORAGE}/trials/{uuid.uuid4().hex[:6]}"
-        installation.on_storage(f"mkdir -p {own}")
-        env = {"RAYWORKS_RAY_ADDRESS": f"{folder}/raycluster.yaml"}
-        return installation.start("trial/trial", {"folder": own, "seconds": seconds}, env), own
-
-    return begin
 
 
 def wait_until(run: FlowRun, file: str) -> None:
@@ -51,16 +31,16 @@ def count(run: FlowRun, file: str) -> int:
     return int(run.installation.on_storage(f"wc -l < {file}"))
 
 
-def test_a_run_that_is_cancelled_in_the_ui_leaves_nothing(installation: Installation, start: Any):
-    run, folder = start(600)
+def test_a_run_that_is_cancelled_in_the_ui_leaves_nothing(installation: Installation, trial_run: Any):
+    run, folder = trial_run(600)
     wait_until(run, f"{folder}/second.begun")
     run.set_state(type="CANCELLING")
     assert run.wait_for_end() == "CANCELLED"
     installation.assert_no_ray()
 
 
-def test_a_run_outlives_a_restart_of_the_prefect_server(installation: Installation, start: Any):
-    run, folder = start(30)
+def test_a_run_outlives_a_restart_of_the_prefect_server(installation: Installation, trial_run: Any):
+    run, folder = trial_run(30)
     wait_until(run, f"{folder}/second.begun")
     installation.namespace.kubectl("rollout", "restart", "deployment/prefect-server")
     installation.namespace.kubectl("rollout", "status", "deployment/prefect-server", "--timeout=300s")
@@ -69,8 +49,8 @@ def test_a_run_outlives_a_restart_of_the_prefect_server(installation: Installati
     installation.assert_no_ray()
 
 
-def test_a_run_whose_pod_was_killed_is_retried_from_its_unfinished_stage(installation: Installation, start: Any):
-    run, folder = start(15)
+def test_a_run_whose_pod_was_killed_is_retried_from_its_unfinished_stage(installation: Installation, trial_run: Any):
+    run, folder = trial_run(15)
     wait_until(run, f"{folder}/second.begun")
     selector = f"--selector=prefect.io/flow-run-id={run.id}"
     installation.namespace.kubectl("delete", "pod", selector, "--grace-period=0", "--force")

@@ -1,6 +1,7 @@
 """Flow runs on a Ray cluster of their own, or a shared one: what they leave, and what the loss of a part costs them."""
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -8,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.cluster.conftest import GONE_SECONDS, START_SECONDS, STORAGE, Installation
+from tests.cluster.conftest import GONE_SECONDS, NODE_DOWN, NODE_UP, START_SECONDS, STORAGE, Installation, lost_node, node_names
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
@@ -24,6 +26,7 @@ class Trial:
     image: str
     arguments: tuple[str, ...]
     env: dict[str, str]
+    node: str | None = None
     name: str = field(default_factory=lambda: f"trial-{uuid.uuid4().hex[:6]}")
 
     @property
@@ -41,6 +44,7 @@ class Trial:
         text = json.dumps(container | {"args": []})
         container.update(json.loads(re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], text)))
         container["command"] = ["python", f"{STORAGE}/code/trial.py", self.folder, *self.arguments]
+        pod["nodeSelector"] = {"kubernetes.io/hostname": self.node} if self.node else {}
         pod["shareProcessNamespace"] = True  # else the program is the first process of its pod, which nobody can kill there
         own = {"RAYWORKS_RAY_ADDRESS": f"{STORAGE}/code/raycluster.yaml"} | self.env
         container["env"] = [one for one in container["env"] if one["name"] not in own]
@@ -84,8 +88,8 @@ class Trial:
 def start(installation: Installation, image: str, trial_code: None) -> Iterator[Callable[..., Trial]]:
     started: list[Trial] = []
 
-    def begin(*arguments: str, **env: str) -> Trial:
-        started.append(Trial(installation, image, arguments, env).start())
+    def begin(*arguments: str, node: str | None = None, **env: str) -> Trial:
+        started.append(Trial(installation, image, arguments, env, node).start())
         return started[-1]
 
     yield begin
@@ -181,3 +185,38 @@ def test_a_lost_worker_costs_what_it_worked_on(installation: Installation, start
     installation.namespace.kubectl("delete", "pod", worker, "--grace-period=0", "--force")
     assert trial.wait_for_end(), trial.log()
     assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
+
+
+def away_from(installation: Installation, node: str) -> str:
+    """A manifest whose pods run on any other node."""
+    manifest = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))
+    elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]}
+    spec = manifest["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
+        group["template"]["spec"]["affinity"] = affinity
+    path = f"{STORAGE}/code/away-from-{node}.yaml"
+    installation.on_storage(f"cat > {path}", said=yaml.safe_dump(manifest))
+    return path
+
+
+@pytest.mark.skipif(NODE_DOWN not in os.environ, reason=f"NODE LOSS IS NOT TESTED: set {NODE_DOWN} and {NODE_UP}")
+def test_a_lost_node_with_the_head_costs_the_stage_that_ran(installation: Installation, start: Any):
+    first = node_names()[0]
+    trial = start("20", node=first, RAYWORKS_RAY_ADDRESS=away_from(installation, first))
+    trial.wait_until("second.begun")
+    (head,) = installation.ray_pods("head")
+    with lost_node(installation.namespace.get("pod", head)["spec"]["nodeName"]):
+        assert trial.wait_for_end(), trial.log()
+        assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
+        eventually(lambda: not installation.clusters(), GONE_SECONDS, "a cluster is left")
+
+
+@pytest.mark.skipif(NODE_DOWN not in os.environ, reason=f"NODE LOSS IS NOT TESTED: set {NODE_DOWN} and {NODE_UP}")
+def test_a_run_whose_node_is_lost_leaves_nothing(installation: Installation, start: Any):
+    _, second, *_ = node_names()
+    trial = start("600", node=second, RAYWORKS_RAY_ADDRESS=away_from(installation, second))
+    trial.wait_until("second.begun")
+    with lost_node(second):  # the installation's own sweep, each minute, finds that its Lease has run out
+        eventually(lambda: not installation.clusters(), GONE_SECONDS, "the cluster is left")
+        installation.assert_no_ray()

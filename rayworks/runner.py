@@ -352,7 +352,8 @@ def _callbacks() -> concurrent.futures.Executor:
 def _remote_run_task_with_more_memory() -> Any:
     import ray
 
-    return cast(Any, ray.remote)(num_cpus=0)(run_task_with_more_memory)
+    at_once = {"env_vars": {"RAY_task_oom_retries": "0"}}  # no second try with the memory that was not enough
+    return cast(Any, ray.remote)(num_cpus=0, runtime_env=at_once)(run_task_with_more_memory)
 
 
 def _serialized_flow_run() -> dict[str, Any]:

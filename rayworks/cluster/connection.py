@@ -17,9 +17,9 @@ from rayworks.settings import Settings
 
 CLIENT_ATTEMPTS = 3
 """How often a ``ray://`` head is asked for a server of this client's own; each failure takes it half a minute."""
-OOM_RETRIES = "1"
+OOM_RETRIES = {"RAY_task_oom_retries": "3"}
 """How often Ray itself begins a task anew that ran out of memory: the others that took it may have ended. By default it
-does so for ever, and a task that is too large would never fail."""
+does so for ever, and a task that is too large would never fail. Read by the process that submits the task."""
 CONNECT_SECONDS = 10
 """How long a running Ray may take to accept a connection."""
 
@@ -68,7 +68,7 @@ class EmbeddedRay:
             "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
             "PYTHONPATH": _import_path(),
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; this node goes with all or not at all
-            "RAY_task_oom_retries": OOM_RETRIES,
+            **OOM_RETRIES,
             **environment,
         }
         try:
@@ -105,10 +105,10 @@ class RunningRay:
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
-        runtime_env["env_vars"] = {"RAY_task_oom_retries": OOM_RETRIES, **environment, **runtime_env.get("env_vars", {})}
+        runtime_env["env_vars"] = {**OOM_RETRIES, **environment, **runtime_env.get("env_vars", {})}
         try:
             _reach(self.address)
-            with _environment({"RAY_task_oom_retries": OOM_RETRIES}), _signals_kept():
+            with _environment(OOM_RETRIES), _signals_kept():
                 self._init({"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
         except Exception as error:  # the client raises plain Exceptions of its server as well
             raise ClusterError(

@@ -36,6 +36,7 @@ from rayworks.nested_output import NestedOutput
 from rayworks.outbox import Outbox
 from rayworks.runner_worker import TaskCall, attach_run_log, outbox_here, remote_run_task, run_task_with_more_memory
 from rayworks.settings import Settings
+from rayworks.stages import room
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput, State
@@ -96,7 +97,7 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
         return
     settings = Settings()
     cluster = connection.cluster_of(settings.model_copy(update={"ray_address": address}) if address else settings)
-    cluster.acquire(worker_environment(), init_kwargs or {})
+    cluster.acquire(worker_environment() | ({room.GROWS: "1"} if cluster.may_grow else {}), init_kwargs or {})
     _cluster = cluster
     try:
         _warm = _warm_up()

@@ -31,6 +31,8 @@ class Cluster(Protocol):
     """Gets the reason when Ray ends before it is released; what waits for its work can stop waiting."""
     is_elsewhere: bool
     """Whether what only this machine has, such as local paths and loopback addresses, does not exist there."""
+    may_grow: bool
+    """Whether an autoscaler may bring nodes."""
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         """Connect this process to Ray, whose workers get ``environment``. Raises ClusterError when it cannot."""
@@ -53,8 +55,8 @@ class EmbeddedRay:
     """A Ray of this process's own, on this machine."""
 
     address = None
-
     is_elsewhere = False
+    may_grow = False
 
     def __init__(self) -> None:
         self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
@@ -98,6 +100,7 @@ class RunningRay:
     """A Ray that runs already: ``auto`` (this machine is a node of it), ``host:port``, or ``ray://host:port``."""
 
     is_elsewhere = False
+    may_grow = True  # nobody here knows
 
     def __init__(self, address: str) -> None:
         self.address = address

@@ -190,7 +190,8 @@ def findings(snapshot: Snapshot, now: datetime) -> list[Finding]:
 def error(finding: Finding) -> ClusterError:
     """The failure that a finding is."""
     who = "the Ray head" if finding.is_head else f"a Ray worker of group {finding.group}" if finding.group else "the RayCluster"
-    return ClusterError(f"{who} {EXPLAINED[finding.condition][0]}", where=finding.object, said=finding.said, remedy=finding.remedy)
+    said = f"{finding.condition}: {finding.said}"
+    return ClusterError(f"{who} {EXPLAINED[finding.condition][0]}", where=finding.object, said=said, remedy=finding.remedy)
 
 
 def refusal(status: int, body: Object, where: str) -> ClusterError:

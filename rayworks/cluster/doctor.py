@@ -107,13 +107,26 @@ def _kubernetes(settings: Settings) -> Iterator[Line]:
     if manifest:
         # A dry run passes what the API server itself would say: no such kind, forbidden, invalid, refused by a webhook.
         name = f"{manifest['metadata']['name'][: raycluster.LONGEST_NAME]}-dry-run"
-        needs = raycluster.Needs(name=name, namespace=api.namespace, image=settings.image)
-        yield _outcome("RayCluster would be taken", lambda: _dry_run(api, raycluster.for_run(manifest, needs)))
+        made = raycluster.for_run(manifest, raycluster.Needs(name=name, namespace=api.namespace, image=settings.image))
+        yield _outcome("RayCluster would be taken", lambda: _dry_run(api, made))
+        for image in raycluster.images(made):
+            yield _image(api, image)
 
 
 def _dry_run(api: KubernetesApi, made: dict[str, Any]) -> str:
     api.create_cluster(made, dry_run=True)
     return "the API server accepts it"
+
+
+def _image(api: KubernetesApi, image: str) -> Line:
+    try:
+        nodes = api.nodes()
+    except RefusedError as error:
+        return Line("fail", "image", str(diagnosis.refusal(error.status, error.body, error.what)))
+    if count := sum(raycluster.is_on(image, node) for node in nodes):
+        return Line("pass", "image", f"{image} is on {count} of {len(nodes)} nodes; the others pull it when they need it")
+    said = "no node tells that it has it" if nodes else "this account may not look at the nodes"
+    return Line("warn", "image", f"{image}: {said}. It is pulled when Ray starts, which the checks of a worker do")
 
 
 def _permissions(api: KubernetesApi) -> Line:

@@ -44,6 +44,7 @@ class KubeRayCluster:
         self.address = settings.ray_address
         self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
         self.is_elsewhere = not kubernetes_api.in_a_pod()
+        self.may_grow = True
         self._settings = settings
         self._is_shared = settings.ray_idle_seconds > 0
         self._name = ""

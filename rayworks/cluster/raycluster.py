@@ -94,6 +94,17 @@ def lacks_image(manifest: Mapping[str, Any]) -> bool:
     return any("image" not in _ray_container(group) for _, group in _groups(manifest))
 
 
+def images(manifest: Mapping[str, Any]) -> list[str]:
+    """The images of the Ray containers, each once."""
+    return list(dict.fromkeys(_ray_container(group)["image"] for _, group in _groups(manifest)))
+
+
+def is_on(image: str, node: Mapping[str, Any]) -> bool:
+    """Whether a node has pulled an image; nodes tell of the fifty largest they have, by their full names."""
+    names = [name for one in node["status"].get("images") or () for name in one.get("names") or ()]
+    return any(name == image or name.endswith(f"/{image}") for name in names)
+
+
 def digest(manifest: Mapping[str, Any], image: str | None) -> str:
     """Text that changes when a cluster of this manifest would."""
     return hashlib.sha256(repr((manifest.get("spec"), image)).encode()).hexdigest()[:16]

@@ -4,7 +4,6 @@
 
 import contextlib
 import logging
-import math
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ from rayworks.errors import ClusterError, DataError, ParameterError, RayworksErr
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import CurvePoint, Dataset, DatasetRef, ModelRef, Record, SplitName
-from rayworks.stages import loop, processing, share
+from rayworks.stages import loop, processing, room, share
 from rayworks.stages.ray_error import cause
 
 if TYPE_CHECKING:
@@ -117,18 +116,15 @@ def _cpus_per_worker(options: TrainOptions) -> float:
         ClusterError: Ray cannot hold the workers, and no autoscaler will bring more nodes.
     """
     import ray
-    from ray._private.state import state  # the only place that knows whether nodes may come
 
-    resources: Any = ray.cluster_resources()
-    cpus = options.cpus_per_worker or max(1, math.floor(resources.get("CPU", 1) / options.workers))
-    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    wanted, room = cpus * options.workers, resources.get("CPU", 0)
-    if (config := state.get_cluster_config()) and config.node_group_configs:
-        return cpus
-    if cpus > largest or wanted > room or options.gpus_per_worker * options.workers > resources.get("GPU", 0):
+    nodes = [float(node["Resources"].get("CPU", 0)) for node in cast(Any, ray.nodes)() if node["Alive"]]
+    gpus = float(cast(Any, ray.cluster_resources)().get("GPU", 0))
+    cpus = options.cpus_per_worker or room.equal_share(nodes, options.workers)
+    has_room = room.places(nodes, cpus) >= options.workers and gpus >= options.gpus_per_worker * options.workers
+    if not has_room and not room.may_grow():
         raise ClusterError(
             f"Ray has no room for {options.workers} workers of {cpus:g} CPUs and {options.gpus_per_worker:g} GPUs",
-            where=f"{room:g} CPUs in all, {largest:g} on the largest node, {resources.get('GPU', 0):g} GPUs",
+            where=f"{sum(nodes):g} CPUs in all, {max(nodes, default=0):g} on the largest node, {gpus:g} GPUs",
             remedy="Set train.workers or train.cpus_per_worker lower",
         )  # fmt: skip
     return cpus

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +163,15 @@ class FlowRun:
 
     def log(self) -> str:
         """All that it logged."""
+        return "\n".join(message for _, message in self.lines())
+
+    def lines(self) -> list[tuple[datetime, str]]:
+        """When it logged what."""
         question: dict[str, Any] = {"logs": {"flow_run_id": {"any_": [self.id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        lines: list[str] = []
+        lines: list[tuple[datetime, str]] = []
         while more := self.installation.ask("POST", "/logs/filter", question | {"offset": len(lines)}):
-            lines += [line["message"] for line in more]
-        return "\n".join(lines)
+            lines += [(datetime.fromisoformat(line["timestamp"]), line["message"]) for line in more]
+        return lines
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.cluster.conftest import STORAGE, FlowRun, Installation
+from tests.cluster.conftest import START_SECONDS, STORAGE, FlowRun, Installation
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
@@ -49,16 +51,50 @@ def test_a_run_outlives_a_restart_of_the_prefect_server(installation: Installati
     installation.assert_no_ray()
 
 
-def test_a_run_whose_pod_was_killed_is_retried_from_its_unfinished_stage(installation: Installation, trial_run: Any):
+def test_a_run_whose_pod_is_evicted_goes_on_by_itself_at_its_unfinished_stage(installation: Installation, trial_run: Any):
     run, folder = trial_run(15)
     wait_until(run, f"{folder}/second.begun")
-    selector = f"--selector=prefect.io/flow-run-id={run.id}"
-    installation.namespace.kubectl("delete", "pod", selector, "--grace-period=0", "--force")
+    installation.namespace.kubectl("delete", "pod", f"--selector=prefect.io/flow-run-id={run.id}", "--wait=false")
+    eventually(lambda: run.state()["type"] == "COMPLETED", START_SECONDS, "it did not complete", every=3)
+    assert (count(run, f"{folder}/first.begun"), count(run, f"{folder}/second.begun")) == (1, 2)
+    installation.assert_no_ray()
+
+
+def test_a_run_that_was_killed_is_retried_from_its_unfinished_stage(installation: Installation, trial_run: Any):
+    run, folder = trial_run(15)
+    wait_until(run, f"{folder}/second.begun")
+    [pod] = installation.namespace.get("pods", f"--selector=prefect.io/flow-run-id={run.id}")["items"]
+    all_but_the_first = "for process in /proc/[0-9]*; do kill -9 ${process#/proc/}; done"  # which no signal of its own pod ends
+    installation.namespace.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", all_but_the_first, failing=True)
     assert run.wait_for_end() == "CRASHED"
     run.set_state(type="SCHEDULED", name="AwaitingRetry")
     eventually(lambda: run.state()["type"] == "RUNNING", 120, "it did not run again", every=2)
     assert run.wait_for_end() == "COMPLETED", run.log()
     assert count(run, f"{folder}/first.begun") == 1
+    installation.assert_no_ray()
+
+
+def test_a_run_whose_ray_cannot_come_up_fails_within_a_minute_and_its_message_tells_why(
+    installation: Installation, image: str, trial_run: Any
+):
+    manifest = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))
+    manifest["spec"]["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"] = {"disk": "absent"}
+    nowhere = f"{STORAGE}/code/nowhere.yaml"
+    installation.on_storage(f"cat > {nowhere}", said=yaml.safe_dump(manifest))
+    head, _ = trial_run(1, RAYWORKS_IMAGE=f"{image.rpartition('/')[0]}/absent:1")
+    worker, folder = trial_run(1, RAYWORKS_RAY_ADDRESS=nowhere)
+    for run, words in (
+        (head, ("-head-", "ImageNotFound", "absent:1", "imagePullSecrets")),
+        (worker, ("-cpu-worker-", "UnmatchedAffinity", "didn't match Pod's node affinity/selector", "nodeSelector")),
+    ):
+        assert run.wait_for_end() == "FAILED", run.log()
+        message = str(run.state()["message"])
+        assert [word for word in words if word not in message] == [], message
+        assert words[1] in run.log()
+    lines = head.lines()
+    created = next(when for when, line in lines if "Created RayCluster" in line)
+    assert (datetime.fromisoformat(head.state()["timestamp"]) - created).total_seconds() < 60
+    assert count(worker, f"{folder}/first.begun") == 1
     installation.assert_no_ray()
 
 

@@ -69,3 +69,23 @@ def test_help_explains_every_parameter(home: Path):
     assert done.returncode == 0
     assert "--options.split.by" in done.stdout
     assert "The column to predict." in done.stdout
+
+
+def test_doctor_looks_from_here_and_from_a_worker_and_fails_where_something_is_wrong(home: Path):
+    def doctor(*arguments: str, **own: str) -> subprocess.CompletedProcess[str]:
+        settings = {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage")} | own
+        command = [sys.executable, "-m", "rayworks", "doctor", *arguments]
+        return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=280, check=False)
+
+    well = doctor()
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "same versions, Prefect API and storage reached" in well.stdout
+    (home / "a file").touch()
+    ill = doctor(
+        "--no-worker", RAYWORKS_STORAGE_URI=str(home / "a file" / "storage"), RAYWORKS_MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    )
+    assert ill.returncode == 1
+    assert [line.split("  ")[0] for line in ill.stdout.splitlines() if line.startswith("✗")] == [
+        "✗ storage, from here",
+        "✗ MLflow, from here",
+    ]

@@ -95,7 +95,7 @@ def test_the_condition_is_found_with_kubernetes_words_and_nothing_else_is(name: 
     namespace = snapshot.cluster["metadata"]["namespace"]
     assert first.object.startswith(f"{kind} {namespace}/{snapshot.cluster['metadata']['name']}")
     told = error(first)
-    assert (told.where, told.said, told.remedy) == (first.object, first.said, first.remedy)
+    assert (told.where, told.said, told.remedy) == (first.object, f"{condition}: {first.said}", first.remedy)
     assert "{" not in first.remedy
 
 

@@ -1,4 +1,4 @@
-"""Which rows a worker reads, and that it reads no others."""
+"""Which rows a worker reads, and that it reads no others; and which CPUs it gets."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rayworks.records import Dataset, Split
-from rayworks.stages import share
+from rayworks.stages import room, share
 
 
 @pytest.mark.parametrize(("rows", "workers"), [(10, 3), (7, 7), (2, 3), (0, 2), (1_000_003, 16)])
@@ -26,3 +26,21 @@ def test_workers_together_read_the_rows_of_all_files_in_order(tmp_path: Path):
     read = [list(share.frames(dataset, "train", ["n"], rank=rank, world_size=3)) for rank in range(3)]
     assert [sum(len(frame) for frame in frames) for frames in read] == [33, 33, 34]
     assert pl.concat(frame for frames in read for frame in frames).to_dict(as_series=False) == {"n": list(range(100))}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus"),
+    [
+        ([2], 1, 2),
+        ([8], 3, 2),
+        ([0, 1, 1, 1], 1, 1),  # three nodes of one CPU have no place for a worker of three
+        ([4, 2], 2, 2),
+        ([16, 8], 2, 8),
+        ([16, 8], 1, 16),
+        ([0], 4, 1),  # nodes may come
+        ([], 1, 1),
+    ],
+)
+def test_workers_share_the_cpus_as_far_as_each_fits_on_a_node(nodes: list[float], workers: int, cpus: int):
+    assert room.equal_share(nodes, workers) == cpus
+    assert cpus == 1 or room.places(nodes, cpus) >= workers

@@ -1,0 +1,39 @@
+"""The deployment *doctor*, in a run's pod: nothing is wrong with an installation, and what is made wrong is told."""
+
+import pytest
+
+from tests.cluster.conftest import Installation
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+
+def test_a_fresh_installation_passes_every_check(installation: Installation):
+    run = installation.start("doctor/doctor", {"worker": True}, env={})
+    assert run.wait_for_end() == "COMPLETED", run.log()
+    said = [line for line in run.log().splitlines() if line.startswith(("pass: ", "warn: ", "fail: "))]
+    assert [line.split(": ")[1] for line in said] == [
+        "versions here", "Prefect API, from here", "storage, from here", "MLflow, from here", "manifest", "Kubernetes API",
+        "permissions", "RayCluster would be taken", "image", "Ray", "workers",
+    ]  # fmt: skip
+    assert all(line.startswith("pass: ") for line in said), said
+    installation.assert_no_ray()
+
+
+def test_each_thing_that_is_wrong_is_told_with_what_to_do(installation: Installation):
+    wrong = {
+        "RAYWORKS_STORAGE_URI": "/etc/absent",
+        "RAYWORKS_MLFLOW_TRACKING_URI": "http://mlflow:1",
+        "RAYWORKS_NAMESPACE": "default",
+        "RAYWORKS_IMAGE": "absent:1",
+    }
+    run = installation.start("doctor/doctor", {"worker": False}, env=wrong)
+    assert run.wait_for_end() == "FAILED"
+    log = run.log()
+    assert "fail: storage, from here: " in log
+    assert "/etc/absent" in log
+    assert "fail: MLflow, from here: It does not answer: http://mlflow:1" in log
+    assert "fail: permissions: not allowed: get rayclusters" in log
+    assert "rbac.yaml" in log
+    assert "fail: RayCluster would be taken: " in log
+    assert "warn: image: absent:1: no node tells that it has it" in log
+    assert "4 of 9 checks failed" in str(run.state()["message"])

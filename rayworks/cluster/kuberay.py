@@ -47,6 +47,7 @@ class KubeRayCluster:
         self.may_grow = True
         self._settings = settings
         self._is_shared = settings.ray_idle_seconds > 0
+        self._flow_run_id = os.environ.get("PREFECT__FLOW_RUN_ID")
         self._name = ""
         self._uid = ""
         self._hold: Hold | None = None
@@ -63,7 +64,7 @@ class KubeRayCluster:
         try:
             cluster = self._shared(manifest) if self._is_shared else self._create(self._made(manifest))
             self._name, self._uid = cluster["metadata"]["name"], cluster["metadata"]["uid"]
-            self._hold = Hold(self._api, cluster, secrets.token_hex(4))
+            self._hold = Hold(self._api, cluster, secrets.token_hex(4), self._flow_run_id)
             self._hold.start()
             head = self._await_head()
             self._connect(head, environment, init_kwargs)
@@ -121,7 +122,7 @@ class KubeRayCluster:
         job = (settings.job_name, settings.job_uid) if settings.job_name and settings.job_uid else None
         needs = raycluster.Needs(
             name=name if self._is_shared else f"{name.rstrip('-')}-{secrets.token_hex(4)}",
-            namespace=self._api.namespace, image=settings.image, flow_run_id=os.environ.get("PREFECT__FLOW_RUN_ID"),
+            namespace=self._api.namespace, image=settings.image, flow_run_id=self._flow_run_id,
             idle_seconds=settings.ray_idle_seconds, job=job,
         )  # fmt: skip
         return raycluster.for_run(manifest, needs)

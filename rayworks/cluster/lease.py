@@ -13,8 +13,8 @@ from rayworks.cluster import raycluster
 from rayworks.cluster.kubernetes_api import KubernetesApi, RefusedError
 
 RENEW_SECONDS = 10
-LEASE_SECONDS = 45
-"""A driver that has not renewed for so long is gone: four renewals are missed."""
+LEASE_SECONDS = 30
+"""A driver that has not renewed for so long is gone: three renewals are missed."""
 CLUSTER_LABEL = "rayworks.io/cluster"
 USED_ANNOTATION = "rayworks.io/last-used"
 """When a driver took or left a shared cluster. Setting it also changes the cluster's resourceVersion, so that whoever is
@@ -44,15 +44,38 @@ def is_abandoned(cluster: Mapping[str, Any], leases: Iterable[Mapping[str, Any]]
     return now - last_used(cluster, leases) > timedelta(seconds=max(idle, LEASE_SECONDS))
 
 
+def lost_runs(leases: Iterable[Mapping[str, Any]], now: datetime) -> dict[str, datetime]:
+    """The flow runs whose drivers are gone without giving their Leases back, and when each was last heard of.
+
+    A run that was begun again, and so holds another Lease, is not lost.
+    """
+    heard: dict[str, datetime] = {}
+    for lease in leases:
+        if flow_run_id := (lease["metadata"].get("labels") or {}).get(raycluster.FLOW_RUN_LABEL):
+            renewed = _time(lease["spec"]["renewTime"])
+            heard[flow_run_id] = max(renewed, heard.get(flow_run_id, renewed))
+    return {flow_run_id: last for flow_run_id, last in heard.items() if now - last > timedelta(seconds=LEASE_SECONDS)}
+
+
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
 class Hold:
-    """A driver's Lease for a cluster, renewed by a thread from :meth:`start` to :meth:`stop`."""
+    """A driver's Lease for a cluster, renewed by a thread from :meth:`start` to :meth:`stop`.
 
-    def __init__(self, api: KubernetesApi, cluster: dict[str, Any], holder: str) -> None:
+    Args:
+        api: Of the cluster's namespace.
+        cluster: The RayCluster.
+        holder: Name of the driver, unique among those of the cluster.
+        flow_run_id: The flow run that the driver is, if it is one.
+    """
+
+    def __init__(self, api: KubernetesApi, cluster: dict[str, Any], holder: str, flow_run_id: str | None = None) -> None:
         self._api, self._cluster, self._holder = api, cluster, holder
+        self._labels = {CLUSTER_LABEL: cluster["metadata"]["name"]}
+        if flow_run_id:
+            self._labels[raycluster.FLOW_RUN_LABEL] = flow_run_id
         self.name = f"{cluster['metadata']['name']}-{holder}"
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._renew_regularly, name="rayworks-lease", daemon=True)
@@ -63,8 +86,9 @@ class Hold:
         self._thread.start()
 
     def _renew(self) -> None:
-        labels = {CLUSTER_LABEL: self._cluster["metadata"]["name"]}
-        self._api.renew_lease(self.name, holder=self._holder, seconds=LEASE_SECONDS, labels=labels, owner=self._cluster)
+        self._api.renew_lease(
+            self.name, holder=self._holder, seconds=LEASE_SECONDS, labels=self._labels, owner=self._cluster
+        )  # fmt: skip
 
     def _renew_regularly(self) -> None:
         while not self._stopping.wait(RENEW_SECONDS):

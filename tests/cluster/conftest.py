@@ -302,6 +302,29 @@ def lost_node(name: str) -> Iterator[None]:
         Namespace("default").kubectl("wait", f"node/{name}", "--for=condition=Ready", "--timeout=120s")
 
 
+def away_from(installation: Installation, node: str) -> str:
+    """A manifest whose pods run on any other node."""
+    manifest = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))
+    elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]}
+    spec = manifest["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
+        group["template"]["spec"]["affinity"] = affinity
+    path = f"{STORAGE}/code/away-from-{node}.yaml"
+    installation.on_storage(f"cat > {path}", said=yaml.safe_dump(manifest))
+    return path
+
+
+@contextmanager
+def closed_to_new_pods(nodes: list[str]) -> Iterator[None]:
+    """Nodes that are cordoned within the block."""
+    Namespace("default").kubectl("cordon", *nodes)
+    try:
+        yield
+    finally:
+        Namespace("default").kubectl("uncordon", *nodes)
+
+
 def _image(name: str, reference: str) -> dict[str, str]:
     repository, colon, tag = reference.rpartition(":")
     if not colon or "/" in tag:  # no tag, but a registry's port

@@ -1,6 +1,7 @@
 """Flow runs that the Prefect worker starts: the pipeline, and runs that are cancelled, retried, or lose what is under them."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -8,7 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import START_SECONDS, STORAGE, FlowRun, Installation
+from tests.cluster.conftest import (
+    GONE_SECONDS,
+    NODE_DOWN,
+    NODE_UP,
+    START_SECONDS,
+    STORAGE,
+    FlowRun,
+    Installation,
+    away_from,
+    closed_to_new_pods,
+    lost_node,
+    node_names,
+)  # fmt: skip
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
@@ -71,6 +84,24 @@ def test_a_run_that_was_killed_is_retried_from_its_unfinished_stage(installation
     eventually(lambda: run.state()["type"] == "RUNNING", 120, "it did not run again", every=2)
     assert run.wait_for_end() == "COMPLETED", run.log()
     assert count(run, f"{folder}/first.begun") == 1
+    installation.assert_no_ray()
+
+
+@pytest.mark.skipif(NODE_DOWN not in os.environ, reason=f"NODE LOSS IS NOT TESTED: set {NODE_DOWN} and {NODE_UP}")
+def test_a_run_whose_node_is_lost_leaves_nothing_and_is_shown_as_crashed(installation: Installation, trial_run: Any):
+    first, second, *others = node_names()
+    with closed_to_new_pods([first, *others]):
+        run, folder = trial_run(600, RAYWORKS_RAY_ADDRESS=away_from(installation, second))
+
+        def place() -> str | None:
+            pods = installation.namespace.get("pods", f"--selector=prefect.io/flow-run-id={run.id}")["items"]
+            return pods[0]["spec"].get("nodeName") if pods else None
+
+        assert eventually(place, 120, "it has no pod") == second
+    wait_until(run, f"{folder}/second.begun")
+    with lost_node(second):  # the installation's own sweep finds that its Lease has run out
+        eventually(lambda: not installation.clusters(), GONE_SECONDS, "the cluster is left")
+        assert run.wait_for_end(GONE_SECONDS) == "CRASHED"
     installation.assert_no_ray()
 
 

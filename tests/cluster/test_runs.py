@@ -9,13 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.cluster.conftest import GONE_SECONDS, NODE_DOWN, NODE_UP, START_SECONDS, STORAGE, Installation, lost_node, node_names
+from tests.cluster.conftest import (
+    GONE_SECONDS,
+    NODE_DOWN,
+    NODE_UP,
+    START_SECONDS,
+    STORAGE,
+    Installation,
+    away_from,
+    lost_node,
+    node_names,
+)  # fmt: skip
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
-
 
 
 @dataclass
@@ -168,18 +176,18 @@ def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_i
 
 
 def test_a_lost_head_costs_the_stage_that_ran_and_no_finished_one(installation: Installation, start: Any):
-    trial = start("20")
+    trial = start("600")
     trial.wait_until("second.begun")
     (head,) = installation.ray_pods("head")
     installation.namespace.kubectl("delete", "pod", head, "--grace-period=0", "--force")
     assert trial.wait_for_end(), trial.log()
     assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
-    assert "the Ray head is lost" in trial.log() or "The Ray head is lost" in trial.log()
+    assert "The Ray head is lost" in trial.log()
     installation.assert_no_ray()
 
 
 def test_a_lost_worker_costs_what_it_worked_on(installation: Installation, start: Any):
-    trial = start("20")
+    trial = start("600")
     trial.wait_until("second.begun")
     (worker,) = installation.ray_pods("worker")
     installation.namespace.kubectl("delete", "pod", worker, "--grace-period=0", "--force")
@@ -187,36 +195,13 @@ def test_a_lost_worker_costs_what_it_worked_on(installation: Installation, start
     assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
 
 
-def away_from(installation: Installation, node: str) -> str:
-    """A manifest whose pods run on any other node."""
-    manifest = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))
-    elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]}
-    spec = manifest["spec"]
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
-        group["template"]["spec"]["affinity"] = affinity
-    path = f"{STORAGE}/code/away-from-{node}.yaml"
-    installation.on_storage(f"cat > {path}", said=yaml.safe_dump(manifest))
-    return path
-
-
 @pytest.mark.skipif(NODE_DOWN not in os.environ, reason=f"NODE LOSS IS NOT TESTED: set {NODE_DOWN} and {NODE_UP}")
 def test_a_lost_node_with_the_head_costs_the_stage_that_ran(installation: Installation, start: Any):
     first = node_names()[0]
-    trial = start("20", node=first, RAYWORKS_RAY_ADDRESS=away_from(installation, first))
+    trial = start("600", node=first, RAYWORKS_RAY_ADDRESS=away_from(installation, first))
     trial.wait_until("second.begun")
     (head,) = installation.ray_pods("head")
     with lost_node(installation.namespace.get("pod", head)["spec"]["nodeName"]):
         assert trial.wait_for_end(), trial.log()
         assert (trial.count("first.begun"), trial.count("second.begun")) == (1, 2)
         eventually(lambda: not installation.clusters(), GONE_SECONDS, "a cluster is left")
-
-
-@pytest.mark.skipif(NODE_DOWN not in os.environ, reason=f"NODE LOSS IS NOT TESTED: set {NODE_DOWN} and {NODE_UP}")
-def test_a_run_whose_node_is_lost_leaves_nothing(installation: Installation, start: Any):
-    _, second, *_ = node_names()
-    trial = start("600", node=second, RAYWORKS_RAY_ADDRESS=away_from(installation, second))
-    trial.wait_until("second.begun")
-    with lost_node(second):  # the installation's own sweep, each minute, finds that its Lease has run out
-        eventually(lambda: not installation.clusters(), GONE_SECONDS, "the cluster is left")
-        installation.assert_no_ray()

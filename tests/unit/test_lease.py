@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rayworks.cluster.lease import is_abandoned
+from rayworks.cluster.lease import is_abandoned, lost_runs
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -21,8 +21,9 @@ def cluster(created: float, idle: float | None = None, used: float | None = None
     return {"metadata": {"name": "one", "creationTimestamp": ago(created), "annotations": annotations}}
 
 
-def lease(renewed: float, of: str = "one") -> dict[str, Any]:
-    return {"metadata": {"labels": {"rayworks.io/cluster": of}}, "spec": {"renewTime": ago(renewed)}}
+def lease(renewed: float, of: str = "one", run: str | None = None) -> dict[str, Any]:
+    labels = {"rayworks.io/cluster": of} | ({"rayworks.io/flow-run-id": run} if run else {})
+    return {"metadata": {"labels": labels}, "spec": {"renewTime": ago(renewed)}}
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,8 @@ def lease(renewed: float, of: str = "one") -> dict[str, Any]:
 )  # fmt: skip
 def test_a_cluster_is_abandoned_when_no_driver_is_left(found: dict[str, Any], leases: list[dict[str, Any]], abandoned: bool):
     assert is_abandoned(found, leases, NOW) == abandoned
+
+
+def test_a_run_is_lost_when_none_of_its_leases_is_renewed():
+    leases = [lease(90, run="lost"), lease(5, run="lives"), lease(90, run="begun again"), lease(5, run="begun again"), lease(90)]
+    assert lost_runs(leases, NOW) == {"lost": NOW - timedelta(seconds=90)}

@@ -34,6 +34,7 @@ def test_a_flow_started_through_the_api_completes_in_a_pod_of_its_own(installati
         ("update", "leases.coordination.k8s.io", "yes"),
         ("get", "pods/log", "yes"),
         ("list", "events", "yes"),
+        ("list", "nodes", "yes"),
         ("create", "pods", "no"),
         ("delete", "pods", "no"),
         ("get", "secrets", "no"),

@@ -81,33 +81,40 @@ class KubeRayCluster:
         self._released.set()
         if self._watcher is not None:
             self._watcher.join(timeout=10)
-        if self._ray is not None:
-            self._ray.release()
-            self._ray = None
-        if self._hold is not None:
-            try:
-                self._leave()
-            except RefusedError as error:
-                logger.error(
-                    "RayCluster %s/%s could not be deleted (%s). The sweep flow deletes it, or: kubectl delete raycluster -n %s %s",
-                    self._api.namespace, self._name, error, self._api.namespace, self._name,
-                )  # fmt: skip
-            self._hold = None
+        steps = (self._disconnect, self._leave)
+        # Where the head's node does not answer, Ray takes two minutes to let go, in which the cluster would stay.
+        for step in reversed(steps) if self.lost.done() else steps:
+            step()
         if self._beside is not None:
             self._beside.end()
             self._beside = None
 
+    def _disconnect(self) -> None:
+        if self._ray is not None:
+            self._ray.release()
+            self._ray = None
+
     def _leave(self) -> None:
-        assert self._hold is not None
-        if self._is_shared:
-            self._api.annotate_cluster(self._name, {USED_ANNOTATION: datetime.now(UTC).isoformat()})
-            self._hold.stop()
+        if self._hold is None:
             return
-        folder = post_mortem.save(
-            self._api, self._name, storage_uri=self._settings.storage_uri, dashboard=None if self.lost.done() else self._dashboard
-        )
+        try:
+            if self._is_shared:
+                self._api.annotate_cluster(self._name, {USED_ANNOTATION: datetime.now(UTC).isoformat()})
+            else:
+                self._delete()
+            self._hold.stop()
+        except RefusedError as error:
+            logger.error(
+                "RayCluster %s/%s could not be given back (%s). The sweep flow deletes it, or: kubectl delete raycluster -n %s %s",
+                self._api.namespace, self._name, error, self._api.namespace, self._name,
+            )  # fmt: skip
+        self._hold.lapse()
+        self._hold = None
+
+    def _delete(self) -> None:
+        dashboard = None if self.lost.done() else self._dashboard
+        folder = post_mortem.save(self._api, self._name, storage_uri=self._settings.storage_uri, dashboard=dashboard)
         self._api.delete_cluster(self._name, uid=self._uid)
-        self._hold.stop()
         logger.info("Deleted RayCluster %s/%s. Its logs and events are in %s", self._api.namespace, self._name, folder)
 
     # Making it
@@ -335,4 +342,5 @@ def _reason(pod: Mapping[str, Any] | None) -> str:
     if "deletionTimestamp" in pod["metadata"]:
         return "its pod is being deleted"
     conditions = [condition for condition in pod["status"].get("conditions") or [] if condition["type"] == "Ready"]
-    return str(conditions[0].get("message") or conditions[0].get("reason")) if conditions else "not ready"
+    said = next((str(condition.get("message") or condition.get("reason") or "") for condition in conditions), "")
+    return said or "it is not ready, and nothing says why: its node may not answer"

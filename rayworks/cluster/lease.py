@@ -99,7 +99,11 @@ class Hold:
 
     def stop(self) -> None:
         """Give the Lease back."""
+        self.lapse()
+        self._api.delete_lease(self.name)
+
+    def lapse(self) -> None:
+        """Renew the Lease no more."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=RENEW_SECONDS)
-        self._api.delete_lease(self.name)

@@ -27,6 +27,9 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 
 PIPELINE_SECONDS = 1500
+ROWS, ROWS_KEPT = 336_776, 327_346
+"""Of the flights: all, and those with a target."""
+COPIES = 6
 LAPTOP_RMSE = 18.65
 """Of the pipeline on the flights with its defaults, on embedded Ray."""
 
@@ -144,21 +147,43 @@ def kill_the_workers(run: FlowRun, stage: str, when: Callable[[], Any]) -> None:
     run.installation.namespace.kubectl("delete", "pod", selector, "--grace-period=0", "--force", "--wait=false")
 
 
-def test_the_pipeline_loses_its_workers_in_each_stage_and_promotes_the_model_that_a_laptop_does(installation: Installation):
+def has_written(pattern: str, installation: Installation) -> bool:
+    return bool(installation.on_storage(f"ls -d {STORAGE}/{pattern} 2>/dev/null || true").strip())
+
+
+def test_processing_that_loses_its_workers_loses_no_row_and_doubles_none(installation: Installation):
+    script = f"""
+        set -e
+        python -c "from rayworks.stages import reading; reading.resolve('example://flights', '{STORAGE}')"
+        mkdir {STORAGE}/many
+        for copy in $(seq {COPIES}); do
+          for file in {STORAGE}/examples/flights/*; do cp $file {STORAGE}/many/$copy-$(basename $file); done
+        done
+    """
+    installation.on_storage(script)
+    run = installation.start("process/process", {"uri": f"{STORAGE}/many", "target": "arr_delay"}, env={})
+    kill_the_workers(run, "process", lambda: has_written("datasets/many-*/train/part-*.parquet", installation))
+    assert run.wait_for_end() == "COMPLETED", run.log()
+    dataset = json.loads(installation.on_storage(f"cat {STORAGE}/datasets/many-*/dataset.json"))
+    assert (dataset["rows_in"], dataset["rows_kept"]) == (COPIES * ROWS, COPIES * ROWS_KEPT)
+    files = f"polars.scan_parquet('{STORAGE}/datasets/many-*/t*/*.parquet')"  # of the parts train and test
+    written = installation.on_storage(f'python -c "import polars; print({files}.select(polars.len()).collect().item())"')
+    parts = {split["name"]: split["rows"] for split in dataset["splits"]}
+    assert int(written) == parts["train"] + parts["test"]
+    installation.assert_no_ray()
+
+
+def test_the_pipeline_loses_its_workers_and_promotes_the_model_that_a_laptop_does(installation: Installation):
     # Long enough to be killed in the middle; the best round is an early one in any case.
     parameters = {"train": {"checkpoint_seconds": 1, "rounds": 600, "early_stopping_rounds": 600}}
     run = installation.start("pipeline/pipeline", parameters, env={})
-
-    def is_there(pattern: str) -> bool:
-        return bool(installation.on_storage(f"ls -d {STORAGE}/{pattern} 2>/dev/null || true").strip())
 
     def is_working() -> bool:
         workers = installation.namespace.get("pods", "--selector=ray.io/node-type=worker")["items"]
         return any(status["ready"] for pod in workers for status in pod["status"].get("containerStatuses", ()))
 
-    kill_the_workers(run, "process", is_working)
     kill_the_workers(run, "tune", is_working)
-    kill_the_workers(run, "train", lambda: is_there("training/*/ray/checkpoint_*"))
+    kill_the_workers(run, "train", lambda: has_written("training/*/ray/checkpoint_*", installation))
     assert run.wait_for_end(PIPELINE_SECONDS) == "COMPLETED", run.log()
     assert set(run.task_runs().values()) == {"COMPLETED"}
     model = json.loads(installation.on_storage(f"cat {STORAGE}/models/*/model_ref.json"))

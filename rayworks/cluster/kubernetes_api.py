@@ -17,6 +17,8 @@ from rayworks.errors import ClusterError
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = (5, 30)
 """Seconds to connect, and to answer."""
+LOG_TIMEOUT = (5, 10)
+"""For a pod's log, which its node has to answer."""
 
 
 def in_a_pod() -> bool:
@@ -158,7 +160,7 @@ class KubernetesApi:
         """The last ``lines`` of a container's output."""
         with _asking(f"read the log of Pod {self.namespace}/{pod}"):
             return self._core.read_namespaced_pod_log(
-                pod, self.namespace, container=container, tail_lines=lines, previous=previous, _request_timeout=TIMEOUT
+                pod, self.namespace, container=container, tail_lines=lines, previous=previous, _request_timeout=LOG_TIMEOUT
             )
 
     # Leases

@@ -160,14 +160,14 @@ def test_processing_that_loses_its_workers_loses_no_row_and_doubles_none(install
           for file in {STORAGE}/examples/flights/*; do cp $file {STORAGE}/many/$copy-$(basename $file); done
         done
     """
-    installation.on_storage(script)
+    installation.in_a_pod("sh", "-c", script)
     run = installation.start("process/process", {"uri": f"{STORAGE}/many", "target": "arr_delay"}, env={})
     kill_the_workers(run, "process", lambda: has_written("datasets/many-*/train/part-*.parquet", installation))
     assert run.wait_for_end() == "COMPLETED", run.log()
     dataset = json.loads(installation.on_storage(f"cat {STORAGE}/datasets/many-*/dataset.json"))
     assert (dataset["rows_in"], dataset["rows_kept"]) == (COPIES * ROWS, COPIES * ROWS_KEPT)
     files = f"polars.scan_parquet('{STORAGE}/datasets/many-*/t*/*.parquet')"  # of the parts train and test
-    written = installation.on_storage(f'python -c "import polars; print({files}.select(polars.len()).collect().item())"')
+    written = installation.in_a_pod("python", "-c", f"import polars; print({files}.select(polars.len()).collect().item())")
     parts = {split["name"]: split["rows"] for split in dataset["splits"]}
     assert int(written) == parts["train"] + parts["test"]
     installation.assert_no_ray()

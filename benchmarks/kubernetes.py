@@ -63,8 +63,10 @@ def seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def ready(pod: dict[str, Any]) -> float:
-    return next(seconds(one["lastTransitionTime"]) for one in pod["status"]["conditions"] if one["type"] == "Ready")
+def ready(pod: dict[str, Any]) -> float | None:
+    """When the pod was ready; None where its probe has not found so yet."""
+    conditions = [one for one in pod["status"]["conditions"] if one["type"] == "Ready" and one["status"] == "True"]
+    return seconds(conditions[0]["lastTransitionTime"]) if conditions else None
 
 
 def running(pod: dict[str, Any]) -> float:
@@ -81,7 +83,8 @@ def of_ray(installation: Installation) -> dict[str, float]:
         maker = "KubeRay" if kind == "head" else "driver, autoscaler and KubeRay"
         marks[f"{kind} pod created ({maker})"] = seconds(pod["metadata"]["creationTimestamp"])
         marks[f"{kind} container runs (Kubernetes)"] = running(pod)
-        marks[f"{kind} ready (Ray, its probe)"] = ready(pod)
+        if (when := ready(pod)) is not None:
+            marks[f"{kind} ready (Ray, its probe)"] = when
     return marks
 
 

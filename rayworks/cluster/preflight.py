@@ -6,7 +6,7 @@ import platform
 import secrets
 import urllib.request
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rayworks import storage
 from rayworks.errors import ClusterError, StorageError
@@ -23,6 +23,7 @@ class View:
 
     node: str
     versions: dict[str, str]
+    """Empty where it could not tell."""
     problems: tuple[str, ...] = ()
     """What it cannot reach, each a sentence."""
 
@@ -66,42 +67,52 @@ class Preflight:
             self._token = storage.join(storage.absolute(storage_uri), f"preflight-{secrets.token_hex(4)}")
             storage.write_bytes(self._token, b"rayworks")
         remote = ray.remote(num_cpus=0, max_retries=0)(look)
+        self._nodes = {node_id: node["NodeManagerHostname"] for node_id, node in _alive().items()}
         self._answers = {
-            node["NodeManagerHostname"]: remote.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(node["NodeManagerHostname"], api_url, self._token, after)
-            for node in ray.nodes()
-            if node["Alive"]
+            node_id: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
+                name, api_url, self._token, after
+            )
+            for node_id, name in self._nodes.items()
         }
 
     @property
     def nodes(self) -> list[str]:
-        return list(self._answers)
+        return list(self._nodes.values())
 
     def check(self) -> None:
-        """Raise ClusterError unless every node has answered, and sees what the driver sees."""
+        """Raise ClusterError unless every node that is still there has answered, and sees what the driver sees."""
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, TaskUnschedulableError
 
         views: list[View] = []
         try:
-            for node, answer in self._answers.items():
+            for node_id, answer in self._answers.items():
                 try:
                     views.append(ray.get(answer, timeout=ANSWER_SECONDS))
+                except TaskUnschedulableError:  # the autoscaler took the idle node away meanwhile
+                    continue
                 except RayError as error:
-                    said = str(error).strip().splitlines()[-1]
-                    views.append(View(node, {}, (f"a worker could not start ({said})",)))
+                    if node_id in _alive():
+                        said = str(error).strip().splitlines()[-1]
+                        views.append(View(self._nodes[node_id], {}, (f"a worker could not start ({said})",)))
         finally:
             if self._token is not None:
                 storage.delete(self._token)
         check(View("here", versions()), views)
 
 
+def _alive() -> dict[str, dict[str, Any]]:
+    """The nodes of the Ray at hand, by their ids."""
+    import ray
+
+    return {node["NodeID"]: node for node in cast(Any, ray.nodes)() if node["Alive"]}
+
+
 def disagreements(driver: View, workers: list[View]) -> list[str]:
     """What is wrong, one sentence for each node and thing; empty when all is well."""
     found: list[str] = []
     for worker in workers:
-        for name, wanted in driver.versions.items():
+        for name, wanted in driver.versions.items() if worker.versions else ():
             seen = worker.versions.get(name, "")
             if not seen:
                 found.append(f"{name} is not installed on {worker.node}")

@@ -21,8 +21,9 @@ def test_workers_like_the_driver_are_fine():
         (View("one", {**VERSIONS, "prefect": ""}), "prefect is not installed on one"),
         (View("one", {"python": "3.11.7", "ray": "2.60.0", "prefect": "3.8.8"}), "rayworks is not installed on one"),
         (View("one", VERSIONS, ("the storage s3://b cannot be written",)), "the storage s3://b cannot be written on one"),
+        (View("one", {}, ("a worker could not start (no space)",)), "a worker could not start (no space) on one"),
     ],
-    ids=["another version", "not installed", "not asked for", "a problem of its own"],
+    ids=["another version", "not installed", "not asked for", "a problem of its own", "no answer"],
 )
 def test_each_difference_is_a_sentence_with_the_node(worker: View, sentence: str):
     assert disagreements(HERE, [View("fine", VERSIONS), worker]) == [sentence]

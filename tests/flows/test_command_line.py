@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rayworks import storage
+from tests.object_store import object_store
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,9 +28,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(home: Path, flow: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, flow: str, *arguments: str, **own: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAYWORKS_"))}
-    environment |= {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage"), "COLUMNS": "200"}
+    environment |= {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage"), "COLUMNS": "200"} | own
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, str(ROOT / "flows" / f"{flow}.py"), *arguments]
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280, check=False)
@@ -46,6 +49,22 @@ def test_own_data_become_a_promoted_model_and_a_second_run_reuses_it(home: Path)
     assert second.returncode == 0, second.stdout + second.stderr
     assert second.stdout.count("↺") >= 4
     assert "Already the champion" in second.stdout
+
+
+def test_data_and_all_that_is_made_of_them_may_be_in_an_object_store(home: Path):
+    with object_store() as bucket:
+        storage.write_bytes(f"{bucket}/raw/passengers.csv", (home / "passengers.csv").read_bytes())
+        places = {
+            "RAYWORKS_STORAGE_URI": f"{bucket}/rayworks",
+            "RAYWORKS_MLFLOW_TRACKING_URI": f"sqlite:///{home}/apart.db",
+        }
+        own = ("--uri", f"{bucket}/raw/*.csv", "--target", "survived", "--evaluate.minimum-slice-rows", "20")
+        quick = ("--tune.trials", "2", "--tune.rounds", "20", "--train.rounds", "40")
+        done = run(home, "pipeline", *own, *quick, **places)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Promoted: log_loss" in done.stdout
+        kept = {uri.removeprefix(f"{bucket}/rayworks/").partition("/")[0] for uri, _ in storage.list_files(f"{bucket}/rayworks")}
+    assert {"datasets", "models", "evaluations", "decisions", "reports"} <= kept
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""A flow run of which nothing is heard any more is shown as crashed, and no other is."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from prefect import flow
+
+from rayworks.lost_runs import report_crashed
+
+
+@flow
+def nothing() -> None:
+    """Never run."""
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "is_lost"),
+    [("Running", 60, True), ("Cancelling", 60, True), ("Running", -60, False), ("Completed", 60, False), ("Scheduled", 60, False)],
+    ids=["it was running", "it was being cancelled", "it runs again since", "it has ended", "it waits for another run"],
+)
+def test_a_run_is_crashed_that_was_running_when_it_was_last_heard_of(prefect_api: str, state: str, seconds: float, is_lost: bool):
+    import prefect.states
+    from prefect.client.orchestration import get_client
+
+    heard = datetime.now(UTC) + timedelta(seconds=seconds)
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(nothing, state=getattr(prefect.states, state)())
+        assert report_crashed(str(run.id), heard) == (run.name if is_lost else None)
+        now = client.read_flow_run(run.id).state
+    assert now is not None
+    assert now.name == ("Crashed" if is_lost else state)
+    assert not is_lost or "not been heard of since" in str(now.message)
+
+
+def test_a_run_that_the_server_does_not_know_is_none(prefect_api: str):
+    assert report_crashed(str(uuid4()), datetime.now(UTC)) is None

@@ -1,19 +1,26 @@
 """The whole pipeline beside a plain script that calls the same stages on Ray without Prefect, each as a command of its own.
 
-    python benchmarks/pipeline.py [REPEATS]
+    python benchmarks/pipeline.py [REPEATS] [SERVICES]        1 own
+
+With SERVICES ``own``, each command starts a Ray, and the flow a Prefect server; with ``running``, all find one Ray that
+runs, and the flow a Prefect server.
 
 Each side gets an empty storage, and then runs a second time, which reuses what is there. The home of Prefect is there
 already. Both take the example flights with all defaults; the script checks the serving beside the evaluation, as the
 flow does, and writes no page. With REPEATS, the sides take turns.
 """
 
+import contextlib
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,10 +36,11 @@ def plain(storage_uri: str, answer: str) -> None:
     """The script that somebody would write without Prefect."""
     from rayworks.cluster import connection
     from rayworks.params import EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions
+    from rayworks.settings import Settings
     from rayworks.stages import evaluation, processing, registry, serving, training, tuning
 
     connection.prepare()
-    ray = connection.EmbeddedRay()
+    ray = connection.cluster_of(Settings())
     ray.acquire({}, {"log_to_driver": False})
     tracking_uri = f"sqlite:///{storage_uri}/mlflow.db"
     places = {"storage_uri": storage_uri, "tracking_uri": tracking_uri}
@@ -65,11 +73,37 @@ def plain(storage_uri: str, answer: str) -> None:
     ray.release()
 
 
-def run(side: str, storage: Path, home: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def running(home: Path) -> Generator[dict[str, str]]:
+    """A Ray and a Prefect server for all runs within the block. Gives the settings by which a run finds them."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        ray_port, prefect_port = one.getsockname()[1], other.getsockname()[1]
+    tools, own = Path(sys.executable).parent, {**os.environ, "PREFECT_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+    head = ["--head", "--block", f"--port={ray_port}", "--node-ip-address=127.0.0.1"]
+    server = ["server", "start", "--port", str(prefect_port)]
+    api_url = f"http://127.0.0.1:{prefect_port}/api"
+    with contextlib.ExitStack() as stack:
+        for command in ([tools / "ray", "start", *head], [tools / "prefect", *server]):
+            process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", ray_port)).close()
+                urllib.request.urlopen(f"{api_url}/health").close()
+                break
+            time.sleep(0.2)
+        time.sleep(10)  # until what both do at their start is done
+        yield {"RAYWORKS_RAY_ADDRESS": f"127.0.0.1:{ray_port}", "PREFECT_API_URL": api_url}
+
+
+def run(side: str, storage: Path, home: Path, services: dict[str, str]) -> dict[str, Any]:
     """Run one side as a command. Returns its seconds, in all and by stage."""
     storage.mkdir(exist_ok=True)
     answer = storage / "stages.json"
-    own = {"PREFECT_HOME": str(home), "RAYWORKS_STORAGE_URI": str(storage)}
+    own = {"PREFECT_HOME": str(home), "RAYWORKS_STORAGE_URI": str(storage), **services}
     inherited = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "RAYWORKS_RAY_ADDRESS")}
     flow = [str(ROOT / "flows" / "pipeline.py")]
     script = ["-c", f"from benchmarks.pipeline import plain; plain({str(storage)!r}, {str(answer)!r})"]
@@ -95,27 +129,32 @@ def run(side: str, storage: Path, home: Path) -> dict[str, Any]:
 
 
 def _of_flow(home: Path, since: float) -> dict[str, tuple[float, float]]:
-    """When each task run of the last flow run began and ended, from Prefect's database."""
+    """When each task run of the last flow run began and ended, from Prefect's database, once it has stored them."""
     question = """
         select name, (julianday(start_time) - 2440587.5) * 86400, (julianday(end_time) - 2440587.5) * 86400
         from task_run where julianday(start_time) > ? / 86400 + 2440587.5
     """
-    with sqlite3.connect(home / "prefect.db") as database:
-        return {name.rpartition("-")[0]: (start, end) for name, start, end in database.execute(question, (since,)) if end}
+    while True:
+        with sqlite3.connect(home / "prefect.db") as database:
+            runs = database.execute(question, (since,)).fetchall()
+        if len(runs) == len(STAGES) and all(end for _, _, end in runs):
+            return {name.rpartition("-")[0]: (start, end) for name, start, end in runs}
+        time.sleep(0.2)
 
 
-def main(repeats: int = 1) -> None:
+def main(repeats: str = "1", services: str = "own") -> None:
     runs: dict[str, list[list[dict[str, Any]]]] = {"first": [], "second": []}
     with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
         home = Path(os.environ.get("PREFECT_HOME", f"{name}/prefect"))
         migrate = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
         subprocess.run(migrate, env={**os.environ, "PREFECT_HOME": str(home)}, capture_output=True, check=True)
-        for number in range(repeats):
-            for kind in runs:
-                runs[kind].append([])
-            for side in SIDES:
+        with running(home) if services == "running" else contextlib.nullcontext({}) as found:
+            for number in range(int(repeats)):
                 for kind in runs:
-                    runs[kind][-1].append(run(side, Path(name) / f"{side}-{number}", home))
+                    runs[kind].append([])
+                for side in SIDES:
+                    for kind in runs:
+                        runs[kind][-1].append(run(side, Path(name) / f"{side}-{number}", home, found))
     for kind, title in {"first": "First run, empty storage", "second": "Second run, all is there"}.items():
         for pair in runs[kind]:
             sys.stdout.write(f"\n{title}\n\n| seconds | script | rayworks | ratio |\n|---|---|---|---|\n")
@@ -128,4 +167,4 @@ def main(repeats: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(*sys.argv[1:])

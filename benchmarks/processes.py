@@ -9,17 +9,17 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.4  # looking costs some milliseconds of a core for each process
 RESERVE = 2 * 2**30
-"""Memory of the machine that must stay free."""
+"""Bytes of the machine's memory that must stay free."""
 
 
 class Watch:
     """The largest sum of PSS that was seen, and the CPU seconds of all processes that were seen.
 
-    At more than ``limit`` bytes, or when the machine has little left, all of them are killed.
+    When they leave the machine less than ``RESERVE``, all of them are killed.
     """
 
-    def __init__(self, pid: int, limit: int = 2**62) -> None:
-        self.pid, self.limit = pid, limit
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self.peak, self.ended = 0, False
         self._cpu: dict[int, float] = {}
 
@@ -34,7 +34,7 @@ class Watch:
             now = sum(proportional(pid) for pid in members)
             self.peak = max(self.peak, now)
             self._cpu |= {pid: seconds for pid in members if (seconds := cpu_seconds(pid))}
-            if now > self.limit or available() < RESERVE:
+            if available() < RESERVE:
                 self.ended = True
                 for pid in members:
                     with contextlib.suppress(ProcessLookupError):

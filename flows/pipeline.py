@@ -46,8 +46,8 @@ def pipeline(
     tuned = tune_task.submit(dataset, tune, train).result()
     model = train_task.submit(dataset, train, tuned).result()
     version = register.submit(model, tuned).result()
+    checked = check_serving.submit(version, dataset, serve_check)  # the longer one first: it gets the worker that is warm
     evaluation = evaluate_task.submit(version, dataset, evaluate)
-    checked = check_serving.submit(version, dataset, serve_check)
     decision = promote_task.submit(version, evaluation.result(), checked.result(), promote).result()
     return report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
 

@@ -359,8 +359,12 @@ def _remote_run_task_with_more_memory() -> Any:
 
 def _serialized_flow_run() -> dict[str, Any]:
     """The context of the flow run, without what differs between its task runs; it names the one API of the run."""
-    context = serialize_context()
+    context, flow_run = serialize_context(), FlowRunContext.get()
     context["task_run_context"] = context["tags_context"] = {}
+    if flow_run and (store := flow_run.result_store):
+        # The storage as the object that it is: to make it from its block's name, Prefect imports all of its integrations
+        # in the worker, which for Kubernetes' alone takes most of a second.
+        context["flow_run_context"]["result_store"] = {name: getattr(store, name) for name in store.model_fields_set - {"cache"}}
     if context["settings_context"]:
         settings = context["settings_context"]["settings"]
         api = settings.setdefault("api", {})
@@ -394,11 +398,12 @@ def _why_not_sent(task: "Task[..., Any]", parameters: dict[str, Any], error: Exc
 
 def configured_api_url() -> str | None:
     """The Prefect API of this process: configured, or Prefect's own embedded server where that one runs."""
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
     if url := PREFECT_API_URL.value():
         return str(url)
+    from prefect.server.api.server import SubprocessASGIServer  # the whole server: more than a second
+
     server = SubprocessASGIServer()
     return server.api_url if server.running else None
 

@@ -23,7 +23,7 @@ from prefect.context import (
 )
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner
-from prefect.utilities.engine import collect_task_run_inputs_sync
+from prefect.utilities.engine import collect_task_run_inputs_sync, link_state_to_task_run_result
 from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 from prefect_ray.context import RemoteOptionsContext
 from prefect_ray.task_runners import PrefectRayFuture
@@ -215,7 +215,7 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             task_run_id=task_run_id,
             parameters=arguments,
             wait_for=wait_for,
-            dependencies=dependencies,
+            dependencies=_came_from(parameters, dependencies or {}),
             tags=frozenset(TagsContext.get().current_tags),
             parent_task_run=parent.serialize() if parent else {},
             assets=_serialized_assets(task, task_run_id, parameters),
@@ -292,11 +292,14 @@ class RayFuture(PrefectRayFuture[Any]):
 
         self._await(timeout)
         try:
-            return super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
+            result: Any = super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
         except RayError as error:
             if explained := _explained(self._task_name, error):
                 raise explained from error
             raise
+        if self._final_state:  # a task that is given the result is shown after this one, as it is on threads
+            link_state_to_task_run_result(self._final_state, result)
+        return result
 
     def add_done_callback(self, fn: Callable[[PrefectRayFuture[Any]], Any]) -> None:
         if self._final_state:
@@ -375,6 +378,17 @@ def _serialized_flow_run() -> dict[str, Any]:
         if prefect_server.is_embedded(configured_api_url()):
             settings["ui_url"] = ""  # it ends with this process: nobody could open a link to it
     return context
+
+
+def _came_from(parameters: dict[str, Any], known: "dict[str, set[RunInput]]") -> "dict[str, set[RunInput]]":
+    """The task runs whose results are among the parameters: only this process knows, the worker sees copies."""
+    flow_run = FlowRunContext.get()
+    if not flow_run or not flow_run.run_results:
+        return known
+    found: dict[str, Any] = {
+        name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()
+    }
+    return {name: found.get(name, set()) | known.get(name, set()) for name in found | known}
 
 
 def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, parameters: dict[str, Any]) -> dict[str, Any]:

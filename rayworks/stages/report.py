@@ -228,14 +228,14 @@ def _best_trial(tune: TuneResult) -> str:
 def markdown(**run: Unpack[Run]) -> str:
     """A summary for a Prefect artifact."""
     dataset, evaluation, decision, tune = run["dataset"], run["evaluation"], run["decision"], run["tune"]
-    mark = {"good": "✅ ", "bad": "❌ ", "plain": ""}[tone(decision)]
+    mark = {"good": "✓ ", "bad": "✗ ", "plain": ""}[tone(decision)]
     parts = [f"## {mark}{_plain(verdict(run))}", _plain(decision.reason) if decision else ""]
     if evaluation:
         rows = [[_plain(row["metric"]), *(number(_float(row[n])) for n in MODELS)] for row in metric_rows(evaluation)]
         parts.append(_table(["hold-out metric", *MODELS], rows))
-        parts.append(f"⚠️ {_plain(evaluation.champion_error)}" if evaluation.champion_error else "")
+        parts.append(f"**Champion:** {_plain(evaluation.champion_error)}" if evaluation.champion_error else "")
     if decision and decision.checks:
-        parts.append("\n".join(f"- {'✅' if c.passed else '❌'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks))
+        parts.append("\n".join(f"- {'✓' if c.passed else '✗'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks))
     kept = f"**Rows:** {dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_set_aside:,} set aside"
     reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in list(dataset.reasons.items())[:5])
     parts.append(kept + (f" ({_plain(reasons)})" if reasons else ""))

@@ -1,6 +1,6 @@
 """A flow whose task takes all memory that it gets, or only as long as it has asked for little.
 
-    python flow_that_needs_memory.py greedy|growing
+python flow_that_needs_memory.py greedy|growing
 """
 
 import sys
@@ -17,7 +17,7 @@ def take_all() -> None:
     taken = []
     for _ in range(60):
         taken.append(bytearray(100_000_000))
-        time.sleep(0.05)
+        time.sleep(0.02)
     time.sleep(30)
 
 

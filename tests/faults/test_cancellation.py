@@ -151,10 +151,12 @@ def start_served(client: SyncPrefectClient, program: Callable[..., Program], api
 def start_executed(client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path) -> tuple[Program, UUID]:
     """A run of a deployment, and the process that executes it, as one does in a pod."""
     entrypoint = f"{PROGRAM.relative_to(ROOT)}:waits"
-    deployment = client.create_deployment(client.create_flow_from_name("waits"), "executed", path=str(ROOT), entrypoint=entrypoint)
+    here = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+    flow_id = client.create_flow_from_name("waits")
+    deployment = client.create_deployment(flow_id, "executed", entrypoint=entrypoint, pull_steps=here)
     run = client.create_flow_run_from_deployment(deployment, parameters={"folder": str(folder / "progress")})
     execute = ("-m", "prefect", "flow-run", "execute", str(run.id))
-    return program(*execute, start=(), PREFECT_API_URL=api_url), run.id
+    return program(*execute, start=(), PREFECT_API_URL=api_url, PREFECT_RUNNER_POLL_FREQUENCY="1"), run.id
 
 
 @pytest.mark.parametrize("start", [start_served, start_executed])

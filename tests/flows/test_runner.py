@@ -121,6 +121,20 @@ def test_the_server_shows_what_a_task_run_waited_for(client: SyncPrefectClient):
     assert [by_id[origin["id"]] for origin in last["task_inputs"]["wait_for"]] == ["nap"]
 
 
+def test_the_server_shows_whose_result_a_task_run_was_given(client: SyncPrefectClient):
+    @task
+    def numbers() -> dict[str, list[int]]:
+        return {"all": [1, 2]}
+
+    def body() -> int:
+        return total_of.submit(numbers.submit().result()).result()
+
+    runs = task_runs(client, run(body), 2)
+    ids = {one["name"].rpartition("-")[0]: one["id"] for one in runs}
+    last = next(one for one in runs if one["id"] == ids["total_of"])
+    assert [origin["id"] for origin in last["task_inputs"]["named"]] == [ids["numbers"]]
+
+
 def test_map_takes_each_value_and_repeats_what_is_unmapped():
     def body() -> list[int]:
         return add.map([1, 2, 3], unmapped(10)).result()

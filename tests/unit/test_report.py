@@ -61,7 +61,7 @@ def test_a_champion_that_could_not_be_scored_is_told_of_everywhere():
 
 def test_markdown_has_the_verdict_the_numbers_and_no_markup_from_data():
     text = report.markdown(**made_up_run.run())
-    assert text.startswith("## ✅ Version 2 is the new champion")
+    assert text.startswith("## ✓ Version 2 is the new champion")
     assert "| RMSE | 4.50 | 5.00 | 12.0 |" in text
     assert "<script" not in text
     assert "<img" not in text

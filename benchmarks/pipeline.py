@@ -85,6 +85,7 @@ def running(home: Path) -> Generator[dict[str, str]]:
     server = ["server", "start", "--port", str(prefect_port)]
     api_url = f"http://127.0.0.1:{prefect_port}/api"
     with contextlib.ExitStack() as stack:
+        head.append(f"--temp-dir={stack.enter_context(tempfile.TemporaryDirectory(prefix='rayworks-'))}")  # no other finds it
         for command in ([tools / "ray", "start", *head], [tools / "prefect", *server]):
             process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)

@@ -66,9 +66,14 @@ class EmbeddedRay:
 
         # The workers inherit the environment that Ray is started with. A token that lies on this machine is for
         # another cluster, and Ray would take it for its own.
+        host, port = init_kwargs.get("_node_ip_address") or cast(Any, ray.util).get_node_ip_address(), _free_port()
         own = {
             "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
             "PYTHONPATH": _import_path(),
+            # Ray's state API looks for "the" Ray of this machine: by it, Ray Train asks every second whether its controller
+            # lives. Another Ray would say no, and the training would lose its resources; one that is gone costs 12 s.
+            "RAY_GCS_SERVER_PORT": str(port),
+            "RAY_ADDRESS": f"{host}:{port}",
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; this node goes with all or not at all
             **OOM_RETRIES,
             **environment,
@@ -183,6 +188,11 @@ def prepare() -> None:
     constants = sys.modules.get("ray._private.ray_constants")
     if constants is not None and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
         constants.__dict__["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = False  # imported before us, so it took its default
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 def _import_path() -> str:

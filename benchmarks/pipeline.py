@@ -76,10 +76,9 @@ def plain(storage_uri: str, answer: str) -> None:
 @contextlib.contextmanager
 def running(home: Path) -> Generator[dict[str, str]]:
     """A Ray and a Prefect server for all runs within the block. Gives the settings by which a run finds them."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        ray_port, prefect_port = one.getsockname()[1], other.getsockname()[1]
+    from rayworks.cluster.connection import free_port
+
+    ray_port, prefect_port = free_port(), free_port()
     tools, own = Path(sys.executable).parent, {**os.environ, "PREFECT_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     head = ["--head", "--block", f"--port={ray_port}", "--node-ip-address=127.0.0.1"]
     server = ["server", "start", "--port", str(prefect_port)]
@@ -96,6 +95,8 @@ def running(home: Path) -> Generator[dict[str, str]]:
                 urllib.request.urlopen(f"{api_url}/health").close()
                 break
             time.sleep(0.2)
+        else:
+            sys.exit("Ray and Prefect did not answer within two minutes")
         time.sleep(10)  # until what both do at their start is done
         yield {"RAYWORKS_RAY_ADDRESS": f"127.0.0.1:{ray_port}", "PREFECT_API_URL": api_url}
 
@@ -135,12 +136,13 @@ def _of_flow(home: Path, since: float) -> dict[str, tuple[float, float]]:
         select name, (julianday(start_time) - 2440587.5) * 86400, (julianday(end_time) - 2440587.5) * 86400
         from task_run where julianday(start_time) > ? / 86400 + 2440587.5
     """
-    while True:
+    for _ in range(300):
         with sqlite3.connect(home / "prefect.db") as database:
             runs = database.execute(question, (since,)).fetchall()
         if len(runs) == len(STAGES) and all(end for _, _, end in runs):
             return {name.rpartition("-")[0]: (start, end) for name, start, end in runs}
         time.sleep(0.2)
+    sys.exit("Prefect did not store all task runs within a minute")
 
 
 def main(repeats: str = "1", services: str = "own") -> None:

@@ -6,13 +6,13 @@ here instead, at the very beginning of a command, it migrates its database while
 
 import atexit
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from dataclasses import dataclass
 
+from rayworks.cluster.connection import free_port
 from rayworks.errors import ClusterError
 
 START_SECONDS = 120
@@ -158,7 +158,7 @@ def start() -> EmbeddedServer | None:
 
     if PREFECT_API_URL.value():
         return None
-    port = _free_port()
+    port = free_port()
     environment = get_current_settings().to_environment_variables(exclude_unset=True)
     folder = os.path.dirname(os.path.dirname(prefect.__file__))
     # In a session of its own: a Ctrl-C in the terminal reaches the flow, which still has states to report.
@@ -179,12 +179,6 @@ def start() -> EmbeddedServer | None:
     os.environ["PREFECT_API_URL"] = server.api_url
     refresh_global_settings_context()
     return server
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _healthy(api_url: str) -> bool:

@@ -209,16 +209,17 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         """The references to the last state and the ending of a task run that is on its way."""
         arguments, upstream = self._exchange_prefect_for_ray_futures(parameters)
         parent = TaskRunContext.get()
+        inputs, known = _came_from(parameters), dependencies or {}
         call = TaskCall(
             flow_run=self._share(_serialized_flow_run, FlowRunContext.get(), SettingsContext.get()),
             task=self._share(lambda: task, task),
             task_run_id=task_run_id,
             parameters=arguments,
             wait_for=wait_for,
-            dependencies=_came_from(parameters, dependencies or {}),
+            dependencies={name: inputs.get(name, set()) | known.get(name, set()) for name in inputs | known},
             tags=frozenset(TagsContext.get().current_tags),
             parent_task_run=parent.serialize() if parent else {},
-            assets=_serialized_assets(task, task_run_id, parameters),
+            assets=_serialized_assets(task, task_run_id, inputs),
             has_upstream=bool(upstream),
         )
         options = {**getattr(task.fn, "ray_options", {}), **RemoteOptionsContext.get().current_remote_options}
@@ -380,22 +381,15 @@ def _serialized_flow_run() -> dict[str, Any]:
     return context
 
 
-def _came_from(parameters: dict[str, Any], known: "dict[str, set[RunInput]]") -> "dict[str, set[RunInput]]":
+def _came_from(parameters: dict[str, Any]) -> "dict[str, set[Any]]":
     """The task runs whose results are among the parameters: only this process knows, the worker sees copies."""
     flow_run = FlowRunContext.get()
-    if not flow_run or not flow_run.run_results:
-        return known
-    found: dict[str, Any] = {
-        name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()
-    }
-    return {name: found.get(name, set()) | known.get(name, set()) for name in found | known}
+    if not flow_run or not (flow_run.run_results or flow_run.task_run_assets):  # only then can one have come with either
+        return {}
+    return {name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()}
 
 
-def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, parameters: dict[str, Any]) -> dict[str, Any]:
-    flow_run = FlowRunContext.get()
-    inputs = {}
-    if flow_run and flow_run.task_run_assets:  # only then can an input have come with assets
-        inputs = {name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()}
+def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, inputs: "dict[str, set[Any]]") -> dict[str, Any]:
     return AssetContext.from_task_and_inputs(task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True).serialize()
 
 

@@ -64,9 +64,9 @@ class EmbeddedRay:
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         import ray
 
+        host, port = init_kwargs.get("_node_ip_address") or cast(Any, ray.util).get_node_ip_address(), free_port()
         # The workers inherit the environment that Ray is started with. A token that lies on this machine is for
         # another cluster, and Ray would take it for its own.
-        host, port = init_kwargs.get("_node_ip_address") or cast(Any, ray.util).get_node_ip_address(), _free_port()
         own = {
             "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
             "PYTHONPATH": _import_path(),
@@ -190,7 +190,8 @@ def prepare() -> None:
         constants.__dict__["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = False  # imported before us, so it took its default
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.create_server(("", 0)) as probe:
         return probe.getsockname()[1]
 

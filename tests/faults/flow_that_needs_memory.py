@@ -1,6 +1,6 @@
 """A flow whose task takes all memory that it gets, or only as long as it has asked for little.
 
-python flow_that_needs_memory.py greedy|growing
+    python flow_that_needs_memory.py greedy|growing
 """
 
 import sys

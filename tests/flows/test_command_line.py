@@ -71,9 +71,10 @@ def test_data_and_all_that_is_made_of_them_may_be_in_an_object_store(home: Path)
     ("arguments", "code", "words"),
     [
         (("--uri", "missing.csv", "--target", "y"), 1, "nothing is there: "),
+        (("--uri", "passengers.csv", "--target", "Survived"), 1, "Did you mean 'survived'?"),
         (("--tune.trials", "-1"), 2, "--tune.trials (Input should be greater than or equal to 0)"),
     ],
-    ids=["missing file", "bad argument"],
+    ids=["missing file", "unknown target", "bad argument"],
 )
 def test_bad_input_ends_in_a_sentence_and_not_in_a_trace(home: Path, arguments: tuple[str, ...], code: int, words: str):
     done = run(home, "pipeline", *arguments)

@@ -1,6 +1,7 @@
 """Cheap fixtures only: nothing here starts Ray, Prefect or a server unless a test asks for it."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,20 @@ import pytest
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in two processes, since most tests wait half of their time; what is named runs in this one."""
+    return 2 if config.args_source is config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """A process can be connected to one Ray, so all tests that connect theirs run in the same, one after the other."""
+    for item in items:
+        if {"ray_session", "ray_for_flows"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture

@@ -78,6 +78,9 @@ class EmbeddedRay:
             **OOM_RETRIES,
             **environment,
         }
+        if init_kwargs.get("include_dashboard") is False:
+            # Ray tells its workers of a dashboard all the same, by default where another Ray's may be; see above.
+            init_kwargs = {"dashboard_port": 0, **init_kwargs}
         try:
             with _environment(own), _signals_kept():
                 # "local": never another Ray that happens to run on this machine.

@@ -145,8 +145,7 @@ def test_map_takes_each_value_and_repeats_what_is_unmapped():
 def test_a_failure_stops_what_depends_on_it_only(client: SyncPrefectClient):
     def body() -> None:
         failed = fail.submit()
-        add.submit(failed)
-        told.submit(allow_failure(failed))
+        wait([add.submit(failed), told.submit(allow_failure(failed))])
 
     state = run(body)
 

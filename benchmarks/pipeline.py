@@ -6,8 +6,8 @@ With SERVICES ``own``, each command starts a Ray, and the flow a Prefect server;
 runs, and the flow a Prefect server.
 
 Each side gets an empty storage, and then runs a second time, which reuses what is there. The home of Prefect is there
-already. Both take the example flights with all defaults; the script checks the serving beside the evaluation, as the
-flow does, and writes no page. With REPEATS, the sides take turns.
+already. Both take the example flights with all defaults; the script checks the serving beside the evaluation and writes the
+same page, as the flow does. With REPEATS, the sides take turns.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def plain(storage_uri: str, answer: str) -> None:
     from rayworks.cluster import connection
     from rayworks.params import EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions
     from rayworks.settings import Settings
-    from rayworks.stages import evaluation, processing, registry, serving, training, tuning
+    from rayworks.stages import evaluation, processing, registry, report, serving, training, tuning
 
     connection.prepare()
     ray = connection.cluster_of(Settings())
@@ -69,6 +69,13 @@ def plain(storage_uri: str, answer: str) -> None:
         )  # fmt: skip
     decision = timed("promote", registry.promote, version, evaluated, checked.result(), PromoteOptions(), **places)
     assert decision.promoted, decision.reason
+    began = time.time()
+    run = report.Run(
+        title=dataset.name, dataset=processing.load(dataset), tune=tuned, model=model, version=version, evaluation=evaluated,
+        serve_check=checked.result(), decision=decision, links={}, seconds={name: end - at for name, (at, end) in stages.items()},
+    )  # fmt: skip
+    report.write(f"{storage_uri}/report.html", report.html(**run))
+    stages["report"] = (began, time.time())
     Path(answer).write_text(json.dumps(stages))
     ray.release()
 

@@ -70,16 +70,14 @@ class EmbeddedRay:
         own = {
             "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
             "PYTHONPATH": _import_path(),
-            # Ray's state API looks for "the" Ray of this machine: by it, Ray Train asks every second whether its controller
-            # lives. Another Ray would say no, and the training would lose its resources; one that is gone costs 12 s.
             "RAY_GCS_SERVER_PORT": str(port),
-            "RAY_ADDRESS": f"{host}:{port}",
+            **_own_ray(f"{host}:{port}"),
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; this node goes with all or not at all
             **OOM_RETRIES,
             **environment,
         }
         if init_kwargs.get("include_dashboard") is False:
-            # Ray tells its workers of a dashboard all the same, by default where another Ray's may be; see above.
+            # Ray tells its workers of a dashboard all the same, by default where another Ray's may be; see _own_ray.
             init_kwargs = {"dashboard_port": 0, **init_kwargs}
         try:
             with _environment(own), _signals_kept():
@@ -116,7 +114,8 @@ class RunningRay:
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
-        runtime_env["env_vars"] = {**OOM_RETRIES, **environment, **runtime_env.get("env_vars", {})}
+        own = _own_ray(self.address) if ":" in self.address and "://" not in self.address else {}
+        runtime_env["env_vars"] = {**OOM_RETRIES, **own, **environment, **runtime_env.get("env_vars", {})}
         try:
             _reach(self.address)
             with _environment(OOM_RETRIES), _signals_kept():
@@ -153,6 +152,15 @@ class RunningRay:
 
     def explain(self, task: str, error: BaseException) -> ClusterError | None:
         return diagnosis.out_of_memory(task, str(error), None, datetime.now(UTC))
+
+
+def _own_ray(address: str) -> dict[str, str]:
+    """What tells workers which Ray is theirs.
+
+    Without it, Ray's state API asks the one that this machine started last. Ray Train asks it every second whether its
+    controller lives: another Ray says no, and the training loses its resources; one that is gone costs 12 s.
+    """
+    return {"RAY_ADDRESS": address}
 
 
 def _reach(address: str) -> None:

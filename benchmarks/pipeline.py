@@ -1,13 +1,13 @@
 """The whole pipeline beside a plain script that calls the same stages on Ray without Prefect, each as a command of its own.
 
-    python benchmarks/pipeline.py [REPEATS] [SERVICES]        1 own
+    python benchmarks/pipeline.py [REPEATS] [SERVICES] [TRIALS]        1 own 8
 
 With SERVICES ``own``, each command starts a Ray, and the flow a Prefect server; with ``running``, all find one Ray that
 runs, and the flow a Prefect server.
 
 Each side gets an empty storage, and then runs a second time, which reuses what is there. The home of Prefect is there
-already. Both take the example flights with all defaults; the script checks the serving beside the evaluation and writes the
-same page, as the flow does. With REPEATS, the sides take turns.
+already. Both take the example flights with all defaults but TRIALS; the script checks the serving beside the evaluation and
+writes the same page, as the flow does. With REPEATS, the sides take turns.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ SIDES = ("plain", "rayworks")
 STAGES = ("process", "tune", "train", "register", "evaluate", "check-serving", "promote", "report")
 
 
-def plain(storage_uri: str, answer: str) -> None:
+def plain(storage_uri: str, answer: str, trials: int) -> None:
     """The script that somebody would write without Prefect."""
     from rayworks.cluster import connection
     from rayworks.params import EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions
@@ -55,7 +55,7 @@ def plain(storage_uri: str, answer: str) -> None:
     train = TrainOptions()
     dataset = timed("process", processing.process, "example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri)
     tuned = timed(
-        "tune", tuning.tune, dataset, TuneOptions(), loop=train.loop, hyperparameters={}, storage_uri=storage_uri
+        "tune", tuning.tune, dataset, TuneOptions(trials=trials), loop=train.loop, hyperparameters={}, storage_uri=storage_uri
     )  # fmt: skip
     best = tuned.best.hyperparameters
     model = timed("train", training.train, dataset, train, hyperparameters=best, storage_uri=storage_uri)
@@ -108,14 +108,14 @@ def running(home: Path) -> Generator[dict[str, str]]:
         yield {"RAYWORKS_RAY_ADDRESS": f"127.0.0.1:{ray_port}", "PREFECT_API_URL": api_url}
 
 
-def run(side: str, storage: Path, home: Path, services: dict[str, str]) -> dict[str, Any]:
+def run(side: str, storage: Path, home: Path, services: dict[str, str], trials: str) -> dict[str, Any]:
     """Run one side as a command. Returns its seconds, in all and by stage."""
     storage.mkdir(exist_ok=True)
     answer = storage / "stages.json"
     own = {"PREFECT_HOME": str(home), "RAYWORKS_STORAGE_URI": str(storage), **services}
     inherited = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "RAYWORKS_RAY_ADDRESS")}
-    flow = [str(ROOT / "flows" / "pipeline.py")]
-    script = ["-c", f"from benchmarks.pipeline import plain; plain({str(storage)!r}, {str(answer)!r})"]
+    flow = [str(ROOT / "flows" / "pipeline.py"), f"--tune.trials={trials}"]
+    script = ["-c", f"from benchmarks.pipeline import plain; plain({str(storage)!r}, {str(answer)!r}, {trials})"]
     began = time.time()
     with (storage / "output.txt").open("w+") as output:
         process = subprocess.Popen(
@@ -152,7 +152,7 @@ def _of_flow(home: Path, since: float) -> dict[str, tuple[float, float]]:
     sys.exit("Prefect did not store all task runs within a minute")
 
 
-def main(repeats: str = "1", services: str = "own") -> None:
+def main(repeats: str = "1", services: str = "own", trials: str = "8") -> None:
     runs: dict[str, list[list[dict[str, Any]]]] = {"first": [], "second": []}
     with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
         home = Path(os.environ.get("PREFECT_HOME", f"{name}/prefect"))
@@ -164,7 +164,7 @@ def main(repeats: str = "1", services: str = "own") -> None:
                     runs[kind].append([])
                 for side in SIDES:
                     for kind in runs:
-                        runs[kind][-1].append(run(side, Path(name) / f"{side}-{number}", home, found))
+                        runs[kind][-1].append(run(side, Path(name) / f"{side}-{number}", home, found, trials))
     for kind, title in {"first": "First run, empty storage", "second": "Second run, all is there"}.items():
         for pair in runs[kind]:
             sys.stdout.write(f"\n{title}\n\n| seconds | script | rayworks | ratio |\n|---|---|---|---|\n")

@@ -6,8 +6,8 @@ With SERVICES ``own``, each command starts a Ray, and the flow a Prefect server;
 runs, and the flow a Prefect server.
 
 Each side gets an empty storage, and then runs a second time, which reuses what is there. The home of Prefect is there
-already. Both take the example flights with all defaults but TRIALS; the script checks the serving beside the evaluation and
-writes the same page, as the flow does. With REPEATS, the sides take turns.
+already. Both take the example flights with all defaults but TRIALS, and the script writes the same page as the flow. With
+REPEATS, the sides take turns.
 """
 
 import contextlib
@@ -21,7 +21,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +60,17 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
     model = timed("train", training.train, dataset, train, hyperparameters=best, storage_uri=storage_uri)
     version = timed("register", registry.register, model, tune=tuned, **places)
     rival = registry.rival(version, tracking_uri=tracking_uri)
-    with ThreadPoolExecutor() as pool:
-        checked = pool.submit(timed, "check-serving", serving.check, version.uri, dataset, options=ServeCheckOptions(), **places)
-        evaluated = timed(
-            "evaluate", evaluation.evaluate, version.uri, dataset, champion_uri=rival.uri if rival else None,
-            options=EvaluateOptions(), **places,
-        )  # fmt: skip
-    decision = timed("promote", registry.promote, version, evaluated, checked.result(), PromoteOptions(), **places)
+    evaluated = timed(
+        "evaluate", evaluation.evaluate, version.uri, dataset, champion_uri=rival.uri if rival else None,
+        options=EvaluateOptions(), **places,
+    )  # fmt: skip
+    checked = timed("check-serving", serving.check, version.uri, dataset, options=ServeCheckOptions(), **places)
+    decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **places)
     assert decision.promoted, decision.reason
     began = time.time()
     run = report.Run(
         title=dataset.name, dataset=processing.load(dataset), tune=tuned, model=model, version=version, evaluation=evaluated,
-        serve_check=checked.result(), decision=decision, links={}, seconds={name: end - at for name, (at, end) in stages.items()},
+        serve_check=checked, decision=decision, links={}, seconds={name: end - at for name, (at, end) in stages.items()},
     )  # fmt: skip
     report.write(f"{storage_uri}/report.html", report.html(**run))
     stages["report"] = (began, time.time())

@@ -46,9 +46,10 @@ def pipeline(
     tuned = tune_task.submit(dataset, tune, train).result()
     model = train_task.submit(dataset, train, tuned).result()
     version = register.submit(model, tuned).result()
-    checked = check_serving.submit(version, dataset, serve_check)  # the longer one first: it gets the worker that is warm
-    evaluation = evaluate_task.submit(version, dataset, evaluate)
-    decision = promote_task.submit(version, evaluation.result(), checked.result(), promote).result()
+    evaluation = evaluate_task.submit(version, dataset, evaluate).result()
+    # Not beside the evaluation: to start a worker of its own, and import all there, takes as long as it would save.
+    checked = check_serving.submit(version, dataset, serve_check).result()
+    decision = promote_task.submit(version, evaluation, checked, promote).result()
     return report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
 
 

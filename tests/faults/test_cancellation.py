@@ -2,13 +2,11 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -49,7 +47,6 @@ class Program:
         self.progress.mkdir()
         own = {
             MARK: self.mark,
-            "PREFECT_HOME": str(folder / "prefect"),
             "RAYWORKS_STORAGE_URI": str(folder / "storage"),
         }
         inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
@@ -85,16 +82,11 @@ class Program:
 
 
 @pytest.fixture
-def program(prefect_api: str, tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def program(prefect_home: Path, tmp_path: Path) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
-    # A database that was migrated already: a server on a fresh home takes three times as long to start.
-    migrated, own = Path(os.environ["PREFECT_HOME"]) / "prefect.db", tmp_path / "prefect" / "prefect.db"
 
     def start(*arguments: str, **options: Any) -> Program:
-        own.parent.mkdir(exist_ok=True)
-        with closing(sqlite3.connect(migrated)) as source, closing(sqlite3.connect(own)) as target:
-            source.backup(target)
-        started.append(Program(tmp_path, *arguments, **options))
+        started.append(Program(tmp_path, *arguments, PREFECT_HOME=str(prefect_home), **options))
         return started[-1]
 
     yield start

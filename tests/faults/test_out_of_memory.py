@@ -20,10 +20,10 @@ def threshold() -> str:
     return str(1 - (memory["MemAvailable"] - ALLOWED_BYTES) / memory["MemTotal"])
 
 
-def run(folder: Path, threshold: str, what: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, threshold: str, what: str) -> subprocess.CompletedProcess[str]:
     own = {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "RAYWORKS_STORAGE_URI": str(folder / "storage"),
+        "PREFECT_HOME": str(home),
+        "RAYWORKS_STORAGE_URI": str(home / "storage"),
         "RAY_memory_usage_threshold": threshold,
         "RAY_task_oom_retry_delay_base_ms": "100",  # a second by default, twice as long each time
     }
@@ -32,15 +32,15 @@ def run(folder: Path, threshold: str, what: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_the_failure_names_the_task_that_ran_out_of_memory_and_so_does_its_state(tmp_path: Path, threshold: str):
-    ran = run(tmp_path, threshold, "greedy")
+def test_the_failure_names_the_task_that_ran_out_of_memory_and_so_does_its_state(prefect_home: Path, threshold: str):
+    ran = run(prefect_home, threshold, "greedy")
     assert "The task greedy ran out of memory" in ran.stderr, ran.stderr[-3000:]
     assert "@resources(memory=" in ran.stderr
     assert "the state of greedy is CRASHED: The task greedy ran out of memory" in ran.stdout, ran.stdout
     assert ran.returncode == 1
 
 
-def test_a_task_with_max_memory_runs_again_with_twice_the_memory(tmp_path: Path, threshold: str):
-    ran = run(tmp_path, threshold, "growing")
+def test_a_task_with_max_memory_runs_again_with_twice_the_memory(prefect_home: Path, threshold: str):
+    ran = run(prefect_home, threshold, "growing")
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "it had 400 MB in the end" in ran.stdout

@@ -156,6 +156,13 @@ def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(pr
     with get_client(sync_client=True) as client:
         runner, run_id = start(client, program, prefect_api, tmp_path)
         runner.wait_until_working()
+        of_run = {"flow_runs": {"id": {"any_": [str(run_id)]}}}
+
+        def of_tasks() -> list[str]:
+            return [run["state_type"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()]
+
+        # A task that has begun less than half a second ago may not have told so yet; if it is ended then, it is not shown.
+        eventually(lambda: of_tasks() == ["RUNNING", "RUNNING"])
         client.set_flow_run_state(run_id, Cancelling())
 
         def state() -> State | None:
@@ -165,11 +172,6 @@ def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(pr
         assert state().is_cancelled(), runner.output()
         serving = ("flow_that_waits.py serve", "multiprocessing.resource_tracker")  # goes on, and its own tracker with it
         runner.assert_nothing_left(but=(*serving, "-m prefect flow-run"))
-        of_run = {"flow_runs": {"id": {"any_": [str(run_id)]}}}
-
-        def of_tasks() -> list[str]:
-            return [run["state_type"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()]
-
         eventually(lambda: of_tasks() == ["CRASHED", "CRASHED"])
     runner.process.send_signal(signal.SIGTERM)
     runner.process.wait(timeout=40)

@@ -81,7 +81,7 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
 @contextlib.contextmanager
 def running(home: Path) -> Generator[dict[str, str]]:
     """A Ray and a Prefect server for all runs within the block. Gives the settings by which a run finds them."""
-    from rayworks.cluster.connection import free_port
+    from rayworks.free_port import free_port
 
     ray_port, prefect_port = free_port(), free_port()
     tools, own = Path(sys.executable).parent, {**os.environ, "PREFECT_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}

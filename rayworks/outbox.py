@@ -93,7 +93,7 @@ class Outbox:
         if self._thread is not None:
             self._thread.join()
         deadline = time.monotonic() + CLOSE_SECONDS
-        while (error := self._send()) and time.monotonic() < deadline:
+        while (error := self.send()) and time.monotonic() < deadline:
             time.sleep(SEND_SECONDS)
         if error:
             left = self.take()
@@ -105,9 +105,9 @@ class Outbox:
 
     def _send_regularly(self) -> None:
         while not self._closing.wait(SEND_SECONDS):
-            self._send()
+            self.send()
 
-    def _send(self) -> Exception | None:
+    def send(self) -> Exception | None:
         """Send what is there, or keep it and tell why it could not be sent."""
         with self._sending:
             mail = self._taken()

@@ -5,6 +5,7 @@ here instead, at the very beginning of a command, it migrates its database while
 """
 
 import atexit
+import http.client
 import os
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import time
 import urllib.request
 from dataclasses import dataclass
 
-from rayworks.cluster.connection import free_port
 from rayworks.errors import ClusterError
+from rayworks.free_port import free_port
 
 START_SECONDS = 120
 """A fresh home is migrated first, which takes about 20 s on two busy cores; Prefect's own limit of 20 is too tight."""
@@ -186,5 +187,5 @@ def _healthy(api_url: str) -> bool:
     try:
         with direct.open(f"{api_url}/health", timeout=5) as answer:
             return answer.status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the latter from another program that took the port
         return False

@@ -9,7 +9,6 @@ import functools
 import importlib
 import logging
 import os
-import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from uuid import UUID, uuid4
@@ -49,9 +48,6 @@ MarkedT = TypeVar("MarkedT")
 
 RUNS = 3
 """How often a flow run is begun whose Ray is lost, each time on another one."""
-
-RECORD_SECONDS = 3.0
-"""How long the server may take to record the begin of a task run that was cancelled right after it."""
 
 _cluster: connection.Cluster | None = None
 """Where Ray runs for this process, within a block of :func:`ray_running`."""
@@ -471,21 +467,17 @@ def _report_crashed(flow_run_id: UUID | None, in_flight: InFlight) -> None:
         return Crashed(message=str(explained or "Its Ray task was cancelled, or its worker process ended."))
 
     lost = {call.task_run_id: (call, error) for call, error in in_flight.lost}
-    cancelled = {call.task_run_id for call in in_flight.cancelled}
-    unknown, deadline = set(lost), time.monotonic() + RECORD_SECONDS
     with get_client(sync_client=True) as client:
-        while unknown:
-            ids = list(unknown)
-            for first in range(0, len(ids), 200):
-                some = TaskRunFilter.model_validate({"id": {"any_": ids[first : first + 200]}})
-                for run in client.read_task_runs(task_run_filter=some):
-                    unknown.remove(run.id)
-                    if run.state is None or not run.state.is_final():
-                        client.set_task_run_state(run.id, crashed(*lost[run.id]), force=True)
-            if not unknown & cancelled or time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        for task_run_id in unknown - cancelled:  # one that was cancelled, and that the API does not know, has never begun
-            call, error = lost[task_run_id]
-            name, state = f"{call.task.name}-{task_run_id.hex[:3]}", crashed(call, error)
-            client.create_task_run(call.task, flow_run_id, str(task_run_id), id=task_run_id, name=name, state=state)
+        # One that was cancelled, and that the API does not know, has never begun.
+        known = {call.task_run_id for call in in_flight.cancelled}
+        ids = list(lost)
+        for first in range(0, len(ids), 200):
+            some = TaskRunFilter.model_validate({"id": {"any_": ids[first : first + 200]}})
+            for run in client.read_task_runs(task_run_filter=some):
+                known.add(run.id)
+                if run.state is None or not run.state.is_final():
+                    client.set_task_run_state(run.id, crashed(*lost[run.id]), force=True)
+        for task_run_id, (call, error) in lost.items():
+            if task_run_id not in known:
+                name, state = f"{call.task.name}-{task_run_id.hex[:3]}", crashed(call, error)
+                client.create_task_run(call.task, flow_run_id, str(task_run_id), id=task_run_id, name=name, state=state)

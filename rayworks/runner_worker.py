@@ -76,8 +76,14 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
     kept = _kept_flow_run(call.flow_run)
     task = _kept_task(call.task)
     _outbox.start(kept.client)
-    state = kept.run(call, task, parameters)
-    EventsWorker.instance().wait_until_empty()  # it hands its events to the outbox
+    try:
+        try:
+            state = kept.run(call, task, parameters)
+        finally:
+            EventsWorker.instance().wait_until_empty()  # it hands its events to the outbox
+    except BaseException:  # cancelled: nothing goes home with a result, and this process may be ended at once
+        _outbox.send()
+        raise
     return state, Ending(state.is_final(), _outbox.take())
 
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from rayworks.cluster import diagnosis, raycluster
 from rayworks.errors import ClusterError
+from rayworks.free_port import free_port
 from rayworks.settings import Settings
 
 CLIENT_ATTEMPTS = 3
@@ -80,7 +82,7 @@ class EmbeddedRay:
             # Ray tells its workers of a dashboard all the same, by default where another Ray's may be; see _own_ray.
             init_kwargs = {"dashboard_port": 0, **init_kwargs}
         try:
-            with _environment(own), _signals_kept():
+            with _environment(own), _signals_kept(), _sessions_of_their_own():
                 # "local": never another Ray that happens to run on this machine.
                 cast(Any, ray.init)(**{"address": "local", "logging_level": "WARNING", **init_kwargs})
         except Exception as error:  # a node that is too slow is told by a plain Exception
@@ -114,10 +116,12 @@ class RunningRay:
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
-        own = _own_ray(self.address) if ":" in self.address and "://" not in self.address else {}
+        host_and_port = _host_and_port(self.address)
+        own = _own_ray(self.address) if host_and_port and not self.address.startswith("ray://") else {}
         runtime_env["env_vars"] = {**OOM_RETRIES, **own, **environment, **runtime_env.get("env_vars", {})}
         try:
-            _reach(self.address)
+            if host_and_port:  # Ray would try for minutes when nobody listens
+                socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
             with _environment(OOM_RETRIES), _signals_kept():
                 self._init({"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
         except Exception as error:  # the client raises plain Exceptions of its server as well
@@ -163,11 +167,10 @@ def _own_ray(address: str) -> dict[str, str]:
     return {"RAY_ADDRESS": address}
 
 
-def _reach(address: str) -> None:
-    """Raise OSError when nobody listens at ``address``: Ray would try for minutes."""
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Where ``host:port`` or ``ray://host:port`` is; None for ``auto``."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
 
 
 def cluster_of(settings: Settings) -> Cluster:
@@ -201,12 +204,6 @@ def prepare() -> None:
         constants.__dict__["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = False  # imported before us, so it took its default
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.create_server(("", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def _import_path() -> str:
     """Where this process finds modules, beyond its Python's own places: Ray tells its workers of the script's folder only."""
     own = (sys.prefix, sys.base_prefix)
@@ -222,6 +219,26 @@ def _signals_kept() -> Generator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _sessions_of_their_own() -> Generator[None]:
+    """Start Ray's processes out of reach of a signal to this process's group.
+
+    ``prefect flow-run execute`` ends a cancelled run by one, and Ray would be gone before this process has told what
+    became of its tasks.
+    """
+    if sys.platform != "linux":  # elsewhere Ray finds what a killed driver leaves by the group
+        yield
+        return
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.__dict__["ConsolePopen"] = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.__dict__["ConsolePopen"] = popen
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayworks import storage
 from rayworks.errors import RayworksError, RegistryError, ServingError
+from rayworks.free_port import free_port
 from rayworks.params import ServeCheckOptions, ServeOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import Column, DatasetRef, ServeCheck
@@ -69,6 +70,7 @@ def _http_address(host: str, port: int) -> tuple[str, int]:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
         return str(client.http_config.host), client.http_config.port
+    port = port or free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -80,7 +82,6 @@ def _http_address(host: str, port: int) -> tuple[str, int]:
                 said=str(error),
                 remedy="Choose another port, or 0 for a free one",
             ) from error
-        port = probe.getsockname()[1]
     serve.start(http_options={"host": host, "port": port})
     return host, port
 

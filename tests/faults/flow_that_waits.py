@@ -27,17 +27,18 @@ def coordinate(folder: str) -> None:
 
 
 @task
-def sleep(folder: str) -> None:
+def sleep(folder: str, deep: bool) -> None:
     (Path(folder) / "sleeps").touch()
-    time.sleep(600)
+    while True:
+        time.sleep(600 if deep else 0.01)  # Python tells of a cancellation between the two only
 
 
 @flow(task_runner=RayTaskRunner(), name="waits")
 def waits(folder: str, fail: bool = False) -> None:
-    futures = [coordinate.submit(folder), sleep.submit(folder)]
+    futures = [coordinate.submit(folder), sleep.submit(folder, deep=not fail)]
     if fail:
         while len(list(Path(folder).iterdir())) < 2:
-            time.sleep(0.1)
+            time.sleep(0.01)
         raise RuntimeError("the flow fails while its tasks run")
     for future in futures:
         future.wait()

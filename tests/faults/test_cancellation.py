@@ -1,6 +1,7 @@
 """However a flow ends, nothing that it started runs on: neither on a Ray of its own nor on one that was there."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,12 +124,28 @@ def test_ctrl_c_twice_leaves_nothing(program) -> None:
     flow.assert_nothing_left()
 
 
-def test_a_flow_that_fails_does_not_wait_for_the_tasks_it_left(program, tmp_path: Path) -> None:
-    flow = program(str(tmp_path / "progress"), "fail")
+def test_a_flow_that_fails_shows_the_tasks_as_crashed_that_had_just_begun(prefect_api: str, program, tmp_path: Path) -> None:
+    flow = program(str(tmp_path / "progress"), "fail", PREFECT_API_URL=prefect_api)
     flow.process.wait(timeout=90)
     assert "the flow fails while its tasks run" in flow.output()
     assert "Cancelled 2 task runs" in flow.output()
     flow.assert_nothing_left()
+    with get_client(sync_client=True) as client:
+        (run_id,) = {UUID(found) for found in re.findall(r"/runs/flow-run/([0-9a-f-]{36})", flow.output())}
+        eventually(lambda: states_of_tasks(client, run_id) == ["CRASHED", "CRASHED"])
+
+
+def test_a_signal_to_the_group_of_a_flow_leaves_its_ray_to_the_flow(program) -> None:
+    flow = program()
+    flow.wait_until_working()
+    of_ray = [line for line in processes_with(flow.mark) if "raylet" in line or "gcs_server" in line or "ray::" in line]
+    assert len(of_ray) > 4
+    assert [line for line in of_ray if os.getpgid(int(line.split()[0])) == flow.process.pid] == []
+
+
+def states_of_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> list[str]:
+    of_run = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
+    return [run["state_type"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()]
 
 
 def start_served(client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path) -> tuple[Program, UUID]:
@@ -156,13 +173,6 @@ def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(pr
     with get_client(sync_client=True) as client:
         runner, run_id = start(client, program, prefect_api, tmp_path)
         runner.wait_until_working()
-        of_run = {"flow_runs": {"id": {"any_": [str(run_id)]}}}
-
-        def of_tasks() -> list[str]:
-            return [run["state_type"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()]
-
-        # A task that has begun less than half a second ago may not have told so yet; if it is ended then, it is not shown.
-        eventually(lambda: of_tasks() == ["RUNNING", "RUNNING"])
         client.set_flow_run_state(run_id, Cancelling())
 
         def state() -> State | None:
@@ -172,7 +182,7 @@ def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(pr
         assert state().is_cancelled(), runner.output()
         serving = ("flow_that_waits.py serve", "multiprocessing.resource_tracker")  # goes on, and its own tracker with it
         runner.assert_nothing_left(but=(*serving, "-m prefect flow-run"))
-        eventually(lambda: of_tasks() == ["CRASHED", "CRASHED"])
+        eventually(lambda: states_of_tasks(client, run_id) == ["CRASHED", "CRASHED"])
     runner.process.send_signal(signal.SIGTERM)
     runner.process.wait(timeout=40)
     runner.assert_nothing_left()

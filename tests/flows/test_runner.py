@@ -179,6 +179,24 @@ def test_a_killed_worker_is_shown_as_a_crash_of_its_task_run(client: SyncPrefect
     assert shown["name"].startswith("doomed-")
 
 
+def test_a_task_that_is_cancelled_as_soon_as_it_began_is_shown_as_crashed(client: SyncPrefectClient, tmp_path: Path):
+    begun = tmp_path / "begun"
+
+    @task(name="cancelled")
+    @resources(max_calls=1)  # its process ends with it, and can tell nothing later
+    def cancelled() -> None:
+        begun.touch()
+        while True:
+            time.sleep(0.01)
+
+    def body() -> None:
+        cancelled.submit()
+        eventually(begun.exists, every=0.01)
+
+    (shown,) = task_runs(client, run(body), 1)
+    assert shown["state_type"] == "CRASHED"
+
+
 def test_retries_are_made_and_counted(client: SyncPrefectClient, tmp_path: Path):
     @task(retries=2)
     def third_time_lucky() -> int:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from rayworks.free_port import free_port
 from tests.waiting import eventually
 
 PROGRAM = """
@@ -44,14 +45,6 @@ class Head(NamedTuple):
     raylet: int
 
 
-def free_ports(number: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -60,7 +53,7 @@ def is_open(port: int) -> bool:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A Ray head of our own: ended by its process group, since `ray stop` would end every Ray of the machine."""
-    port, client_port, dashboard_port = free_ports(3)
+    port, client_port, dashboard_port = (free_port() for _ in range(3))
     command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
         *(f"--port={port}", f"--ray-client-server-port={client_port}", f"--dashboard-port={dashboard_port}"),
@@ -112,7 +105,7 @@ def test_the_tasks_run_there_with_the_storage_of_the_driver(prefect_api: str, he
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_no_ray_is_ends_in_one_sentence(prefect_api: str, tmp_path: Path, scheme: str):
-    address = f"{scheme}127.0.0.1:{free_ports(1)[0]}"
+    address = f"{scheme}127.0.0.1:{free_port()}"
     done = ask(prefect_api, tmp_path, address)
     assert done.returncode == 1, done.stdout + done.stderr
     said = next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "rayworks"
 ALIAS_SECONDS = 5  # how soon a promotion or a rollback is noticed
+STOP_SECONDS = 30
 ROWS_PER_REQUEST = 10
 RELATIVE_TOLERANCE = 1e-9  # the same code on the same rows, through JSON and back
 
@@ -118,7 +119,31 @@ def stop(application: str = APPLICATION) -> None:
 
     serve.delete(application, _blocking=True)
     if not serve.status().applications:
-        serve.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """As ``serve.shutdown``, but not by a call that fails when the controller ends: Ray would tell the terminal of it."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+    from ray.serve.context import _get_global_client, _set_global_client  # pyright: ignore[reportPrivateUsage]
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    client.shutdown_cached_handles()
+    _set_global_client(None)  # else this process would take the next Serve for this one
+    controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    ray.get(controller.graceful_shutdown.remote(wait=False))  # once: said again at the end, it would end the next Serve as well
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.05)
+    remedy = "See the log of its controller in the Ray dashboard"
+    raise ServingError(f"Ray Serve did not end within {STOP_SECONDS} seconds", remedy=remedy)
 
 
 def location(model_uri: str, dataset: DatasetRef, options: ServeCheckOptions, *, storage_uri: str) -> str:

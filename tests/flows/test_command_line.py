@@ -44,6 +44,7 @@ def test_own_data_become_a_promoted_model_and_a_second_run_reuses_it(home: Path)
     assert "901 in, 900 kept, 1 set aside" in first.stdout
     assert "Promoted: log_loss" in first.stdout
     assert "●" not in first.stdout, "what has ended is shown as running"
+    assert "(raylet)" not in first.stdout + first.stderr, "Ray tells of what is no concern of the user's"
     assert len(list((home / "storage" / "reports").glob("*.html"))) == 1
     second = run(home, "pipeline", *own, *quick)
     assert second.returncode == 0, second.stdout + second.stderr

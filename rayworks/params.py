@@ -199,18 +199,6 @@ class Choice(Options):
 SearchDimension = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
 
 
-def xgboost_search_space() -> dict[str, SearchDimension]:
-    """The ranges that matter most for boosted trees, around XGBoost's own defaults."""
-    return {
-        "learning_rate": FloatRange(low=0.03, high=0.4, log=True),
-        "max_depth": IntRange(low=3, high=10),
-        "min_child_weight": FloatRange(low=1, high=50, log=True),
-        "subsample": FloatRange(low=0.6, high=1.0),
-        "colsample_bytree": FloatRange(low=0.5, high=1.0),
-        "reg_lambda": FloatRange(low=0.1, high=20, log=True),
-    }
-
-
 class TuneOptions(Options):
     """How hyperparameters are searched."""
 
@@ -231,11 +219,11 @@ class TuneOptions(Options):
     )
     concurrent: int | None = Field(default=None, ge=1, title="Trials at a time", description="None: as many as there are CPUs for.")
     cpus_per_trial: float = Field(default=1, gt=0, title="CPUs per trial", description="Of Ray's CPUs.")
-    space: dict[str, SearchDimension] = Field(
-        default_factory=xgboost_search_space,
+    space: dict[str, SearchDimension] | None = Field(
+        default=None,
         title="Search space",
-        description="By hyperparameter: type float or int with low and high (both included) and log for a logarithmic scale, "
-        "or type choice with values.",
+        description='By hyperparameter, such as {"max_depth": {"type": "int", "low": 3, "high": 10}}; or type float, both with log '
+        "for a logarithmic scale; or type choice with values. None: what the loop's module names as SPACE.",
     )
     seed: int = Field(default=0, title="Seed", description="The same seed proposes the same first trials.")
 

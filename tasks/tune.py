@@ -16,8 +16,8 @@ from rayworks.task_progress import TaskProgress, reused
 @task(name="tune")
 @resources(num_cpus=0)
 def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | Any | None:
-    """Search hyperparameters for the loop of ``train``; nothing when no trials are asked for."""
-    if options.trials == 0:
+    """Search hyperparameters for the loop of ``train``; nothing when no trials are asked for, or there is nothing to search."""
+    if options.trials == 0 or not tuning.space_of(options, train.loop):
         return None
     storage_uri = Settings().storage_uri
     where = tuning.location(dataset, options, train.loop, train.hyperparameters, storage_uri=storage_uri)

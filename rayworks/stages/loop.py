@@ -100,8 +100,12 @@ def check_finite(round: int, validation: float) -> float:
 
 def default_hyperparameters(path: str) -> dict[str, Any]:
     """What the loop at ``path`` takes where a hyperparameter is not given: ``DEFAULTS`` of its module, if it tells."""
-    module = inspect.getmodule(import_path.load(path))
-    return dict(getattr(module, "DEFAULTS", {}))
+    return dict(getattr(inspect.getmodule(import_path.load(path)), "DEFAULTS", {}))
+
+
+def search_space(path: str) -> dict[str, Any]:
+    """What is worth a search of the loop at ``path`` where nobody says so: ``SPACE`` of its module, if it tells."""
+    return dict(getattr(inspect.getmodule(import_path.load(path)), "SPACE", {}))
 
 
 def digest(*facts: object) -> str:

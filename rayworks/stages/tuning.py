@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from rayworks import __version__, import_path, storage
 from rayworks.errors import ParameterError, RayworksError, TrainingError
 from rayworks.params import Choice, FloatRange, SearchDimension, TuneOptions
 from rayworks.progress import Progress, silent
 from rayworks.records import Dataset, DatasetRef, SplitName, Trial, TuneResult
 from rayworks.stages import processing, share
-from rayworks.stages.loop import METRIC, LoopContext, check_finite, default_hyperparameters, digest, run
+from rayworks.stages.loop import METRIC, LoopContext, check_finite, default_hyperparameters, digest, run, search_space
 from rayworks.stages.ray_error import cause
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def tune(
     uri = location(dataset, options, loop, hyperparameters, storage_uri=storage_uri)
     if storage.exists(storage.join(uri, MANIFEST)):
         return storage.read_record(storage.join(uri, MANIFEST), TuneResult)
-    declared = {name: dimension for name, dimension in options.space.items() if name not in hyperparameters}
+    declared = {name: dimension for name, dimension in space_of(options, loop).items() if name not in hyperparameters}
     space = {name: _dimension(name, dimension) for name, dimension in declared.items()}
     first = first_point(declared, default_hyperparameters(loop))
     search = _Search(processing.load(dataset), options, loop, hyperparameters, space, first, uri)
@@ -71,6 +73,22 @@ def tune(
     storage.write_record(storage.join(uri, MANIFEST), result)
     progress(1.0, f"{len(trials)} trials, the best number {result.best.number} with {result.metric} {result.best.metric:.4g}")
     return result
+
+
+def space_of(options: TuneOptions, loop: str) -> dict[str, SearchDimension]:
+    """What is searched: what the options say, else what the loop does; nothing, if neither does.
+
+    Raises:
+        ParameterError: What the loop says makes no sense.
+    """
+    if options.space is not None:
+        return options.space
+    try:
+        return TypeAdapter(dict[str, SearchDimension]).validate_python(search_space(loop))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"SPACE of {loop}, {'.'.join(str(part) for part in first['loc'])}"
+        raise ParameterError("the search space cannot be used", where=where, said=first["msg"], remedy="Correct it") from error
 
 
 def first_point(space: dict[str, SearchDimension], defaults: dict[str, Any]) -> dict[str, Any] | None:

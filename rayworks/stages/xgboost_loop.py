@@ -43,6 +43,15 @@ DEFAULTS = {
     "colsample_bytree": 1.0,
     "reg_lambda": 1.0,
 }
+# the ranges that matter most for boosted trees, around these
+SPACE = {
+    "learning_rate": {"type": "float", "low": 0.03, "high": 0.4, "log": True},
+    "max_depth": {"type": "int", "low": 3, "high": 10},
+    "min_child_weight": {"type": "float", "low": 1, "high": 50, "log": True},
+    "subsample": {"type": "float", "low": 0.6, "high": 1.0},
+    "colsample_bytree": {"type": "float", "low": 0.5, "high": 1.0},
+    "reg_lambda": {"type": "float", "low": 0.1, "high": 20, "log": True},
+}
 
 
 class XGBoostModel:

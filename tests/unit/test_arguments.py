@@ -43,5 +43,10 @@ def test_hyperparameters_are_numbers_where_they_look_like_some():
     assert type(given["train"].hyperparameters["depth"]) is int
 
 
+def test_a_search_space_is_what_is_given_and_nothing_else():
+    given = arguments(flow(), ["--tune.space", '{"alpha": {"type": "float", "low": 1e-6, "high": 1}}'])
+    assert list(given["tune"].space) == ["alpha"]
+
+
 def test_a_name_is_free_within_what_every_registry_takes():
     assert arguments(flow(), ["--name", "rides_2024-v1"])["name"] == "rides_2024-v1"

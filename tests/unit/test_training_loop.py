@@ -3,7 +3,7 @@
 import pytest
 
 from rayworks.errors import ParameterError, TrainingError
-from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, xgboost_search_space
+from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, TuneOptions
 from rayworks.records import Dataset, DatasetRef, FeatureSet, Target
 from rayworks.stages import loop, training, tuning, xgboost_loop
 
@@ -35,7 +35,20 @@ def test_a_loss_that_is_no_number_ends_the_training(value: float):
 
 
 def test_the_built_in_search_starts_at_the_built_in_defaults():
-    assert tuning.first_point(xgboost_search_space(), xgboost_loop.DEFAULTS) == xgboost_loop.DEFAULTS
+    space = tuning.space_of(TuneOptions(), TrainOptions().loop)
+    assert tuning.first_point(space, xgboost_loop.DEFAULTS) == xgboost_loop.DEFAULTS
+
+
+def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
+    depth = {"max_depth": IntRange(low=1, high=6)}
+    assert tuning.space_of(TuneOptions(space=depth), TrainOptions().loop) == depth
+    assert tuning.space_of(TuneOptions(), "tests.stages.example_loops:linear") == {}
+
+
+def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(xgboost_loop, "SPACE", {"max_depth": {"type": "int", "low": 3}})
+    with pytest.raises(ParameterError, match=r"SPACE of rayworks.stages.xgboost_loop:train, max_depth.int.high \(Field required\)"):
+        tuning.space_of(TuneOptions(), TrainOptions().loop)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def _task_lines(client: Any, flow_run_id: Any) -> list[tuple[str, str, float, st
         percent, words = said.get(run.id, (0.0, ""))
         message = run.state.message if run.state and run.state.name in ("Cached", "Failed", "Crashed") else words
         shown = f"{percent:.0f} % {words}" if run.state_name == "Running" and words else message or ""
+        shown = shown.removeprefix("Task run encountered an exception ")
         lines.append((run.name.rpartition("-")[0], run.state_name or "", run.estimated_run_time.total_seconds(), shown))
     return lines
 

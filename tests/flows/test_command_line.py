@@ -82,6 +82,7 @@ def test_bad_input_ends_in_a_sentence_and_not_in_a_trace(home: Path, arguments: 
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    assert "encountered an exception" not in done.stdout
 
 
 def test_help_explains_every_parameter(home: Path):

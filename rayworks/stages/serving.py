@@ -125,6 +125,7 @@ def stop(application: str = APPLICATION) -> None:
 def _shut_down() -> None:
     """As ``serve.shutdown``, but not by a call that fails when the controller ends: Ray would tell the terminal of it."""
     import ray
+    from ray.exceptions import RayActorError
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
     from ray.serve.context import _get_global_client, _set_global_client  # pyright: ignore[reportPrivateUsage]
 
@@ -133,15 +134,15 @@ def _shut_down() -> None:
         return
     client.shutdown_cached_handles()
     _set_global_client(None)  # else this process would take the next Serve for this one
-    controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    ray.get(controller.graceful_shutdown.remote(wait=False))  # once: said again at the end, it would end the next Serve as well
     deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline:
-        try:
+    try:
+        controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False))  # once: said again at its end, it would end the next Serve
+        while time.monotonic() < deadline:
             ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-        except ValueError:
-            return
-        time.sleep(0.05)
+            time.sleep(0.05)
+    except (ValueError, RayActorError):  # it is gone
+        return
     remedy = "See the log of its controller in the Ray dashboard"
     raise ServingError(f"Ray Serve did not end within {STOP_SECONDS} seconds", remedy=remedy)
 

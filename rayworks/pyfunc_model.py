@@ -1,12 +1,15 @@
 """The code of every MLflow model that rayworks keeps ("models from code"): MLflow runs this file when it loads one."""
 # pyright: basic, reportIncompatibleMethodOverride=false, reportPrivateImportUsage=false
 
+import warnings
 from pathlib import Path
 
 import mlflow.models  # noqa: TID253 - this file is only ever run by MLflow
 import mlflow.pyfunc  # noqa: TID253
 
 from rayworks import tabular_model
+
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # see below; it stood in every run's log
 
 
 class RayworksModel(mlflow.pyfunc.PythonModel):

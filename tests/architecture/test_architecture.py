@@ -73,10 +73,6 @@ def test_a_deployment_names_a_flow_that_loads(deployment: dict):
     assert load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"])).name == deployment["name"]
 
 
-def test_every_flow_is_a_deployment():
-    assert {d["name"] for d in DEPLOYMENTS} == set(FLOWS)
-
-
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_flow_file_shadows_no_module(name: str):
     """Prefect puts flows/ first on the path: a flow file named like a library would hide it."""
@@ -90,12 +86,3 @@ def test_flows_and_tasks_hold_one_function_and_no_class(folder: str):
         body = ast.parse(path.read_text()).body
         definitions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
         assert len(definitions) <= 1, f"{path} defines {[node.name for node in definitions]}"
-
-
-def test_every_parameter_of_every_flow_explains_itself():
-    from prefect.flows import load_flow_from_entrypoint
-
-    for deployment in DEPLOYMENTS:
-        schema = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"])).parameters.model_dump()
-        for name, field in schema["properties"].items():
-            assert field.get("title") or field.get("description"), f"{deployment['name']}: {name}"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rayworks.params import TrainOptions
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,13 @@ def test_the_form_explains_every_parameter_and_its_defaults_are_accepted(entrypo
 def test_a_choice_is_a_list_to_choose_from():
     form = flow_of("flows/pipeline.py:pipeline").parameters.definitions
     assert "auto" in form["ProcessOptions"]["properties"]["problem"]["enum"]
+
+
+def test_the_form_keeps_its_order_in_a_database_that_does_not():
+    form = flow_of("flows/pipeline.py:pipeline").parameters.definitions
+    fields = form["TrainOptions"]["properties"]
+    jumbled = sorted(fields, key=lambda name: (len(name), name))  # as PostgreSQL's jsonb keeps them
+    assert sorted(jumbled, key=lambda name: fields[name]["position"]) == list(TrainOptions.model_fields)
 
 
 def test_a_run_of_a_served_deployment_with_own_data_completes(prefect_api: str, tmp_path: Path):

@@ -11,7 +11,7 @@ from rayworks.task_progress import TaskProgress
 
 
 @task(name="check-serving")
-@resources(num_cpus=0)
+@resources(num_cpus=0, resources=serving.HEAD)
 def check_serving(candidate: ModelVersion, dataset: DatasetRef, options: ServeCheckOptions) -> ServeCheck:
     """Serve the candidate for a trial, and compare its answers with the model's own."""
     settings = Settings()

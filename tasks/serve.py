@@ -10,7 +10,7 @@ from rayworks.task_progress import TaskProgress
 
 
 @task(name="serve")
-@resources(num_cpus=0)
+@resources(num_cpus=0, resources=serving.HEAD)
 def serve(model_uri: str, options: ServeOptions) -> None:
     """Serve until the run is cancelled; an alias that moves is followed without dropping a request."""
     serving.hold(model_uri, options, tracking_uri=Settings().tracking_uri(), progress=TaskProgress())

@@ -1,5 +1,6 @@
 """Models behind HTTP on the Ray at hand: for users, and for a trial before a promotion."""
 
+import http.client
 import json
 import socket
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 APPLICATION = "rayworks"
+HEAD: dict[str, float] = {"node:__internal_head__": 0.001}
+"""What a Ray task asks for to run where Serve listens: on the head's node, which alone has this resource."""
 ALIAS_SECONDS = 5  # how soon a promotion or a rollback is noticed
 STOP_SECONDS = 30
 ROWS_PER_REQUEST = 10
@@ -172,7 +175,7 @@ def check(
         with _on_trial(model_uri, tracking_uri) as url:
             progress(0.6, f"asking for {len(rows)} rows")
             found = _check(url, model_uri, rows, columns, options, tracking_uri)
-    except (ServingError, urllib.error.URLError, TimeoutError) as error:
+    except ServingError as error:
         found = ServeCheck(
             model_uri=model_uri,
             passed=False,
@@ -270,7 +273,11 @@ def _record(record: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _ask(url: str, body: Any, timeout: float) -> tuple[int, Any]:
-    """Status and JSON of an answer."""
+    """Status and JSON of an answer.
+
+    Raises:
+        ServingError: There was none.
+    """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
@@ -282,3 +289,7 @@ def _ask(url: str, body: Any, timeout: float) -> tuple[int, Any]:
             return error.code, json.loads(text)
         except ValueError:
             return error.code, text
+    except (OSError, http.client.HTTPException) as error:
+        said = str(getattr(error, "reason", error))
+        remedy = "See the logs of its replica and of Serve's proxy in the Ray dashboard"
+        raise ServingError("the application does not answer", where=url, said=said, remedy=remedy) from error

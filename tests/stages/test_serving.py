@@ -10,6 +10,7 @@ import pytest
 
 from rayworks import tabular_model
 from rayworks.errors import ServingError
+from rayworks.free_port import free_port
 from rayworks.params import ServeCheckOptions, ServeOptions
 from rayworks.stages import processing, registry, serving
 
@@ -99,6 +100,12 @@ def test_the_check_passes_beside_a_running_application_and_leaves_it_alone(url: 
     assert found.findings == ()
     assert (found.passed, found.rows, found.largest_difference) == (True, 40, 0.0)
     assert ask(f"{url}/healthz")[0] == 200
+
+
+def test_an_application_that_does_not_answer_is_told_with_its_address():
+    url = f"http://127.0.0.1:{free_port()}/model"
+    with pytest.raises(ServingError, match=rf"The application does not answer: {url} .*Connection refused"):
+        serving._ask(url, None, 1)
 
 
 def test_a_model_that_cannot_be_served_is_a_finding(url: str, rides, tmp_path):

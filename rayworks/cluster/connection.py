@@ -129,7 +129,7 @@ class RunningRay:
                 "Ray cannot be reached",
                 where=self.address,
                 said=str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__,
-                remedy="Check that it runs, the address, and that its Ray has the same version",
+                remedy="Check that it runs, the address, that its Ray has the same version, and RAY_AUTH_MODE if it wants a token",
             ) from error
 
     @staticmethod

@@ -9,7 +9,7 @@ import mlflow.pyfunc  # noqa: TID253
 
 from rayworks import tabular_model
 
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # see below; it stood in every run's log
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # it has none on purpose
 
 
 class RayworksModel(mlflow.pyfunc.PythonModel):

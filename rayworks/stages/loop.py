@@ -100,12 +100,16 @@ def check_finite(round: int, validation: float) -> float:
 
 def default_hyperparameters(path: str) -> dict[str, Any]:
     """What the loop at ``path`` takes where a hyperparameter is not given: ``DEFAULTS`` of its module, if it tells."""
-    return dict(getattr(inspect.getmodule(import_path.load(path)), "DEFAULTS", {}))
+    return _of_module(path, "DEFAULTS")
 
 
 def search_space(path: str) -> dict[str, Any]:
     """What is worth a search of the loop at ``path`` where nobody says so: ``SPACE`` of its module, if it tells."""
-    return dict(getattr(inspect.getmodule(import_path.load(path)), "SPACE", {}))
+    return _of_module(path, "SPACE")
+
+
+def _of_module(path: str, name: str) -> dict[str, Any]:
+    return dict(getattr(inspect.getmodule(import_path.load(path)), name, {}))
 
 
 def digest(*facts: object) -> str:

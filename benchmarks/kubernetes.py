@@ -131,12 +131,16 @@ def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -
     installation.assert_no_ray()
 
     spec = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))["spec"]
-    image = installation.namespace.get("deployment", "prefect-worker")["spec"]["template"]["spec"]["containers"][0]["image"]
+    image = installation.namespace.get("deployment", "prefect-worker")["spec"]["template"]["spec"]["containers"][0][
+        "image"
+    ]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         group["template"]["spec"]["containers"][0]["image"] = image
     head = spec["headGroupSpec"]["template"]["spec"]
     container = {"name": "submitter", "image": image, "securityContext": head["containers"][0]["securityContext"]}
-    submitter = {"spec": {"restartPolicy": "Never", "securityContext": head["securityContext"], "containers": [container]}}
+    submitter = {
+        "spec": {"restartPolicy": "Never", "securityContext": head["securityContext"], "containers": [container]}
+    }
     file = f"{STORAGE}/{uuid.uuid4().hex[:6]}"
     installation.on_storage(f"cat > {STORAGE}/code/bare.py", said=BARE)
     job = {
@@ -144,9 +148,11 @@ def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -
         "kind": "RayJob",
         "metadata": {"name": "bare"},
         "spec": {
-            "entrypoint": f"python {STORAGE}/code/bare.py {file}", "rayClusterSpec": spec, "submitterPodTemplate": submitter,
+            "entrypoint": f"python {STORAGE}/code/bare.py {file}",
+            "rayClusterSpec": spec,
+            "submitterPodTemplate": submitter,
         },
-    }  # fmt: skip
+    }
     began = time.time()
     installation.namespace.kubectl("apply", "-f", "-", said=json.dumps(job))
     body = written(installation, file)

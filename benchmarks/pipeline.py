@@ -34,7 +34,14 @@ STAGES = ("process", "tune", "train", "register", "evaluate", "check-serving", "
 def plain(storage_uri: str, answer: str, trials: int) -> None:
     """The script that somebody would write without Prefect."""
     from rayworks.cluster import connection
-    from rayworks.params import EvaluateOptions, ProcessOptions, PromoteOptions, ServeCheckOptions, TrainOptions, TuneOptions
+    from rayworks.params import (
+        EvaluateOptions,
+        ProcessOptions,
+        PromoteOptions,
+        ServeCheckOptions,
+        TrainOptions,
+        TuneOptions,
+    )
     from rayworks.settings import Settings
     from rayworks.stages import evaluation, processing, registry, report, serving, training, tuning
 
@@ -52,26 +59,47 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
         return result
 
     train = TrainOptions()
-    dataset = timed("process", processing.process, "example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri)
+    dataset = timed(
+        "process", processing.process, "example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri
+    )
     tuned = timed(
-        "tune", tuning.tune, dataset, TuneOptions(trials=trials), loop=train.loop, hyperparameters={}, storage_uri=storage_uri
-    )  # fmt: skip
+        "tune",
+        tuning.tune,
+        dataset,
+        TuneOptions(trials=trials),
+        loop=train.loop,
+        hyperparameters={},
+        storage_uri=storage_uri,
+    )
     best = tuned.best.hyperparameters
     model = timed("train", training.train, dataset, train, hyperparameters=best, storage_uri=storage_uri)
     version = timed("register", registry.register, model, tune=tuned, **places)
     rival = registry.rival(version, tracking_uri=tracking_uri)
     evaluated = timed(
-        "evaluate", evaluation.evaluate, version.uri, dataset, champion_uri=rival.uri if rival else None,
-        options=EvaluateOptions(), **places,
-    )  # fmt: skip
+        "evaluate",
+        evaluation.evaluate,
+        version.uri,
+        dataset,
+        champion_uri=rival.uri if rival else None,
+        options=EvaluateOptions(),
+        **places,
+    )
     checked = timed("check-serving", serving.check, version.uri, dataset, options=ServeCheckOptions(), **places)
     decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **places)
     assert decision.promoted, decision.reason
     began = time.time()
     run = report.Run(
-        title=dataset.name, dataset=processing.load(dataset), tune=tuned, model=model, version=version, evaluation=evaluated,
-        serve_check=checked, decision=decision, links={}, seconds={name: end - at for name, (at, end) in stages.items()},
-    )  # fmt: skip
+        title=dataset.name,
+        dataset=processing.load(dataset),
+        tune=tuned,
+        model=model,
+        version=version,
+        evaluation=evaluated,
+        serve_check=checked,
+        decision=decision,
+        links={},
+        seconds={name: end - at for name, (at, end) in stages.items()},
+    )
     report.write(f"{storage_uri}/report.html", report.html(**run))
     stages["report"] = (began, time.time())
     Path(answer).write_text(json.dumps(stages))
@@ -89,7 +117,9 @@ def running(home: Path) -> Generator[dict[str, str]]:
     server = ["server", "start", "--port", str(prefect_port)]
     api_url = f"http://127.0.0.1:{prefect_port}/api"
     with contextlib.ExitStack() as stack:
-        head.append(f"--temp-dir={stack.enter_context(tempfile.TemporaryDirectory(prefix='rayworks-'))}")  # no other finds it
+        head.append(
+            f"--temp-dir={stack.enter_context(tempfile.TemporaryDirectory(prefix='rayworks-'))}"
+        )  # no other finds it
         for command in ([tools / "ray", "start", *head], [tools / "prefect", *server]):
             process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
@@ -111,15 +141,20 @@ def run(side: str, storage: Path, home: Path, services: dict[str, str], trials: 
     storage.mkdir(exist_ok=True)
     answer = storage / "stages.json"
     own = {"PREFECT_HOME": str(home), "RAYWORKS_STORAGE_URI": str(storage), **services}
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "RAYWORKS_RAY_ADDRESS")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "RAYWORKS_RAY_ADDRESS")
+    }
     flow = [str(ROOT / "flows" / "pipeline.py"), f"--tune.trials={trials}"]
     script = ["-c", f"from benchmarks.pipeline import plain; plain({str(storage)!r}, {str(answer)!r}, {trials})"]
     began = time.time()
     with (storage / "output.txt").open("w+") as output:
         process = subprocess.Popen(
             [sys.executable, *(flow if side == "rayworks" else script)],
-            env={**inherited, **own}, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            env={**inherited, **own},
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         watch = Watch(process.pid)
         watch.until(lambda: process.poll() is not None)
         ended = time.time()
@@ -129,10 +164,14 @@ def run(side: str, storage: Path, home: Path, services: dict[str, str], trials: 
     first = min(start for start, _ in stages.values())
     last = max(end for _, end in stages.values())
     return {
-        "total": ended - began, "CPU": watch.cpu, "peak": watch.peak / 2**30,
-        "start": first - began, "stages": last - first, "end": ended - last,
+        "total": ended - began,
+        "CPU": watch.cpu,
+        "peak": watch.peak / 2**30,
+        "start": first - began,
+        "stages": last - first,
+        "end": ended - last,
         **{name: end - start for name, (start, end) in stages.items()},
-    }  # fmt: skip
+    }
 
 
 def _of_flow(home: Path, since: float) -> dict[str, tuple[float, float]]:

@@ -81,7 +81,9 @@ def polars(source: str, out: str) -> dict[str, int]:
         "test": featured.filter(time >= last),
     }
     sinks = [
-        part.sink_parquet(f"{out}/{name}.parquet", compression="zstd", compression_level=1, row_group_size=100_000, lazy=True)
+        part.sink_parquet(
+            f"{out}/{name}.parquet", compression="zstd", compression_level=1, row_group_size=100_000, lazy=True
+        )
         for name, part in parts.items()
     ]
     pl.collect_all(sinks, engine="streaming")
@@ -132,7 +134,9 @@ def measured(name: str, source: Path, scratch: Path) -> dict[str, Any]:
     """Run one side in a fresh process."""
     out, answer = scratch / name, scratch / f"{name}.json"
     out.mkdir()
-    process = multiprocessing.get_context("spawn").Process(target=_side, args=(name, str(source), str(out), str(answer)))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_side, args=(name, str(source), str(out), str(answer))
+    )
     process.start()
     watch = Watch(process.pid or 0)
     try:
@@ -155,7 +159,11 @@ def main(millions: float = 10, sides: str = "rayworks,polars,pandas") -> None:
             found = measured(side, scratch / "rows", scratch)
             gib = f"{found['peak'] / GIB:.2f}"
             if "seconds" not in found:
-                why = "ended: it needs more memory than there is" if found["ended"] else f"failed with exit code {found['exit']}"
+                why = (
+                    "ended: it needs more memory than there is"
+                    if found["ended"]
+                    else f"failed with exit code {found['exit']}"
+                )
                 sys.stdout.write(f"| {side} | {why} | | {gib} |\n")
             else:
                 counts[side] = found["counts"]

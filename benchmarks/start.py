@@ -46,7 +46,16 @@ def small() -> None:
 
 small()
 """
-STEPS = ("imports", "server started", "Ray connected", "server answers", "first submit", "first body", "flow ended", "exit")
+STEPS = (
+    "imports",
+    "server started",
+    "Ray connected",
+    "server answers",
+    "first submit",
+    "first body",
+    "flow ended",
+    "exit",
+)
 
 
 def trace() -> None:
@@ -85,11 +94,15 @@ def run(program: str, folder: Path) -> dict[str, float]:
     script, body, marks = folder / "program.py", folder / "body", folder / "marks.json"
     script.write_text(program)
     own = {
-        "PREFECT_HOME": str(folder / "prefect"), "RAYWORKS_STORAGE_URI": str(folder / "storage"), "BODY": str(body),
-        "MARKS": str(marks), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "RAYWORKS_STORAGE_URI": str(folder / "storage"),
+        "BODY": str(body),
+        "MARKS": str(marks),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         # Without these two the plain way fails on a fresh home, and waits for a host on the internet.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }  # fmt: skip
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAYWORKS_"))}
     tracing = "from benchmarks.start import trace; trace(); " if program == OURS else ""
     command = [sys.executable, "-c", f"{tracing}exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"]
@@ -111,7 +124,9 @@ def main(repeats: int = 1) -> None:
             with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
                 for home in ("fresh", "used"):
                     found.setdefault(f"{side}, {home} home", []).append(run(program, Path(folder)))
-    sys.stdout.write(f"Seconds from the command to each step\n\n| | {' | '.join(STEPS)} |\n{'|---' * (len(STEPS) + 1)}|\n")
+    sys.stdout.write(
+        f"Seconds from the command to each step\n\n| | {' | '.join(STEPS)} |\n{'|---' * (len(STEPS) + 1)}|\n"
+    )
     for name, runs in found.items():
         medians = [f"{statistics.median(run[step] for run in runs):.1f}" if step in runs[0] else "" for step in STEPS]
         sys.stdout.write(f"| {name} | {' | '.join(medians)} |\n")

@@ -52,9 +52,13 @@ def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     train, validation = _matrices(context, 256)
     clock.part("read")
     booster = xgb.train(
-        _parameters(context), train, num_boost_round=rounds, evals=[(train, "train"), (validation, "validation")],
-        verbose_eval=False, early_stopping_rounds=rounds,
-    )  # fmt: skip
+        _parameters(context),
+        train,
+        num_boost_round=rounds,
+        evals=[(train, "train"), (validation, "validation")],
+        verbose_eval=False,
+        early_stopping_rounds=rounds,
+    )
     clock.part("boost")
     booster[: booster.best_iteration + 1].save_model(Path(folder) / "bare.ubj")
     clock.part("save")
@@ -96,7 +100,7 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     log = Path(folder) / "loop.json"
     options = TrainOptions(
         loop="benchmarks.training:timed", hyperparameters={"log": str(log)}, rounds=rounds, early_stopping_rounds=rounds
-    )  # fmt: skip
+    )
     connection.prepare()
     ray = connection.EmbeddedRay()
     ray.acquire({}, {"log_to_driver": False})
@@ -131,7 +135,9 @@ def main(rounds: int = 2000) -> None:
         ref = alone(made, folder)
         before, ours, after = (alone(side, ref, rounds, folder) for side in (bare, rayworks, bare))
     sys.stdout.write(f"{ref.rows_kept:,} rows, {rounds} rounds, {os.cpu_count()} cores\n\n")
-    sys.stdout.write("| seconds | bare, before | rayworks | bare, after | ratio to their mean |\n|---|---|---|---|---|\n")
+    sys.stdout.write(
+        "| seconds | bare, before | rayworks | bare, after | ratio to their mean |\n|---|---|---|---|---|\n"
+    )
     for part in ("read", "boost", "boost, CPU"):
         ratio = 2 * ours[part] / (before[part] + after[part])
         sys.stdout.write(f"| {part} | {before[part]:.1f} | {ours[part]:.1f} | {after[part]:.1f} | {ratio:.2f} |\n")

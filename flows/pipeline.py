@@ -16,7 +16,7 @@ from rayworks.params import (
     TrainOptions,
     TuneOptions,
     parameter,
-)  # fmt: skip
+)
 from rayworks.records import Report
 from rayworks.runner import RayTaskRunner
 from tasks.check_serving import check_serving

@@ -30,7 +30,9 @@ def promote(
     evaluation = evaluate_task.submit(version, dataset, evaluate)
     checked = check_serving.submit(version, dataset, serve_check)
     decision = promote_task.submit(version, evaluation.result(), checked.result(), options).result()
-    return report.submit(dataset, version=version, evaluation=evaluation, serve_check=checked, decision=decision).result()
+    return report.submit(
+        dataset, version=version, evaluation=evaluation, serve_check=checked, decision=decision
+    ).result()
 
 
 if __name__ == "__main__":

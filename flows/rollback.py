@@ -10,9 +10,7 @@ from tasks.rollback import rollback as rollback_task
 
 
 @flow(name="rollback", task_runner=RayTaskRunner())
-def rollback(
-    name: ModelName,
-) -> ModelVersion:
+def rollback(name: ModelName) -> ModelVersion:
     """Make the champion's predecessor the champion again. What serves the alias answers with it from its next reload."""
     return rollback_task.submit(name).result()
 

@@ -15,10 +15,7 @@ from tasks.train import train as train_task
 
 
 @flow(name="train", task_runner=RayTaskRunner())
-def train(
-    dataset_uri: DatasetUri,
-    options: Annotated[TrainOptions, parameter("Options")] = TrainOptions(),
-) -> Report:
+def train(dataset_uri: DatasetUri, options: Annotated[TrainOptions, parameter("Options")] = TrainOptions()) -> Report:
     """Train a model, resumed from its last checkpoint if a worker is lost, and register it as the candidate."""
     dataset = open_dataset.submit(dataset_uri).result()
     model = train_task.submit(dataset, options).result()

@@ -6,7 +6,9 @@ import sys
 
 def main() -> None:
     """The ``rayworks`` command. Exits with 1 when a check failed."""
-    parser = argparse.ArgumentParser(prog="rayworks", description="Prefect flows that take data to a served model, on Ray.")
+    parser = argparse.ArgumentParser(
+        prog="rayworks", description="Prefect flows that take data to a served model, on Ray."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="check an installation, from here and from a worker")
     doctor.add_argument("--no-worker", action="store_true", help="start no Ray: check from here only")

@@ -89,7 +89,9 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
         console.print("\n[yellow]✗[/] Cancelled. Finished stages are kept: run the same command to go on.")
         return INTERRUPTED
     except BaseException as error:  # whatever it is, the user sees a sentence and the log has the trace
-        console.print(f"\n[red]✗[/] {_escaped(f'{type(error).__name__}: {error}'.splitlines()[0])} {_kept_trace(error)}")
+        console.print(
+            f"\n[red]✗[/] {_escaped(f'{type(error).__name__}: {error}'.splitlines()[0])} {_kept_trace(error)}"
+        )
     return 1
 
 
@@ -221,8 +223,12 @@ def _task_lines(client: Any, flow_run_id: Any) -> list[tuple[str, str, float, st
 
 
 MARKS: dict[str, str] = {
-    "Completed": "[green]✓[/]", "Cached": "[green]↺[/]", "Running": "[cyan]●[/]", "Failed": "[red]✗[/]", "Crashed": "[red]✗[/]",
-}  # fmt: skip
+    "Completed": "[green]✓[/]",
+    "Cached": "[green]↺[/]",
+    "Running": "[cyan]●[/]",
+    "Failed": "[red]✗[/]",
+    "Crashed": "[red]✗[/]",
+}
 
 
 def _table(lines: list[tuple[str, str, float, str]]) -> Any:

@@ -99,8 +99,11 @@ class Outbox:
             left = self.take()
             logger.error(
                 "Prefect does not show %d log lines and %d events of the task runs, since its API did not accept them: %s",
-                len(left.lines), len(left.events), error, extra={"send_to_api": False},
-            )  # fmt: skip
+                len(left.lines),
+                len(left.events),
+                error,
+                extra={"send_to_api": False},
+            )
         self._own_client.close()
 
     def _send_regularly(self) -> None:
@@ -136,7 +139,9 @@ def _send(client: "SyncPrefectClient", mail: Mail) -> None:
         client.request("POST", "/events", content=f"[{','.join(batch)}]", headers={"Content-Type": "application/json"})
 
     def lines(batch: list[dict[str, Any]]) -> None:
-        client.create_logs([{name: value for name, value in line.items() if name != "__payload_size__"} for line in batch])
+        client.create_logs(
+            [{name: value for name, value in line.items() if name != "__payload_size__"} for line in batch]
+        )
 
     _in_batches(mail.events, events)
     _in_batches(mail.lines, lines)

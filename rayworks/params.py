@@ -29,7 +29,8 @@ def parameter(title: str, description: str | None = None) -> Any:
 
 
 DataUri = Annotated[
-    str, parameter("Data", "File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights.")
+    str,
+    parameter("Data", "File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights."),
 ]
 DataTarget = Annotated[str, parameter("Target", "The column to predict.")]
 DataName = Annotated[
@@ -37,12 +38,16 @@ DataName = Annotated[
     parameter("Name", "Of the dataset and the model: letters, digits, - and _. None: from the name of the data."),
     Field(pattern=r"^[A-Za-z0-9_-]+$"),
 ]
-DatasetUri = Annotated[str, parameter("Dataset", "Folder of a dataset that the process flow made; its summary tells it.")]
+DatasetUri = Annotated[
+    str, parameter("Dataset", "Folder of a dataset that the process flow made; its summary tells it.")
+]
 ModelUri = Annotated[
     str, parameter("Model", "Registered model: models:/name@champion, models:/name@candidate, or models:/name/version.")
 ]
 Namespace = Annotated[str | None, parameter("Namespace", "Of Kubernetes, where to look. None: where this run is.")]
-FromWorker = Annotated[bool, parameter("From a worker", "Whether to start Ray, as a run would, and to look from its workers too.")]
+FromWorker = Annotated[
+    bool, parameter("From a worker", "Whether to start Ray, as a run would, and to look from its workers too.")
+]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
 
 
@@ -67,7 +72,9 @@ class ColumnDeclaration(Options):
     required: bool = Field(default=False, title="Required", description="Set rows aside that have no value here.")
     minimum: float | None = Field(default=None, title="Minimum", description="Set rows aside whose value is smaller.")
     maximum: float | None = Field(default=None, title="Maximum", description="Set rows aside whose value is larger.")
-    allowed: list[str] | None = Field(default=None, title="Allowed values", description="Set rows aside with any other value.")
+    allowed: list[str] | None = Field(
+        default=None, title="Allowed values", description="Set rows aside with any other value."
+    )
 
 
 class SplitOptions(Options):
@@ -80,15 +87,23 @@ class SplitOptions(Options):
         "random: by the content of the row and the seed. auto: time if there is just one timestamp column, else random.",
     )
     column: str | None = Field(
-        default=None, title="Column", description="The timestamp column, or the key column. None: the only timestamp column."
+        default=None,
+        title="Column",
+        description="The timestamp column, or the key column. None: the only timestamp column.",
     )
     validation: float = Field(
-        default=0.15, gt=0, lt=0.9, title="Validation share", description="Of the rows: they stop training and rank trials."
+        default=0.15,
+        gt=0,
+        lt=0.9,
+        title="Validation share",
+        description="Of the rows: they stop training and rank trials.",
     )
     test: float = Field(
         default=0.15, gt=0, lt=0.9, title="Test share", description="Of the rows: held out, a model is judged by them."
     )
-    seed: int = Field(default=0, title="Seed", description="Another seed puts other rows into the parts of a random split.")
+    seed: int = Field(
+        default=0, title="Seed", description="Another seed puts other rows into the parts of a random split."
+    )
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> "SplitOptions":
@@ -173,7 +188,10 @@ class TrainOptions(Options):
         description="How often a training that lost a worker resumes from its last checkpoint.",
     )
     checkpoint_seconds: float = Field(
-        default=15, gt=0, title="Seconds between checkpoints", description="So much training is lost with a worker, at most."
+        default=15,
+        gt=0,
+        title="Seconds between checkpoints",
+        description="So much training is lost with a worker, at most.",
     )
 
 
@@ -215,15 +233,21 @@ class TuneOptions(Options):
         title="Time limit in seconds",
         description="No trial starts after this; what was found until then counts.",
     )
-    rounds: int = Field(default=100, ge=1, title="Most rounds a trial", description="Trials that fall behind are stopped before.")
-    grace_rounds: int = Field(default=10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period.")
+    rounds: int = Field(
+        default=100, ge=1, title="Most rounds a trial", description="Trials that fall behind are stopped before."
+    )
+    grace_rounds: int = Field(
+        default=10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period."
+    )
     max_rows: int = Field(
         default=100_000,
         ge=100,
         title="Training rows a trial",
         description="A sample of this many rows is enough to rank configurations.",
     )
-    concurrent: int | None = Field(default=None, ge=1, title="Trials at a time", description="None: as many as there are CPUs for.")
+    concurrent: int | None = Field(
+        default=None, ge=1, title="Trials at a time", description="None: as many as there are CPUs for."
+    )
     cpus_per_trial: float = Field(default=1, gt=0, title="CPUs per trial", description="Of Ray's CPUs.")
     space: dict[str, SearchDimension] | None = Field(
         default=None,
@@ -248,7 +272,10 @@ class EvaluateOptions(Options):
         description="Columns whose values make slices. None: the categorical columns with few values.",
     )
     minimum_slice_rows: int = Field(
-        default=200, ge=1, title="Fewest rows of a slice", description="Smaller slices are left out: their metrics are noise."
+        default=200,
+        ge=1,
+        title="Fewest rows of a slice",
+        description="Smaller slices are left out: their metrics are noise.",
     )
 
 
@@ -297,5 +324,7 @@ class ServeOptions(Options):
 class ServeCheckOptions(Options):
     """How a candidate is tried before it may be promoted."""
 
-    rows: int = Field(default=100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP.")
+    rows: int = Field(
+        default=100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP."
+    )
     timeout_seconds: float = Field(default=120, gt=0, title="Time limit in seconds", description="Of each request.")

@@ -96,7 +96,9 @@ def _await_expected() -> None:
                         raise TimeoutError(f"it took more than {STORE_SECONDS} seconds")
                     time.sleep(0.1)
             except (httpx.HTTPError, TimeoutError) as error:
-                sys.stderr.write(f"Prefect's embedded server may not have stored all task runs of {flow_run_id}: {error}\n")
+                sys.stderr.write(
+                    f"Prefect's embedded server may not have stored all task runs of {flow_run_id}: {error}\n"
+                )
 
 
 @dataclass

@@ -55,7 +55,9 @@ class FeatureSet(Record):
     columns: tuple[Column, ...] = Field(description="The raw input columns, without the target.")
     function: str | None = Field(default=None, description="The user's feature function, by import path.")
     features: tuple[Feature, ...]
-    ignored: tuple[Column, ...] = Field(default=(), description="Columns that the model does not see, each with its reason.")
+    ignored: tuple[Column, ...] = Field(
+        default=(), description="Columns that the model does not see, each with its reason."
+    )
 
 
 class Target(Record):
@@ -131,7 +133,9 @@ class Dataset(Record):
     rows_set_aside: int
     reasons: dict[str, int] = Field(description="Rows set aside, by reason. A row has one reason: the first found.")
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
-    rejected_uri: str = Field(description="Folder of Parquet files with the rows set aside, each with file, row and reason.")
+    rejected_uri: str = Field(
+        description="Folder of Parquet files with the rows set aside, each with file, row and reason."
+    )
 
     def split(self, name: SplitName) -> Split:
         return next(split for split in self.splits if split.name == name)

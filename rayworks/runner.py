@@ -149,7 +149,9 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
             else:
                 self._in_flight.end()
             if cancelled := self._in_flight.cancelled:
-                self.logger.warning(f"Cancelled {len(cancelled)} task runs on Ray that had not ended when the flow did.")
+                self.logger.warning(
+                    f"Cancelled {len(cancelled)} task runs on Ray that had not ended when the flow did."
+                )
             if not outbox_here():
                 self._outbox.close()
             _report_crashed(self._flow_run_id, self._in_flight)
@@ -226,7 +228,11 @@ class RayTaskRunner(PrefectRayTaskRunner[Any]):
         # What Ray takes when a function is made remote only; with GPUs it is 1, so that a process gives their memory back.
         max_calls = options.pop("max_calls", None) or (1 if options.get("num_gpus") else 0)
         if (max_memory := options.pop("max_memory", None)) is None:
-            return remote_run_task(max_calls).options(name=task.name, num_returns=2, **options).remote(*upstream, call=call)
+            return (
+                remote_run_task(max_calls)
+                .options(name=task.name, num_returns=2, **options)
+                .remote(*upstream, call=call)
+            )
         options = {"name": task.name, "memory": max_memory / 2, **options}
         remote = _remote_run_task_with_more_memory().options(name=f"{task.name} (memory)", num_returns=2)
         return remote.remote(upstream, call=call, options=options, max_calls=max_calls, max_memory=max_memory)
@@ -345,7 +351,9 @@ def _allow_another_run(flow_run_id: UUID) -> None:
         flow_run = client.read_flow_run(flow_run_id)
         policy, count = flow_run.empirical_policy, flow_run.run_count
         if count < RUNS and (policy.retries or 0) < count:
-            client.update_flow_run(flow_run_id, empirical_policy=policy.model_copy(update={"retries": count, "retry_delay": 0}))
+            client.update_flow_run(
+                flow_run_id, empirical_policy=policy.model_copy(update={"retries": count, "retry_delay": 0})
+            )
 
 
 @functools.cache
@@ -368,7 +376,9 @@ def _serialized_flow_run() -> dict[str, Any]:
     if flow_run and (store := flow_run.result_store):
         # The storage as the object that it is: to make it from its block's name, Prefect imports all of its integrations
         # in the worker, which for Kubernetes' alone takes most of a second.
-        context["flow_run_context"]["result_store"] = {name: getattr(store, name) for name in store.model_fields_set - {"cache"}}
+        context["flow_run_context"]["result_store"] = {
+            name: getattr(store, name) for name in store.model_fields_set - {"cache"}
+        }
     if context["settings_context"]:
         settings = context["settings_context"]["settings"]
         api = settings.setdefault("api", {})
@@ -384,13 +394,19 @@ def _serialized_flow_run() -> dict[str, Any]:
 def _came_from(parameters: dict[str, Any]) -> "dict[str, set[Any]]":
     """The task runs whose results are among the parameters: only this process knows, the worker sees copies."""
     flow_run = FlowRunContext.get()
-    if not flow_run or not (flow_run.run_results or flow_run.task_run_assets):  # only then can one have come with either
+    if not flow_run or not (
+        flow_run.run_results or flow_run.task_run_assets
+    ):  # only then can one have come with either
         return {}
-    return {name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()}
+    return {
+        name: collect_task_run_inputs_sync(value, future_cls=PrefectRayFuture) for name, value in parameters.items()
+    }
 
 
 def _serialized_assets(task: "Task[..., Any]", task_run_id: UUID, inputs: "dict[str, set[Any]]") -> dict[str, Any]:
-    return AssetContext.from_task_and_inputs(task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True).serialize()
+    return AssetContext.from_task_and_inputs(
+        task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True
+    ).serialize()
 
 
 def _why_not_sent(task: "Task[..., Any]", parameters: dict[str, Any], error: Exception) -> TransferError | None:

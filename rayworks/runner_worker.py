@@ -113,7 +113,9 @@ def run_task_with_more_memory(
     memory = options["memory"]
     while True:
         try:
-            return ray.get(remote_run_task(max_calls).options(**options | {"memory": memory}).remote(*upstream, call=call))
+            return ray.get(
+                remote_run_task(max_calls).options(**options | {"memory": memory}).remote(*upstream, call=call)
+            )
         except (OutOfMemoryError, WorkerCrashedError) as error:  # the kernel ends a process without a word
             if memory >= max_memory:
                 raise

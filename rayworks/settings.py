@@ -19,8 +19,7 @@ class Settings(BaseSettings):
         description="Folder or object-store prefix that holds datasets, models, reports, checkpoints and results.",
     )
     mlflow_tracking_uri: str | None = Field(
-        default=None,
-        description="MLflow server or database. By default a SQLite file in the storage folder.",
+        default=None, description="MLflow server or database. By default a SQLite file in the storage folder."
     )
     ray_address: str | None = Field(
         default=None,
@@ -44,7 +43,9 @@ class Settings(BaseSettings):
     namespace: str | None = Field(
         default=None, description="Where RayClusters are made. By default the pod's own, or that of the kubeconfig."
     )
-    job_name: str | None = Field(default=None, description="The Job that this run is; Kubernetes ends its RayCluster with it.")
+    job_name: str | None = Field(
+        default=None, description="The Job that this run is; Kubernetes ends its RayCluster with it."
+    )
     job_uid: str | None = Field(default=None, description="UID of that Job.")
 
     def tracking_uri(self) -> str:
@@ -58,9 +59,10 @@ class Settings(BaseSettings):
             return self.mlflow_tracking_uri
         if "://" in self.storage_uri:
             raise ParameterError(
-                "a storage that is no folder needs an MLflow server", where=self.storage_uri,
+                "a storage that is no folder needs an MLflow server",
+                where=self.storage_uri,
                 remedy="Set RAYWORKS_MLFLOW_TRACKING_URI to the server's URL, or to a database",
-            )  # fmt: skip
+            )
         folder = Path(self.storage_uri).expanduser().absolute()
         with storage.explained(str(folder), "write"):
             folder.mkdir(parents=True, exist_ok=True)

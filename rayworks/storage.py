@@ -202,7 +202,8 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
             found = [
                 f
                 for f in found
-                if fnmatch(f.path, f"{path}/{pattern}") and ("**" in pattern or f.path.count("/") == f"{path}/{pattern}".count("/"))
+                if fnmatch(f.path, f"{path}/{pattern}")
+                and ("**" in pattern or f.path.count("/") == f"{path}/{pattern}".count("/"))
             ]
         visible = [
             f

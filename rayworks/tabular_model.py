@@ -67,15 +67,18 @@ class TabularModel:
             scores = np.asarray(ask(encoded), dtype="float64")
         except Exception as error:  # the model is the user's: whatever it raises is the answer
             raise TrainingError(
-                "the model failed to predict", where=type(self.model).__name__, said=f"{type(error).__name__}: {error}",
+                "the model failed to predict",
+                where=type(self.model).__name__,
+                said=f"{type(error).__name__}: {error}",
                 remedy="Mend the training loop that makes it",
-            ) from error  # fmt: skip
+            ) from error
         if scores.size != len(typed) * max(classes, 1):
             raise TrainingError(
                 f"the model must predict {f'{classes} probabilities' if classes else 'a number'} a row",
-                where=type(self.model).__name__, said=f"{len(typed)} rows gave an array of shape {scores.shape}",
+                where=type(self.model).__name__,
+                said=f"{len(typed)} rows gave an array of shape {scores.shape}",
                 remedy="Mend the training loop that makes it",
-            )  # fmt: skip
+            )
         return scores.reshape(len(typed), classes) if classes else scores.reshape(-1)
 
     def _typed(self, raw: "pd.DataFrame") -> "pl.DataFrame":
@@ -86,7 +89,9 @@ class TabularModel:
         try:
             frame = pl.from_pandas(raw.reset_index(drop=True))
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise DataError("a column mixes types", said=str(error), remedy="Give each column values of one type") from error
+            raise DataError(
+                "a column mixes types", said=str(error), remedy="Give each column values of one type"
+            ) from error
         typed, bad = validation.validate(frame, [_unbounded(column) for column in self.feature_set.columns], target="")
         if len(bad):
             raise DataError("a row cannot be read", where=bad[validation.REASON][0], remedy="Mend the value")
@@ -161,8 +166,13 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
             signature=signature(dataset, answer),
             input_example=example,
             pip_requirements=[f"rayworks=={__version__}"],  # brings the rest; MLflow's own inference takes a minute
-            metadata={**metadata, "target": dataset.target.name, "problem": dataset.target.problem, "dataset_uri": dataset.uri},
-        )  # fmt: skip
+            metadata={
+                **metadata,
+                "target": dataset.target.name,
+                "problem": dataset.target.problem,
+                "dataset_uri": dataset.uri,
+            },
+        )
         files, path = storage.filesystem(uri)
         with storage.explained(uri, "write"):
             files.create_dir(path, recursive=True)
@@ -175,7 +185,9 @@ def prepare_mlflow() -> None:
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # the lock file of whatever project lies in the working directory
+    os.environ.setdefault(
+        "MLFLOW_UV_AUTO_DETECT", "false"
+    )  # the lock file of whatever project lies in the working directory
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="mlflow")
@@ -199,9 +211,12 @@ def signature(dataset: Dataset, answer: "pd.DataFrame") -> Any:
 
     missing = {s.name for part in dataset.splits for s in part.statistics if s.missing}
     types = {
-        "integer": DataType.long, "float": DataType.double, "string": DataType.string, "boolean": DataType.boolean,
+        "integer": DataType.long,
+        "float": DataType.double,
+        "string": DataType.string,
+        "boolean": DataType.boolean,
         "timestamp": DataType.datetime,
-    }  # fmt: skip
+    }
     inputs = [
         ColSpec(
             DataType.double if c.dtype == "integer" and c.name in missing else types[c.dtype],
@@ -210,7 +225,9 @@ def signature(dataset: Dataset, answer: "pd.DataFrame") -> Any:
         )
         for c in dataset.feature_set.columns
     ]
-    label = {"f": DataType.double, "i": DataType.long, "b": DataType.boolean}.get(answer["prediction"].dtype.kind, DataType.string)
+    label = {"f": DataType.double, "i": DataType.long, "b": DataType.boolean}.get(
+        answer["prediction"].dtype.kind, DataType.string
+    )
     outputs = [ColSpec(label, "prediction"), *(ColSpec(DataType.double, str(name)) for name in answer.columns[1:])]
     return ModelSignature(Schema(cast(Any, inputs)), Schema(cast(Any, outputs)))
 
@@ -231,9 +248,11 @@ def load(uri: str, *, tracking_uri: str | None = None) -> TabularModel:
             raise
         except Exception as error:  # MLflow, file systems and pickles each have errors of their own
             raise RegistryError(
-                "the model cannot be loaded", where=uri, said=f"{type(error).__name__}: {error}",
+                "the model cannot be loaded",
+                where=uri,
+                said=f"{type(error).__name__}: {error}",
                 remedy="Check the name, and that the registry and its artifacts can be reached",
-            ) from error  # fmt: skip
+            ) from error
 
 
 def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Path:

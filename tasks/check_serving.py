@@ -23,6 +23,10 @@ def check_serving(candidate: ModelVersion, dataset: DatasetRef, options: ServeCh
     if storage.exists(where) and (kept := storage.read_record(where, ServeCheck)).passed:
         return reused(kept, where)
     return serving.check(
-        candidate.uri, dataset, options=options, tracking_uri=settings.tracking_uri(), storage_uri=storage_uri,
+        candidate.uri,
+        dataset,
+        options=options,
+        tracking_uri=settings.tracking_uri(),
+        storage_uri=storage_uri,
         progress=TaskProgress(),
-    )  # fmt: skip
+    )

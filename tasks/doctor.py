@@ -13,7 +13,9 @@ from rayworks.settings import Settings
 def doctor(worker: bool) -> list[tuple[str, str]]:
     """Check, and show the outcome as a table."""
     lines: list[checks.Line] = []
-    for line in checks.examine(Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment()):
+    for line in checks.examine(
+        Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment()
+    ):
         get_run_logger().info(f"{line.level}: {line.check}: {line.said}")
         lines.append(line)
     rows = [{"": line.level, "check": line.check, "said": line.said} for line in lines]

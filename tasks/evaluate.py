@@ -25,6 +25,11 @@ def evaluate(candidate: ModelVersion, dataset: DatasetRef, options: EvaluateOpti
     if storage.exists(where):
         return reused(storage.read_record(where, Evaluation), where)
     return evaluation.evaluate(
-        candidate.uri, dataset, champion_uri=champion_uri, options=options, storage_uri=settings.storage_uri,
-        tracking_uri=tracking_uri, progress=TaskProgress(),
-    )  # fmt: skip
+        candidate.uri,
+        dataset,
+        champion_uri=champion_uri,
+        options=options,
+        storage_uri=settings.storage_uri,
+        tracking_uri=tracking_uri,
+        progress=TaskProgress(),
+    )

@@ -17,5 +17,10 @@ def promote(
     """Move the champion alias if every condition holds, and keep the decision either way."""
     settings = Settings()
     return registry.promote(
-        candidate, evaluation, serve_check, options, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri
-    )  # fmt: skip
+        candidate,
+        evaluation,
+        serve_check,
+        options,
+        tracking_uri=settings.tracking_uri(),
+        storage_uri=settings.storage_uri,
+    )

@@ -16,5 +16,7 @@ from rayworks.task_progress import reused
 def register(model: ModelRef, tuned: TuneResult | None = None) -> ModelVersion | Any:
     """Register a model with where it came from, as the candidate."""
     settings = Settings()
-    version = registry.register(model, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri, tune=tuned)
+    version = registry.register(
+        model, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri, tune=tuned
+    )
     return version if version.created else reused(version, version.uri)

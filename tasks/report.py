@@ -13,7 +13,7 @@ from rayworks.records import (
     Report,
     ServeCheck,
     TuneResult,
-)  # fmt: skip
+)
 from rayworks.runner import resources
 from rayworks.settings import Settings
 from rayworks.stages import processing
@@ -24,24 +24,34 @@ from rayworks.stages.report import readable
 @task(name="report")
 @resources(num_cpus=0)
 def report(
-    dataset: DatasetRef, tuned: TuneResult | None = None, model: ModelRef | None = None, version: ModelVersion | None = None,
-    evaluation: Evaluation | None = None, serve_check: ServeCheck | None = None, decision: PromotionDecision | None = None,
-) -> Report:  # fmt: skip
+    dataset: DatasetRef,
+    tuned: TuneResult | None = None,
+    model: ModelRef | None = None,
+    version: ModelVersion | None = None,
+    evaluation: Evaluation | None = None,
+    serve_check: ServeCheck | None = None,
+    decision: PromotionDecision | None = None,
+) -> Report:
     """Write the page, and create the artifacts of the flow run."""
     settings = Settings()
     page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", f"{flow_run_links.flow_run_name()}.html")
     links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.places(settings.tracking_uri(), version)}
     run = pages.Run(
-        title=dataset.name, dataset=processing.load(dataset), tune=tuned, model=model, version=version, evaluation=evaluation,
-        serve_check=serve_check, decision=decision, seconds=flow_run_links.task_seconds(),
+        title=dataset.name,
+        dataset=processing.load(dataset),
+        tune=tuned,
+        model=model,
+        version=version,
+        evaluation=evaluation,
+        serve_check=serve_check,
+        decision=decision,
+        seconds=flow_run_links.task_seconds(),
         links=links,
-    )  # fmt: skip
+    )
     pages.write(page_uri, pages.html(**run))
     create_markdown_artifact(pages.markdown(**run), key="summary", description="What came out of the run")
     if tuned:
-        create_table_artifact(
-            readable(pages.trial_rows(tuned)), key="trials", description="Trials, the best first"
-        )
+        create_table_artifact(readable(pages.trial_rows(tuned)), key="trials", description="Trials, the best first")
     if evaluation:
         create_table_artifact(
             readable(pages.metric_rows(evaluation)), key="metrics", description="Metrics on the hold-out rows"

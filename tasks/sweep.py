@@ -18,5 +18,7 @@ def sweep(namespace: str | None = None) -> list[str]:
     swept = sweep_clusters(storage_uri=settings.storage_uri, namespace=namespace)
     for flow_run_id, heard in swept.lost_runs.items():
         if name := report_crashed(flow_run_id, heard):
-            get_run_logger().warning(f"The flow run {name} is Crashed: nothing was heard of it since {heard:%H:%M:%S} UTC")
+            get_run_logger().warning(
+                f"The flow run {name} is Crashed: nothing was heard of it since {heard:%H:%M:%S} UTC"
+            )
     return swept.deleted

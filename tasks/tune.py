@@ -25,6 +25,10 @@ def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> Tune
     if storage.exists(manifest):
         return reused(storage.read_record(manifest, TuneResult), where)
     return tuning.tune(
-        dataset, options, loop=train.loop, hyperparameters=train.hyperparameters, storage_uri=storage_uri,
+        dataset,
+        options,
+        loop=train.loop,
+        hyperparameters=train.hyperparameters,
+        storage_uri=storage_uri,
         progress=TaskProgress(),
-    )  # fmt: skip
+    )

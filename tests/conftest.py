@@ -58,7 +58,10 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory):
     server = prefect_server.start()
     assert server is not None
     server.wait()
-    with closing(sqlite3.connect(_home() / "prefect.db")) as database, closing(sqlite3.connect(_home() / "new.db")) as copy:
+    with (
+        closing(sqlite3.connect(_home() / "prefect.db")) as database,
+        closing(sqlite3.connect(_home() / "new.db")) as copy,
+    ):
         database.backup(copy)
     yield server.api_url
     server.stop()

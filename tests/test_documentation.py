@@ -22,11 +22,16 @@ OTHERS = ("kubectl", "docker", "cd", "echo")  # what they do is tested where the
 def blocks(language: str, pages: list[Path] = PAGES) -> list[tuple[str, str]]:
     """Page and content of each fenced block of a language."""
     fenced = rf"^```{language}\n(.*?)^```"
-    return [(page.name, text) for page in pages for text in re.findall(fenced, page.read_text(), re.MULTILINE | re.DOTALL)]
+    return [
+        (page.name, text) for page in pages for text in re.findall(fenced, page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
 
 
 COMMANDS = [
-    (page, line.strip()) for page, text in blocks("console") for line in text.replace("\\\n", " ").splitlines() if line.strip()
+    (page, line.strip())
+    for page, text in blocks("console")
+    for line in text.replace("\\\n", " ").splitlines()
+    if line.strip()
 ]
 
 
@@ -58,10 +63,14 @@ def test_every_command_can_be_typed_as_it_stands(page: str, command: str):
         name = Path(program).stem
         flow = getattr(importlib.import_module(f"flows.{name}"), name)
         given = command_line.arguments(flow, arguments)
-        options = {word.removeprefix("--").partition(".")[0].replace("-", "_") for word in arguments if word.startswith("--")}
+        options = {
+            word.removeprefix("--").partition(".")[0].replace("-", "_") for word in arguments if word.startswith("--")
+        }
         assert options <= set(given)
     elif program in ("prefect", "rayworks"):
-        subprocess.run([sys.executable, "-m", program, *arguments, "--help"], check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-m", program, *arguments, "--help"], check=True, capture_output=True, timeout=60
+        )
     elif program == "pytest":
         assert (ROOT / arguments[0]).is_dir()
     else:

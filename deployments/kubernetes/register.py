@@ -40,7 +40,9 @@ def wait_for_server() -> None:
                 return
         except OSError as error:
             if time.monotonic() > deadline:
-                sys.exit(f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer ({error}): see the log of its pod.")
+                sys.exit(
+                    f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer ({error}): see the log of its pod."
+                )
             time.sleep(1)
 
 
@@ -68,7 +70,9 @@ def schedule(deployment: str) -> None:
 
 def prefect(*arguments: str) -> None:
     """Prefect's command, without questions."""
-    subprocess.run(["prefect", "--no-prompt", *arguments], check=True, env={**os.environ, "PREFECT_DEFAULT_WORK_POOL_NAME": POOL})
+    subprocess.run(
+        ["prefect", "--no-prompt", *arguments], check=True, env={**os.environ, "PREFECT_DEFAULT_WORK_POOL_NAME": POOL}
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,13 @@ class BackgroundProcess:
     def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - a file, not a pipe: nobody has to read it for the program to go on
         self._process = subprocess.Popen(
-            command, stdout=self._output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            command,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
             env={**os.environ, **(environment or {})},
-        )  # fmt: skip
+        )
 
     @property
     def is_running(self) -> bool:

@@ -123,7 +123,9 @@ class RunningRay:
             if host_and_port:  # Ray would try for minutes when nobody listens
                 socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
             with _environment(OOM_RETRIES), _signals_kept():
-                self._init({"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env})
+                self._init(
+                    {"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env}
+                )
         except Exception as error:  # the client raises plain Exceptions of its server as well
             raise ClusterError(
                 "Ray cannot be reached",

@@ -65,7 +65,10 @@ EXPLAINED: dict[Condition, tuple[str, str]] = {
         "ran out of memory",
         "Raise the memory request and limit of {part} in the manifest, and say what the task needs by @resources(memory=...)",
     ),
-    "CrashLoop": ("ends as soon as it starts", "Read why: kubectl logs -n {namespace} {name} -c {container} --previous"),
+    "CrashLoop": (
+        "ends as soon as it starts",
+        "Read why: kubectl logs -n {namespace} {name} -c {container} --previous",
+    ),
     "UntoleratedTaint": (
         "does not tolerate the taints of the nodes",
         "Add a toleration for the taint to the pod template of {part}, and check its nodeSelector and affinity",
@@ -121,7 +124,10 @@ REFUSALS: tuple[tuple[str, Condition], ...] = (
 """Why the API server refuses an object. Of this table and those below, the first row that matches the words decides."""
 
 PULL_FAILURES: tuple[tuple[str, Condition], ...] = (
-    (r"connection re(fused|set)|no such host|timeout|timed out|unreachable|toomanyrequests|x509|EOF", "ImageUnreachable"),
+    (
+        r"connection re(fused|set)|no such host|timeout|timed out|unreachable|toomanyrequests|x509|EOF",
+        "ImageUnreachable",
+    ),
     (r"", "ImageNotFound"),
 )
 PASSING_TAINT = r"node\.kubernetes\.io/|node\.cloudprovider\.kubernetes\.io/|ClusterAutoscaler"
@@ -182,16 +188,27 @@ class Finding:
 
 def findings(snapshot: Snapshot, now: datetime) -> list[Finding]:
     """All that keeps the cluster from running: what is final before what may pass, the head before workers."""
-    found = [*_of_cluster(snapshot, now), *(finding for pod in snapshot.pods for finding in _of_pod(pod, snapshot, now))]
+    found = [
+        *_of_cluster(snapshot, now),
+        *(finding for pod in snapshot.pods for finding in _of_pod(pod, snapshot, now)),
+    ]
     rank = get_args(Condition).index
     return sorted(found, key=lambda one: (not one.is_final, not one.is_head, rank(one.condition)))
 
 
 def error(finding: Finding) -> ClusterError:
     """The failure that a finding is."""
-    who = "the Ray head" if finding.is_head else f"a Ray worker of group {finding.group}" if finding.group else "the RayCluster"
+    who = (
+        "the Ray head"
+        if finding.is_head
+        else f"a Ray worker of group {finding.group}"
+        if finding.group
+        else "the RayCluster"
+    )
     said = f"{finding.condition}: {finding.said}"
-    return ClusterError(f"{who} {EXPLAINED[finding.condition][0]}", where=finding.object, said=said, remedy=finding.remedy)
+    return ClusterError(
+        f"{who} {EXPLAINED[finding.condition][0]}", where=finding.object, said=said, remedy=finding.remedy
+    )
 
 
 def refusal(status: int, body: Object, where: str) -> ClusterError:
@@ -200,7 +217,10 @@ def refusal(status: int, body: Object, where: str) -> ClusterError:
     namespace = where.rpartition(" ")[2].partition("/")[0]
     what, remedy = "", ""
     if status == 401:
-        what, remedy = "the Kubernetes API does not accept the credentials", "Renew those of the kubeconfig or service account"
+        what, remedy = (
+            "the Kubernetes API does not accept the credentials",
+            "Renew those of the kubeconfig or service account",
+        )
     elif status == 404 and "namespaces" in said:
         what, remedy = "the namespace does not exist", f"Create it: kubectl create namespace {namespace}"
     elif status == 404:
@@ -239,7 +259,9 @@ def out_of_memory(task: str, said: str, snapshot: Snapshot | None, now: datetime
         found = found or [Finding(f"node {address}".strip(), "OutOfMemory", words, remedy, False)]
     if not found:
         return None
-    return ClusterError(f"the task {task} ran out of memory", where=found[0].object, said=found[0].said, remedy=found[0].remedy)
+    return ClusterError(
+        f"the task {task} ran out of memory", where=found[0].object, said=found[0].said, remedy=found[0].remedy
+    )
 
 
 # --- what is said of the RayCluster ------------------------------------------------------------------------------
@@ -267,14 +289,18 @@ def _of_cluster(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
         yield finding(condition, said, is_final, is_head, "" if is_head else _group_in(said, cluster))
 
     if cluster["spec"].get("suspend"):
-        yield finding("Queued", conditions.get("RayClusterProvisioned", {}).get("message") or "spec.suspend is true", False)
+        yield finding(
+            "Queued", conditions.get("RayClusterProvisioned", {}).get("message") or "spec.suspend is true", False
+        )
     elif not status.get("conditions"):
         age = _age(cluster["metadata"]["creationTimestamp"], now)
         invalid = [event["message"] for event in events if event["reason"].startswith("InvalidRayCluster")]
         if invalid:
             yield finding("InvalidManifest", invalid[-1], True)
         elif age >= OPERATOR_SECONDS:
-            yield finding("OperatorSilent", f"no status {age:.0f} s after its creation", age >= OPERATOR_GIVEN_UP_SECONDS)
+            yield finding(
+                "OperatorSilent", f"no status {age:.0f} s after its creation", age >= OPERATOR_GIVEN_UP_SECONDS
+            )
 
     yield from _of_replaced_pods(snapshot, now)
 
@@ -283,19 +309,27 @@ def _of_replaced_pods(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     """Of pods that are gone: KubeRay replaces one that ended and has restartPolicy Never, or was evicted."""
     cluster, name = snapshot.cluster, snapshot.cluster["metadata"]["name"]
     recent = [event for event in snapshot.events if _age(_last(event), now) < RECENT_SECONDS]
-    deleted = [event for event in _events_of(cluster, recent) if event["reason"] in ("DeletedHeadPod", "DeletedWorkerPod")]
+    deleted = [
+        event for event in _events_of(cluster, recent) if event["reason"] in ("DeletedHeadPod", "DeletedWorkerPod")
+    ]
     ended = [event for event in deleted if re.search(r"restart policy: Never.*ExitCode:[1-9]", event["message"])]
     times = sum(int(event.get("count") or 1) for event in ended)
     if ended and (said := ended[-1]["message"]):
         condition: Condition = "OutOfMemory" if "Reason:OOMKilled" in said else "CrashLoop"
         is_head = ended[-1]["reason"] == "DeletedHeadPod"
         group = "" if is_head else _group_in(said, cluster)
-        others = [pod for pod in snapshot.pods if pod["metadata"]["labels"].get("ray.io/group") == group and not is_head]
+        others = [
+            pod for pod in snapshot.pods if pod["metadata"]["labels"].get("ray.io/group") == group and not is_head
+        ]
         runs = any(_conditions(pod["status"]).get("Ready", {}).get("status") == "True" for pod in others)
-        remedy = f"Read why while one runs: kubectl logs -n {cluster['metadata']['namespace']} -l ray.io/cluster={name} -f"
+        remedy = (
+            f"Read why while one runs: kubectl logs -n {cluster['metadata']['namespace']} -l ray.io/cluster={name} -f"
+        )
         if condition == "OutOfMemory":
             remedy = _remedy(condition, cluster, _part(is_head, group))
-        yield Finding(_name("RayCluster", cluster), condition, said, remedy, times > RESTARTS and not runs, is_head, group)
+        yield Finding(
+            _name("RayCluster", cluster), condition, said, remedy, times > RESTARTS and not runs, is_head, group
+        )
 
     present = {pod["metadata"]["name"] for pod in snapshot.pods}
     for event in recent:
@@ -303,7 +337,9 @@ def _of_replaced_pods(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
         if event["reason"] == "Evicted" and about["name"].startswith(f"{name}-") and about["name"] not in present:
             is_head, group = f"{name}-head-" in about["name"], _group_in(about["name"], cluster)
             remedy = _remedy("Evicted", cluster, _part(is_head, group))
-            yield Finding(f"Pod {about['namespace']}/{about['name']}", "Evicted", event["message"], remedy, False, is_head, group)
+            yield Finding(
+                f"Pod {about['namespace']}/{about['name']}", "Evicted", event["message"], remedy, False, is_head, group
+            )
 
 
 # --- what is said of a pod ---------------------------------------------------------------------------------------
@@ -321,12 +357,16 @@ def _of_pod(pod: Object, snapshot: Snapshot, now: datetime) -> Iterator[Finding]
         or (bool(events) and events[-1]["reason"] == "NodeNotReady")
     )
     if silent or disrupted in ("DeletionByTaintManager", "DeletionByPodGC") or status.get("reason") == "NodeLost":
-        said = next((event["message"] for event in reversed(events) if event["reason"] == "NodeNotReady"), "Node is not ready")
+        said = next(
+            (event["message"] for event in reversed(events) if event["reason"] == "NodeNotReady"), "Node is not ready"
+        )
         yield _pod_finding(pod, "NodeLost", f"{said}: {pod['spec'].get('nodeName', '')}", False)
     elif pod["metadata"].get("deletionTimestamp"):
         return
     elif disrupted or status.get("reason") in ("Evicted", "Preempting"):
-        yield _pod_finding(pod, "Evicted", status.get("message") or conditions["DisruptionTarget"].get("message", ""), False)
+        yield _pod_finding(
+            pod, "Evicted", status.get("message") or conditions["DisruptionTarget"].get("message", ""), False
+        )
     elif scheduled.get("reason") == "SchedulingGated":
         yield _pod_finding(pod, "Queued", scheduled["message"], False)
     elif scheduled.get("reason") == "Unschedulable":
@@ -385,7 +425,9 @@ def _waiting(waiting: Object, name: str, pod: Object, events: list[Object], now:
     if reason == "CreateContainerConfigError":
         condition = "ConfigMissing" if re.search("not found|couldn't find", said) else "InvalidManifest"
         return _pod_finding(pod, condition, said, age >= MISSING_SECONDS, name)
-    unmounted = [event["message"] for event in events if event["reason"] == "FailedMount" and '" not found' in event["message"]]
+    unmounted = [
+        event["message"] for event in events if event["reason"] == "FailedMount" and '" not found' in event["message"]
+    ]
     if reason == "ContainerCreating" and unmounted:
         return _pod_finding(pod, "ConfigMissing", unmounted[-1], age >= MISSING_SECONDS, name)
     return None
@@ -398,7 +440,9 @@ def _unschedulable(pod: Object, scheduled: Object, events: list[Object], snapsho
     reasons = re.split(r", (?=\d+ )", nodes.partition("nodes are available: ")[2])
     conditions = [_first(UNSCHEDULABLE, reason) for reason in reasons]
     age = _age(scheduled.get("lastTransitionTime"), now)
-    autoscaler = [event for event in events if event["reason"] in ("TriggeredScaleUp", "Nominated", "NotTriggerScaleUp")]
+    autoscaler = [
+        event for event in events if event["reason"] in ("TriggeredScaleUp", "Nominated", "NotTriggerScaleUp")
+    ]
     acts = any(event["reason"] != "NotTriggerScaleUp" for event in autoscaler)
     if autoscaler:
         said += f" {autoscaler[-1]['message']}"
@@ -414,15 +458,21 @@ def _unschedulable(pod: Object, scheduled: Object, events: list[Object], snapsho
     if "NoRoom" in conditions:
         # The scheduler would ask in vain for others to leave: even an empty node is too small.
         small = "Insufficient" in nodes and not re.search(PASSING_TAINT, said)
-        hopeless = re.fullmatch(r" 0/(\d+) nodes are available: \1 Preemption is not helpful for scheduling\.?", preemption)
+        hopeless = re.fullmatch(
+            r" 0/(\d+) nodes are available: \1 Preemption is not helpful for scheduling\.?", preemption
+        )
         condition: Condition = "TooLarge" if small and hopeless else "NoRoom"
     else:
         order: tuple[Condition, ...] = ("VolumeUnbound", "UntoleratedTaint", "UnmatchedAffinity")
         condition = next(one for one in order if one in conditions)
     if condition == "VolumeUnbound":
-        claims = {(volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in pod["spec"].get("volumes", ())}
+        claims = {
+            (volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in pod["spec"].get("volumes", ())
+        }
         about = [one for one in snapshot.events if one["involvedObject"].get("kind") == "PersistentVolumeClaim"]
-        failed = [one["message"] for one in about if one.get("type") == "Warning" and one["involvedObject"]["name"] in claims]
+        failed = [
+            one["message"] for one in about if one.get("type") == "Warning" and one["involvedObject"]["name"] in claims
+        ]
         said = f"{said} {failed[-1]}" if failed else said
         return _pod_finding(pod, condition, said, '" not found' in said and age >= MISSING_SECONDS)
     return _pod_finding(pod, condition, said, condition != "NoRoom" and not acts and age >= AUTOSCALER_SECONDS)
@@ -449,7 +499,9 @@ def _part(is_head: bool, group: str) -> str:
 
 def _remedy(condition: Condition, thing: Object, part: str, container: str = "") -> str:
     metadata = thing["metadata"]
-    return EXPLAINED[condition][1].format(namespace=metadata["namespace"], name=metadata["name"], part=part, container=container)
+    return EXPLAINED[condition][1].format(
+        namespace=metadata["namespace"], name=metadata["name"], part=part, container=container
+    )
 
 
 def _untolerated(pod: Object, node: Object) -> str:
@@ -473,14 +525,19 @@ def _matches(pod: Object, node: Object) -> bool:
     labels, spec = node["metadata"].get("labels") or {}, pod["spec"]
     if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
         return False
-    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ) or {}
     terms = required.get("nodeSelectorTerms") or ({},)
     refused = {
         "In": lambda rule: labels.get(rule["key"]) not in rule["values"],
         "Exists": lambda rule: rule["key"] not in labels,
     }
     return any(
-        not any(rule["operator"] in refused and refused[rule["operator"]](rule) for rule in term.get("matchExpressions") or ())
+        not any(
+            rule["operator"] in refused and refused[rule["operator"]](rule)
+            for rule in term.get("matchExpressions") or ()
+        )
         for term in terms
     )
 
@@ -501,7 +558,9 @@ def _group_in(said: str, cluster: Object) -> str:
 
 def _events_of(thing: Object, events: Iterable[Object]) -> list[Object]:
     """The events about ``thing``, the newest last."""
-    return sorted((event for event in events if event["involvedObject"].get("uid") == thing["metadata"].get("uid")), key=_last)
+    return sorted(
+        (event for event in events if event["involvedObject"].get("uid") == thing["metadata"].get("uid")), key=_last
+    )
 
 
 def _last(event: Object) -> str:
@@ -523,7 +582,9 @@ def _fits_quota_later(said: str, pods: Iterable[Object]) -> bool:
         dict(item.split("=", 1) for item in re.split(", ?", match[1])) if (match := re.search(pattern, said)) else {}
         for pattern in (r"requested: (.*?), used:", r"limited: (.*)$")
     )
-    return all(_own(name, pods) + _quantity(amount) <= _quantity(limits.get(name, "0")) for name, amount in asked.items())
+    return all(
+        _own(name, pods) + _quantity(amount) <= _quantity(limits.get(name, "0")) for name, amount in asked.items()
+    )
 
 
 def _own(resource: str, pods: Iterable[Object]) -> Decimal:
@@ -539,4 +600,6 @@ def _quantity(text: str) -> Decimal:
     """A Kubernetes quantity as a number: ``500m``, ``2``, ``1536Mi``."""
     number, suffix = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)([a-zA-Z]*)", text).groups()  # type: ignore[union-attr]
     power = " kMGTPE".find((suffix or " ")[0].replace("K", "k"))
-    return Decimal(number) * (Decimal("0.001") if suffix == "m" else Decimal(1024 if suffix.endswith("i") else 1000) ** power)
+    return Decimal(number) * (
+        Decimal("0.001") if suffix == "m" else Decimal(1024 if suffix.endswith("i") else 1000) ** power
+    )

@@ -43,7 +43,9 @@ def examine(settings: Settings, *, api_url: str | None, worker: bool, environmen
         environment: What Ray's workers are told.
     """
     versions = preflight.versions()
-    yield Line("pass", "versions here", ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items()))
+    yield Line(
+        "pass", "versions here", ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+    )
     yield _prefect(api_url)
     yield _outcome("storage, from here", lambda: _storage(settings))
     yield _outcome("MLflow, from here", lambda: _mlflow(settings))
@@ -83,7 +85,9 @@ def _mlflow(settings: Settings) -> str:
             with urllib.request.urlopen(f"{uri}/health", timeout=10):
                 pass
         except OSError as error:
-            raise RayworksError("it does not answer", where=uri, said=str(error), remedy="Start it, or correct the URL") from error
+            raise RayworksError(
+                "it does not answer", where=uri, said=str(error), remedy="Start it, or correct the URL"
+            ) from error
     return uri
 
 
@@ -93,7 +97,9 @@ def _kubernetes(settings: Settings) -> Iterator[Line]:
     def read() -> str:
         manifest.update(raycluster.read(str(settings.ray_address)))
         if raycluster.lacks_image(manifest) and not settings.image:
-            raise RayworksError("a Ray container names no image", where=str(settings.ray_address), remedy="Set RAYWORKS_IMAGE")
+            raise RayworksError(
+                "a Ray container names no image", where=str(settings.ray_address), remedy="Set RAYWORKS_IMAGE"
+            )
         return f"{settings.ray_address} describes {manifest['metadata']['name']}"
 
     yield _outcome("manifest", read)
@@ -124,7 +130,9 @@ def _image(api: KubernetesApi, image: str) -> Line:
     except RefusedError as error:
         return Line("fail", "image", str(diagnosis.refusal(error.status, error.body, error.what)))
     if count := sum(raycluster.is_on(image, node) for node in nodes):
-        return Line("pass", "image", f"{image} is on {count} of {len(nodes)} nodes; the others pull it when they need it")
+        return Line(
+            "pass", "image", f"{image} is on {count} of {len(nodes)} nodes; the others pull it when they need it"
+        )
     said = "no node tells that it has it" if nodes else "this account may not look at the nodes"
     return Line("warn", "image", f"{image}: {said}. It is pulled when Ray starts, which the checks of a worker do")
 
@@ -151,7 +159,11 @@ def _workers(settings: Settings, api_url: str | None, environment: dict[str, str
         yield Line("fail", "Ray", str(error))
         return
     try:
-        asked = preflight.Preflight(None, None) if cluster.is_elsewhere else preflight.Preflight(api_url, settings.storage_uri)
+        asked = (
+            preflight.Preflight(None, None)
+            if cluster.is_elsewhere
+            else preflight.Preflight(api_url, settings.storage_uri)
+        )
         yield Line("pass", "Ray", f"{importlib.metadata.version('ray')} at {settings.ray_address or 'this machine'}")
         yield _outcome("workers", lambda: _agree(asked))
     except RayworksError as error:

@@ -27,7 +27,9 @@ def join(address: str) -> BackgroundProcess:
         said = node.last_line()
         node.end()
         raise ClusterError(
-            "this pod could not join the Ray cluster", where=address, said=said,
+            "this pod could not join the Ray cluster",
+            where=address,
+            said=said,
             remedy="Check that NetworkPolicies let this pod and the Ray pods reach each other on all ports",
-        )  # fmt: skip
+        )
     return node

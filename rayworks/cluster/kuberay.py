@@ -106,8 +106,12 @@ class KubeRayCluster:
         except RefusedError as error:
             logger.error(
                 "RayCluster %s/%s could not be given back (%s). The sweep flow deletes it, or: kubectl delete raycluster -n %s %s",
-                self._api.namespace, self._name, error, self._api.namespace, self._name,
-            )  # fmt: skip
+                self._api.namespace,
+                self._name,
+                error,
+                self._api.namespace,
+                self._name,
+            )
         self._hold.lapse()
         self._hold = None
 
@@ -123,15 +127,19 @@ class KubeRayCluster:
         settings, name = self._settings, manifest["metadata"]["name"][: raycluster.LONGEST_NAME]
         if raycluster.lacks_image(manifest) and not settings.image:
             raise ParameterError(
-                "a Ray container names no image", where=self.address,
+                "a Ray container names no image",
+                where=self.address,
                 remedy="Set RAYWORKS_IMAGE to the image of this run, or name one in the manifest",
-            )  # fmt: skip
+            )
         job = (settings.job_name, settings.job_uid) if settings.job_name and settings.job_uid else None
         needs = raycluster.Needs(
             name=name if self._is_shared else f"{name.rstrip('-')}-{secrets.token_hex(4)}",
-            namespace=self._api.namespace, image=settings.image, flow_run_id=self._flow_run_id,
-            idle_seconds=settings.ray_idle_seconds, job=job,
-        )  # fmt: skip
+            namespace=self._api.namespace,
+            image=settings.image,
+            flow_run_id=self._flow_run_id,
+            idle_seconds=settings.ray_idle_seconds,
+            job=job,
+        )
         return raycluster.for_run(manifest, needs)
 
     def _create(self, made: dict[str, Any]) -> dict[str, Any]:
@@ -154,16 +162,18 @@ class KubeRayCluster:
             if found is not None and "deletionTimestamp" not in found["metadata"]:
                 if (found["metadata"].get("annotations") or {}).get(raycluster.MANIFEST_ANNOTATION) != wanted:
                     raise ClusterError(
-                        "the shared cluster was made from another manifest or image", where=f"{self._api.namespace}/{name}",
+                        "the shared cluster was made from another manifest or image",
+                        where=f"{self._api.namespace}/{name}",
                         remedy="Give this manifest another name, or delete that cluster when no run uses it",
-                    )  # fmt: skip
+                    )
                 logger.info("Using the shared RayCluster %s/%s", self._api.namespace, name)
                 return found
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    "the shared cluster does not end", where=f"{self._api.namespace}/{name}",
+                    "the shared cluster does not end",
+                    where=f"{self._api.namespace}/{name}",
                     remedy=f"See: kubectl describe raycluster -n {self._api.namespace} {name}",
-                )  # fmt: skip
+                )
             time.sleep(POLL_SECONDS)
 
     # Waiting for it
@@ -186,9 +196,11 @@ class KubeRayCluster:
                 if found:
                     raise diagnosis.error(found[0])
                 raise ClusterError(
-                    f"the Ray head was not ready within {waited:.0f} s", where=f"RayCluster {self._api.namespace}/{self._name}",
-                    said=_phase(head), remedy="Set RAYWORKS_RAY_START_SECONDS higher, or see the head's log",
-                )  # fmt: skip
+                    f"the Ray head was not ready within {waited:.0f} s",
+                    where=f"RayCluster {self._api.namespace}/{self._name}",
+                    said=_phase(head),
+                    remedy="Set RAYWORKS_RAY_START_SECONDS higher, or see the head's log",
+                )
             if waited - told > PROGRESS_SECONDS:
                 told = waited
                 logger.info("Waiting for the Ray head of %s since %.0f s: %s", self._name, waited, _phase(head))
@@ -198,10 +210,14 @@ class KubeRayCluster:
         cluster = self._api.cluster(self._name)
         if cluster is None or cluster["metadata"]["uid"] != self._uid:
             raise ClusterLostError(
-                "the RayCluster is gone", where=f"{self._api.namespace}/{self._name}", remedy="Somebody deleted it: run again"
+                "the RayCluster is gone",
+                where=f"{self._api.namespace}/{self._name}",
+                remedy="Somebody deleted it: run again",
             )
         pods = self._api.pods(self._name)
-        if not complete and pods and all(_is_ready(pod) for pod in pods):  # what explains a pod that is not is asked for then
+        if (
+            not complete and pods and all(_is_ready(pod) for pod in pods)
+        ):  # what explains a pod that is not is asked for then
             return Snapshot(cluster, tuple(pods))
         return Snapshot(cluster, tuple(pods), tuple(self._api.events()), tuple(self._api.nodes()))
 
@@ -224,9 +240,14 @@ class KubeRayCluster:
         else:
             service = f"service/{self._name}-head-svc"
             self._beside, ports = port_forward.forward(service, self._api.namespace, (CLIENT_PORT, DASHBOARD_PORT))
-            ray, self._dashboard = RunningRay(f"ray://127.0.0.1:{ports[CLIENT_PORT]}"), f"http://127.0.0.1:{ports[DASHBOARD_PORT]}"
+            ray, self._dashboard = (
+                RunningRay(f"ray://127.0.0.1:{ports[CLIENT_PORT]}"),
+                f"http://127.0.0.1:{ports[DASHBOARD_PORT]}",
+            )
             kwargs["runtime_env"] = {**uploaded(Path.cwd()), **(kwargs.get("runtime_env") or {})}
-            logger.info("The workers get the files of %s, without what .gitignore names", kwargs["runtime_env"]["working_dir"])
+            logger.info(
+                "The workers get the files of %s, without what .gitignore names", kwargs["runtime_env"]["working_dir"]
+            )
             environment = reachable_from_pods(environment)
         ray.acquire(environment, kwargs)
         self._ray = ray
@@ -264,7 +285,9 @@ class KubeRayCluster:
             if _is_another(head, now) or is_late:
                 where = f"Pod {self._api.namespace}/{head['metadata']['name']}"
                 remedy = "Run again: finished stages are kept"
-                self.lost.set_result(ClusterLostError("the Ray head is lost", where=where, said=_reason(now), remedy=remedy))
+                self.lost.set_result(
+                    ClusterLostError("the Ray head is lost", where=where, said=_reason(now), remedy=remedy)
+                )
                 return
             found = self._tell(diagnosis.findings(snapshot, datetime.now(UTC)))
             ready_groups = {_group(pod) for pod in snapshot.pods if _is_ready(pod)}
@@ -292,7 +315,8 @@ def reachable_from_pods(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name not in own or ("://" in value and not LOOPBACK.search(value) and not value.startswith(("file://", "sqlite:")))
+        if name not in own
+        or ("://" in value and not LOOPBACK.search(value) and not value.startswith(("file://", "sqlite:")))
     }
 
 

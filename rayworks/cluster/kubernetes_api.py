@@ -61,7 +61,9 @@ class KubernetesApi:
                 own = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
         except (config.ConfigException, OSError) as error:
             raise ClusterError(
-                "no Kubernetes is known here", said=str(error), remedy="Set KUBECONFIG, or check that `kubectl get pods` works"
+                "no Kubernetes is known here",
+                said=str(error),
+                remedy="Set KUBECONFIG, or check that `kubectl get pods` works",
             ) from error
         configuration.retries = False  # type: ignore[assignment]  # each caller knows how long it can wait
         self.namespace = namespace or own
@@ -110,7 +112,9 @@ class KubernetesApi:
         try:
             with _asking(f"annotate RayCluster {self.namespace}/{name}"):
                 patch = {"metadata": {"annotations": annotations}}
-                return self._custom.patch_namespaced_custom_object(*self._clusters(), name, patch, _request_timeout=TIMEOUT)
+                return self._custom.patch_namespaced_custom_object(
+                    *self._clusters(), name, patch, _request_timeout=TIMEOUT
+                )
         except RefusedError as error:
             if error.status == 404:
                 return None
@@ -122,7 +126,9 @@ class KubernetesApi:
         body = {"propagationPolicy": "Background", "preconditions": preconditions}
         try:
             with _asking(f"delete RayCluster {self.namespace}/{name}"):
-                self._custom.delete_namespaced_custom_object(*self._clusters(), name, body=body, _request_timeout=TIMEOUT)
+                self._custom.delete_namespaced_custom_object(
+                    *self._clusters(), name, body=body, _request_timeout=TIMEOUT
+                )
         except RefusedError as error:
             if error.status in (404, 409):
                 return False
@@ -160,12 +166,19 @@ class KubernetesApi:
         """The last ``lines`` of a container's output."""
         with _asking(f"read the log of Pod {self.namespace}/{pod}"):
             return self._core.read_namespaced_pod_log(
-                pod, self.namespace, container=container, tail_lines=lines, previous=previous, _request_timeout=LOG_TIMEOUT
+                pod,
+                self.namespace,
+                container=container,
+                tail_lines=lines,
+                previous=previous,
+                _request_timeout=LOG_TIMEOUT,
             )
 
     # Leases
 
-    def renew_lease(self, name: str, *, holder: str, seconds: int, labels: dict[str, str], owner: dict[str, Any]) -> None:
+    def renew_lease(
+        self, name: str, *, holder: str, seconds: int, labels: dict[str, str], owner: dict[str, Any]
+    ) -> None:
         """Hold a Lease from now on for ``seconds``; it is made if it is not there."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now}
@@ -177,7 +190,11 @@ class KubernetesApi:
             if error.status != 404:
                 raise
         body = {
-            "metadata": {"name": name, "labels": {**raycluster.MANAGED_BY, **labels}, "ownerReferences": [_owner(owner)]},
+            "metadata": {
+                "name": name,
+                "labels": {**raycluster.MANAGED_BY, **labels},
+                "ownerReferences": [_owner(owner)],
+            },
             "spec": {**spec, "acquireTime": now},
         }
         with _asking(f"create Lease {self.namespace}/{name}"):
@@ -204,7 +221,13 @@ class KubernetesApi:
     def may(self, verb: str, group: str, resource: str) -> bool:
         """Whether this identity may do it in the namespace."""
         resource, _, sub = resource.partition("/")
-        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "subresource": sub}
+        attributes = {
+            "namespace": self.namespace,
+            "verb": verb,
+            "group": group,
+            "resource": resource,
+            "subresource": sub,
+        }
         with _asking("ask what is allowed"):
             review = self._authorization.create_self_subject_access_review(
                 {"spec": {"resourceAttributes": attributes}}, _request_timeout=TIMEOUT
@@ -230,6 +253,8 @@ def _asking(what: str) -> Generator[None]:
             body = json.loads(error.body or "{}")
         except ValueError:
             body = {"message": str(error.body)}
-        raise RefusedError(error.status or 0, body if isinstance(body, dict) else {"message": str(body)}, what) from error
+        raise RefusedError(
+            error.status or 0, body if isinstance(body, dict) else {"message": str(body)}, what
+        ) from error
     except (HTTPError, OSError) as error:
         raise RefusedError(0, {"message": str(error)}, what) from error

@@ -71,7 +71,9 @@ class Hold:
         flow_run_id: The flow run that the driver is, if it is one.
     """
 
-    def __init__(self, api: KubernetesApi, cluster: dict[str, Any], holder: str, flow_run_id: str | None = None) -> None:
+    def __init__(
+        self, api: KubernetesApi, cluster: dict[str, Any], holder: str, flow_run_id: str | None = None
+    ) -> None:
         self._api, self._cluster, self._holder = api, cluster, holder
         self._labels = {CLUSTER_LABEL: cluster["metadata"]["name"]}
         if flow_run_id:
@@ -88,7 +90,7 @@ class Hold:
     def _renew(self) -> None:
         self._api.renew_lease(
             self.name, holder=self._holder, seconds=LEASE_SECONDS, labels=self._labels, owner=self._cluster
-        )  # fmt: skip
+        )
 
     def _renew_regularly(self) -> None:
         while not self._stopping.wait(RENEW_SECONDS):

@@ -19,16 +19,21 @@ def forward(target: str, namespace: str, ports: tuple[int, ...]) -> tuple[Backgr
     """
     if (kubectl := shutil.which("kubectl")) is None:
         raise ClusterError(
-            "a driver outside of Kubernetes needs kubectl", where=target,
+            "a driver outside of Kubernetes needs kubectl",
+            where=target,
             remedy="Install kubectl, or set RAYWORKS_RAY_ADDRESS to a ray:// address that is reachable from here",
-        )  # fmt: skip
-    process = BackgroundProcess([kubectl, "port-forward", "--namespace", namespace, target, *(f":{port}" for port in ports)])
+        )
+    process = BackgroundProcess(
+        [kubectl, "port-forward", "--namespace", namespace, target, *(f":{port}" for port in ports)]
+    )
     found = process.wait_for(r"Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)", times=len(ports), seconds=START_SECONDS)
     if len(found) < len(ports):
         said = process.last_line()
         process.end()
         raise ClusterError(
-            "kubectl could not forward the head's ports", where=f"{namespace}/{target}", said=said,
+            "kubectl could not forward the head's ports",
+            where=f"{namespace}/{target}",
+            said=said,
             remedy="Check that you may create pods/portforward in this namespace",
-        )  # fmt: skip
+        )
     return process, {int(match[2]): int(match[1]) for match in found}

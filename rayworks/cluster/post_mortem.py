@@ -58,7 +58,9 @@ def _save_pod(api: KubernetesApi, folder: str, pod: dict[str, Any], deadline: fl
                 raise TimeoutError(f"it took more than {SECONDS} seconds")
             name = f"{pod['metadata']['name']}/{status['name']}{'-before-its-restart' if previous else ''}.log"
             try:
-                _write(folder, name, api.pod_log(pod["metadata"]["name"], status["name"], lines=LINES, previous=previous))
+                _write(
+                    folder, name, api.pod_log(pod["metadata"]["name"], status["name"], lines=LINES, previous=previous)
+                )
             except RefusedError as error:  # a container that never started has none
                 logger.debug("no log of %s: %s", name, error)
 

@@ -46,7 +46,10 @@ def versions() -> dict[str, str]:
 
     Of Python without its patch release: what is pickled by one is read by the other.
     """
-    return {"python": ".".join(platform.python_version_tuple()[:2]), **{package: _version(package) for package in PACKAGES}}
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{package: _version(package) for package in PACKAGES},
+    }
 
 
 class Preflight:

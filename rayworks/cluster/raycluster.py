@@ -57,11 +57,16 @@ def read(uri: str) -> dict[str, Any]:
     try:
         documents = [document for document in yaml.safe_load_all(content) if document]
     except yaml.YAMLError as error:
-        raise ParameterError("this is not YAML", where=uri, said=str(error).replace("\n", " "), remedy="Correct it") from error
+        raise ParameterError(
+            "this is not YAML", where=uri, said=str(error).replace("\n", " "), remedy="Correct it"
+        ) from error
     found = [document for document in documents if isinstance(document, dict) and document.get("kind") == "RayCluster"]  # type: ignore[union-attr]
     if len(found) != 1:
         raise ParameterError(
-            "one RayCluster is expected", where=uri, said=f"it holds {len(found)}", remedy="Give the manifest of one RayCluster"
+            "one RayCluster is expected",
+            where=uri,
+            said=f"it holds {len(found)}",
+            remedy="Give the manifest of one RayCluster",
         )
     check(found[0], where=uri)
     return found[0]
@@ -118,9 +123,9 @@ def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
     labels = metadata.setdefault("labels", {})
     labels.update(MANAGED_BY)
     if needs.idle_seconds:
-        metadata.setdefault("annotations", {}).update({
-            IDLE_ANNOTATION: f"{needs.idle_seconds:g}", MANIFEST_ANNOTATION: digest(manifest, needs.image),
-        })  # fmt: skip
+        metadata.setdefault("annotations", {}).update(
+            {IDLE_ANNOTATION: f"{needs.idle_seconds:g}", MANIFEST_ANNOTATION: digest(manifest, needs.image)}
+        )
     else:
         if needs.flow_run_id:
             labels[FLOW_RUN_LABEL] = needs.flow_run_id
@@ -139,7 +144,9 @@ def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
 
 def _groups(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     spec = manifest.get("spec") or {}
-    workers = [(f"spec.workerGroupSpecs[{number}]", group) for number, group in enumerate(spec.get("workerGroupSpecs") or [])]
+    workers = [
+        (f"spec.workerGroupSpecs[{number}]", group) for number, group in enumerate(spec.get("workerGroupSpecs") or [])
+    ]
     return ([("spec.headGroupSpec", spec["headGroupSpec"])] if "headGroupSpec" in spec else []) + workers
 
 

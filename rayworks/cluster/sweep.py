@@ -36,7 +36,9 @@ def sweep(*, storage_uri: str, namespace: str | None = None) -> Swept:
             return Swept([], {})
         # After an outage of the Kubernetes API no driver has renewed. All that live do so before the second look.
         time.sleep(RENEW_SECONDS * 1.5)
-        clusters = api.clusters()  # before the leases: one that is taken meanwhile has another version when it is deleted
+        clusters = (
+            api.clusters()
+        )  # before the leases: one that is taken meanwhile has another version when it is deleted
         leases = api.leases()
         now = datetime.now(UTC)
         deleted: list[str] = []
@@ -50,9 +52,11 @@ def sweep(*, storage_uri: str, namespace: str | None = None) -> Swept:
         return Swept(deleted, lost_runs(leases, now))
     except RefusedError as error:
         raise ClusterError(
-            "the Kubernetes API refused to sweep", where=error.what, said=str(error),
+            "the Kubernetes API refused to sweep",
+            where=error.what,
+            said=str(error),
             remedy="Grant get, list and delete of rayclusters and leases, and see docs/kubernetes.md",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _is_clean(api: KubernetesApi) -> bool:

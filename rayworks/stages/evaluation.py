@@ -54,9 +54,15 @@ def location(
 
 
 def evaluate(
-    candidate_uri: str, dataset: DatasetRef, *, champion_uri: str | None, options: EvaluateOptions, storage_uri: str,
-    tracking_uri: str, progress: Progress = silent,
-) -> Evaluation:  # fmt: skip
+    candidate_uri: str,
+    dataset: DatasetRef,
+    *,
+    champion_uri: str | None,
+    options: EvaluateOptions,
+    storage_uri: str,
+    tracking_uri: str,
+    progress: Progress = silent,
+) -> Evaluation:
     """Score candidate, baseline and champion on the test split, overall and by slice, or find where it was done.
 
     Raises:
@@ -78,12 +84,18 @@ def evaluate(
     predictions = models | {"baseline": metrics.baseline(whole, len(scores.actual))}
     overall = _metrics(whole.target, scores.actual, predictions)
     evaluation = Evaluation(
-        uri=uri, metric=metric, dataset_uri=whole.uri, candidate_uri=candidate_uri, champion_uri=champion_uri,
-        candidate=overall["candidate"], baseline=overall["baseline"], champion=overall.get("champion"),
+        uri=uri,
+        metric=metric,
+        dataset_uri=whole.uri,
+        candidate_uri=candidate_uri,
+        champion_uri=champion_uri,
+        candidate=overall["candidate"],
+        baseline=overall["baseline"],
+        champion=overall.get("champion"),
         champion_error=error or scores.champion_error,
         slices=tuple(_slices(whole.target, scores, predictions, options)),
         plots=(*plots.plots(whole.target, scores.actual, models), *plots.importance(candidate.importance())),
-    )  # fmt: skip
+    )
     storage.write_record(uri, evaluation)
     return evaluation
 
@@ -109,9 +121,11 @@ def slice_columns(dataset: Dataset, chosen: Sequence[str] | None) -> list[str]:
     if chosen is not None:
         if unknown := [name for name in chosen if name not in known]:
             raise ParameterError(
-                "cannot slice by a column that is not there", where=", ".join(unknown),
-                said=f"columns: {', '.join(known)}", remedy="Choose among the columns of the data that are in use",
-            )  # fmt: skip
+                "cannot slice by a column that is not there",
+                where=", ".join(unknown),
+                said=f"columns: {', '.join(known)}",
+                remedy="Choose among the columns of the data that are in use",
+            )
         return list(chosen)
     few = {s.name for s in dataset.split("train").statistics if 2 <= len(s.values) <= SLICE_VALUES_AT_MOST}
     return [name for name, column in known.items() if name in few or column.kind == "boolean"]
@@ -151,7 +165,9 @@ def _joined(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def score_share(shared: tuple[Dataset, TabularModel, TabularModel | None, list[str]], rank: int, world_size: int) -> Scores:
+def score_share(
+    shared: tuple[Dataset, TabularModel, TabularModel | None, list[str]], rank: int, world_size: int
+) -> Scores:
     """What one task does: read its share of the test rows, a row group at a time, and ask the models.
 
     Raises:
@@ -172,9 +188,10 @@ def score_share(shared: tuple[Dataset, TabularModel, TabularModel | None, list[s
 def _numbers(predicted: np.ndarray) -> np.ndarray:
     if not np.isfinite(predicted).all():
         raise TrainingError(
-            "the model predicts what is no number", said=f"{(~np.isfinite(predicted)).sum():,} NaN or infinite values",
+            "the model predicts what is no number",
+            said=f"{(~np.isfinite(predicted)).sum():,} NaN or infinite values",
             remedy="Mend the training loop, or its hyperparameters: a learning rate may be too high",
-        )  # fmt: skip
+        )
     return predicted
 
 
@@ -196,7 +213,9 @@ def _as_declared(rows: pl.DataFrame, model: TabularModel) -> pl.DataFrame:
     """
     declared = model.feature_set.columns
     if lacking := [column.name for column in declared if column.name not in rows.columns]:
-        raise DataError("the data have no such column", where=", ".join(lacking), remedy="Let the new champion replace it")
+        raise DataError(
+            "the data have no such column", where=", ".join(lacking), remedy="Let the new champion replace it"
+        )
     return rows.select(pl.col(column.name).cast(POLARS_TYPES[column.dtype]) for column in declared)
 
 
@@ -207,7 +226,9 @@ def _metrics(target: Target, actual: np.ndarray, predictions: plots.Predictions)
     }
 
 
-def _slices(target: Target, scores: Scores, predictions: plots.Predictions, options: EvaluateOptions) -> Iterator[SliceMetrics]:
+def _slices(
+    target: Target, scores: Scores, predictions: plots.Predictions, options: EvaluateOptions
+) -> Iterator[SliceMetrics]:
     for column in scores.slices.iter_columns():
         values = slice_values(column)
         for value, rows in values.value_counts(sort=True).head(SLICE_VALUES_SHOWN).iter_rows():
@@ -215,9 +236,12 @@ def _slices(target: Target, scores: Scores, predictions: plots.Predictions, opti
                 chosen = (values == value).to_numpy()
                 of = _metrics(target, scores.actual[chosen], {name: p[chosen] for name, p in predictions.items()})
                 yield SliceMetrics(
-                    column=column.name, value=value, candidate=of["candidate"], baseline=of["baseline"],
+                    column=column.name,
+                    value=value,
+                    candidate=of["candidate"],
+                    baseline=of["baseline"],
                     champion=of.get("champion"),
-                )  # fmt: skip
+                )
 
 
 def slice_values(values: pl.Series) -> pl.Series:

@@ -36,15 +36,19 @@ def plan(sample: pl.DataFrame, columns: Sequence[Column], function: str | None, 
     for added in _added(sample, function).iter_columns() if function else ():
         if added.name in taken:
             raise ParameterError(
-                "the feature function adds a column whose name is taken", where=str(function), said=added.name,
+                "the feature function adds a column whose name is taken",
+                where=str(function),
+                said=added.name,
                 remedy="Give it another name",
-            )  # fmt: skip
+            )
         kind = "timestamp" if added.dtype.is_temporal() else "categorical" if added.dtype == pl.String else "numeric"
         features += _of_column(added.name, kind, added.to_frame(), taken)
     if not features:
         notes = "; ".join(f"{c.name}: {c.note}" for c in columns if c.note)
         raise DataError("no column is left to predict from", where=notes, remedy="Declare the kinds of the columns")
-    return FeatureSet(columns=tuple(c for c in columns if c.kind != "ignored"), function=function, features=tuple(features))
+    return FeatureSet(
+        columns=tuple(c for c in columns if c.kind != "ignored"), function=function, features=tuple(features)
+    )
 
 
 def _of_column(name: str, kind: str, sample: pl.DataFrame, taken: set[str]) -> list[Feature]:
@@ -53,7 +57,9 @@ def _of_column(name: str, kind: str, sample: pl.DataFrame, taken: set[str]) -> l
     if kind == "categorical":
         return [Feature(name=name, kind="categorical", source=name)]
     if kind == "timestamp":
-        parts: list[TimestampPart] = [part for part, of in PARTS.items() if sample.select(of(pl.col(name)).n_unique()).item() > 1]
+        parts: list[TimestampPart] = [
+            part for part, of in PARTS.items() if sample.select(of(pl.col(name)).n_unique()).item() > 1
+        ]
         return [Feature(name=_free(f"{name}_{part}", taken), kind="numeric", source=name, part=part) for part in parts]
     return []
 
@@ -96,16 +102,24 @@ def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
     except Exception as error:  # the function is the user's: whatever it raises is the answer
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise ParameterError(
-            "the feature function failed", where=path,
-            said=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}", remedy="Mend it, and run again",
-        ) from error  # fmt: skip
+            "the feature function failed",
+            where=path,
+            said=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}",
+            remedy="Mend it, and run again",
+        ) from error
     remedy = "Return the rows that came in, in their order, with columns added and none changed"
     if type(after) is not type(before) or len(after) != len(before):
         said = f"{len(before)} rows in, {len(after)} out" if hasattr(after, "__len__") else type(after).__name__
-        raise ParameterError("the feature function must give a DataFrame of the same rows", where=path, said=said, remedy=remedy)
-    changed = [str(name) for name in before.columns if name not in after.columns or not after[name].equals(before[name])]
+        raise ParameterError(
+            "the feature function must give a DataFrame of the same rows", where=path, said=said, remedy=remedy
+        )
+    changed = [
+        str(name) for name in before.columns if name not in after.columns or not after[name].equals(before[name])
+    ]
     if changed:
-        raise ParameterError("the feature function changed or dropped columns", where=path, said=", ".join(changed), remedy=remedy)
+        raise ParameterError(
+            "the feature function changed or dropped columns", where=path, said=", ".join(changed), remedy=remedy
+        )
     added = after[[name for name in after.columns if name not in before.columns]]
     try:
         return _plain(pl.from_pandas(added.reset_index(drop=True)))
@@ -136,8 +150,10 @@ def encode(features_frame: pl.DataFrame, features: Sequence[Feature]) -> "pd.Dat
         else:
             codes = values.cast(pl.String).replace_strict(
                 list(feature.categories), list(range(len(feature.categories))), default=-1, return_dtype=pl.Int32
-            )  # fmt: skip
-            columns[feature.name] = cast(Any, pd.Categorical).from_codes(codes.to_numpy(), categories=list(feature.categories))
+            )
+            columns[feature.name] = cast(Any, pd.Categorical).from_codes(
+                codes.to_numpy(), categories=list(feature.categories)
+            )
     return pd.DataFrame(columns)
 
 

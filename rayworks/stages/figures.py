@@ -11,10 +11,18 @@ from rayworks.stages import charts
 from rayworks.stages.charts import number
 
 LABELS = {
-    "rmse": "RMSE", "mae": "MAE", "median_absolute_error": "median absolute error", "r2": "R²",
-    "log_loss": "log loss", "error_rate": "error rate", "accuracy": "accuracy", "roc_auc": "ROC AUC", "f1": "F1",
-    "macro_f1": "macro F1", "brier": "Brier score",
-}  # fmt: skip
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "median_absolute_error": "median absolute error",
+    "r2": "R²",
+    "log_loss": "log loss",
+    "error_rate": "error rate",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+}
 HIGHER_IS_BETTER = frozenset(("r2", "accuracy", "roc_auc", "f1", "macro_f1"))
 COLUMNS_SHOWN = 6
 CATEGORIES_SHOWN = 12
@@ -48,7 +56,9 @@ def of_dataset(dataset: Dataset, important: Sequence[str]) -> list[Figure]:
 
 def _distribution(train: ColumnStatistics, test: ColumnStatistics, *, target: bool) -> Figure | None:
     title = f"{train.name} (target)" if target else train.name
-    missing = f"missing: {train.missing / max(train.rows, 1):.1%} of train, {test.missing / max(test.rows, 1):.1%} of test"
+    missing = (
+        f"missing: {train.missing / max(train.rows, 1):.1%} of train, {test.missing / max(test.rows, 1):.1%} of test"
+    )
     note = missing if train.missing or test.missing else ""
     if train.edges and train.counts and test.counts:
         shares = {"train": _shares(train.counts), "test": _shares(test.counts)}
@@ -91,7 +101,9 @@ def of_tuning(tune: TuneResult) -> list[Figure]:
 
 
 def _trials(key: str, done: Sequence[tuple[Trial, float]], tune: TuneResult) -> Markup:
-    places = [(t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done]
+    places = [
+        (t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done
+    ]
     best = next((index for index, (trial, _) in enumerate(done) if trial.number == tune.best.number), 0)
     return charts.points(places, best, f"{key} of the trials", key, label(tune.metric))
 
@@ -131,9 +143,12 @@ def _of_column(evaluation: Evaluation, slices: Sequence[SliceMetrics]) -> Figure
 def of_predictions(evaluation: Evaluation) -> list[Figure]:
     """Calibration, residuals, ROC, confusion and importance: whatever the evaluation has."""
     draw = {
-        "calibration": _calibration, "residuals": _residuals, "roc": _roc, "confusion": _confusion,
+        "calibration": _calibration,
+        "residuals": _residuals,
+        "roc": _roc,
+        "confusion": _confusion,
         "importance": _importance,
-    }  # fmt: skip
+    }
     plots = {plot.name: plot for plot in evaluation.plots if plot.x and plot.series}
     return [make(plots[name]) for name, make in draw.items() if name in plots]
 
@@ -144,7 +159,8 @@ def _models(plot: PlotData) -> tuple[str, ...]:
 
 def _calibration(plot: PlotData) -> Figure:
     curves = {
-        name: list(zip(plot.series[f"{name} predicted"], plot.series[f"{name} actual"], strict=True)) for name in _models(plot)
+        name: list(zip(plot.series[f"{name} predicted"], plot.series[f"{name} actual"], strict=True))
+        for name in _models(plot)
     }
     chart = charts.lines(curves, "Calibration", "mean predicted", "mean actual", diagonal=True, dots=True)
     return Figure(

@@ -57,7 +57,9 @@ def _beats_baseline(evaluation: Evaluation) -> GateCheck:
 
 def _slices(evaluation: Evaluation, options: PromoteOptions) -> GateCheck:
     metric = evaluation.metric
-    judged = [s for s in evaluation.slices if s.champion and metric in s.champion.values and metric in s.candidate.values]
+    judged = [
+        s for s in evaluation.slices if s.champion and metric in s.champion.values and metric in s.candidate.values
+    ]
     if not judged:
         return GateCheck(name="no slice worse", passed=True, detail="there are no slices")
 
@@ -75,7 +77,11 @@ def _slices(evaluation: Evaluation, options: PromoteOptions) -> GateCheck:
 def _compared(metric: str, candidate: Metrics, other: Metrics, name: str) -> str:
     ours, theirs = candidate.values[metric], other.values[metric]
     better = gain(ours, theirs)
-    words = "cannot be compared with" if math.isnan(better) else f"is {abs(better):.1%} {'better' if better >= 0 else 'worse'} than"
+    words = (
+        "cannot be compared with"
+        if math.isnan(better)
+        else f"is {abs(better):.1%} {'better' if better >= 0 else 'worse'} than"
+    )
     return f"{metric} {ours:.4g} {words} the {name}'s {theirs:.4g}"
 
 

@@ -17,8 +17,12 @@ UNDERSTOOD_SHARE = 0.95  # of the values of a text column, to call it numeric; t
 CLASSES_AT_MOST = 20  # distinct whole numbers of a target, to call them classes
 CLASSES_CEILING = 1000
 DEFAULT_DTYPES: dict[str, Dtype] = {
-    "numeric": "float", "categorical": "string", "boolean": "boolean", "timestamp": "timestamp", "ignored": "string",
-}  # fmt: skip
+    "numeric": "float",
+    "categorical": "string",
+    "boolean": "boolean",
+    "timestamp": "timestamp",
+    "ignored": "string",
+}
 
 
 def infer_columns(sample: pl.DataFrame, target: str, options: ProcessOptions) -> tuple[Column, ...]:
@@ -30,15 +34,17 @@ def infer_columns(sample: pl.DataFrame, target: str, options: ProcessOptions) ->
     """
     if target not in sample.columns:
         raise DataError(
-            f"the target column {target!r} is not in the data", where=", ".join(sample.columns[:40]),
+            f"the target column {target!r} is not in the data",
+            where=", ".join(sample.columns[:40]),
             remedy=_did_you_mean(target, sample.columns),
-        )  # fmt: skip
+        )
     for name in options.columns:
         if name not in sample.columns:
             raise ParameterError(
-                f"the declared column {name!r} is not in the data", where=", ".join(sample.columns[:40]),
+                f"the declared column {name!r} is not in the data",
+                where=", ".join(sample.columns[:40]),
                 remedy=_did_you_mean(name, sample.columns),
-            )  # fmt: skip
+            )
     return tuple(
         _column(sample[name], options.columns.get(name, ColumnDeclaration.model_validate({})), is_target=name == target)
         for name in sample.columns
@@ -57,13 +63,16 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
     if is_target and (not plain or (kind == "timestamp" and declared.kind in ("auto", "timestamp"))):
         raise DataError(
             f"the target holds {'times' if plain else f'{values.dtype} values'}, which are neither amounts nor classes",
-            where=values.name, remedy="Predict a number, such as the days since a date, or text",
-        )  # fmt: skip
+            where=values.name,
+            remedy="Predict a number, such as the days since a date, or text",
+        )
     if not plain and declared.kind not in ("auto", "ignored"):
         raise ParameterError(
-            f"a column of {values.dtype} values can only be ignored", where=values.name, said=f"declared {declared.kind}",
+            f"a column of {values.dtype} values can only be ignored",
+            where=values.name,
+            said=f"declared {declared.kind}",
             remedy="Make columns of plain values of it",
-        )  # fmt: skip
+        )
     if declared.kind != "auto":
         if declared.kind != kind:
             dtype = DEFAULT_DTYPES[declared.kind]
@@ -73,10 +82,16 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
     elif is_target and kind == "ignored":  # what is no use as an input may still be a target
         kind, dtype, note = "categorical", "string", ""
     return Column(
-        name=values.name, kind=kind, dtype=dtype, declared=declared.kind != "auto", required=declared.required,
-        minimum=declared.minimum, maximum=declared.maximum, note=note,
+        name=values.name,
+        kind=kind,
+        dtype=dtype,
+        declared=declared.kind != "auto",
+        required=declared.required,
+        minimum=declared.minimum,
+        maximum=declared.maximum,
+        note=note,
         allowed=None if declared.allowed is None else tuple(declared.allowed),
-    )  # fmt: skip
+    )
 
 
 def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
@@ -91,8 +106,14 @@ def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
     if distinct == 1:
         return "ignored", dtype, "constant"
     if dtype in ("integer", "float"):
-        identifier = distinct == rows > 20 and re.search(r"(^|[_\W])(id|uuid|index|key)$|^unnamed_\d+$", values.name.lower())
-        return ("ignored", dtype, "every value differs, named like an identifier") if identifier else ("numeric", dtype, "")
+        identifier = distinct == rows > 20 and re.search(
+            r"(^|[_\W])(id|uuid|index|key)$|^unnamed_\d+$", values.name.lower()
+        )
+        return (
+            ("ignored", dtype, "every value differs, named like an identifier")
+            if identifier
+            else ("numeric", dtype, "")
+        )
     if dtype == "string":
         if rows > 20 and distinct > 0.9 * rows:
             return "ignored", dtype, "almost every value differs"
@@ -105,7 +126,9 @@ def _is_no_plain_value(dtype: pl.DataType) -> bool:
 
 
 def _dtype_of_typed(dtype: pl.DataType) -> Dtype:
-    if dtype.is_integer() and not isinstance(dtype, pl.UInt64 | pl.Int128 | pl.UInt128):  # whose values may be too large
+    if dtype.is_integer() and not isinstance(
+        dtype, pl.UInt64 | pl.Int128 | pl.UInt128
+    ):  # whose values may be too large
         return "integer"
     if dtype.is_numeric():
         return "float"
@@ -121,7 +144,9 @@ def _dtype_of_text(values: pl.Series) -> Dtype:
         return "string"
     candidates: tuple[Dtype, ...] = ("float", "timestamp", "boolean")
     for dtype in candidates:
-        fitting = present.to_frame().select(validation.typed(values.name, pl.String(), dtype).is_not_null().mean()).item()
+        fitting = (
+            present.to_frame().select(validation.typed(values.name, pl.String(), dtype).is_not_null().mean()).item()
+        )
         if fitting >= UNDERSTOOD_SHARE:
             return dtype
     return "string"
@@ -143,7 +168,9 @@ def infer_problem(values: pl.Series, declared: Problem | Literal["auto"]) -> Lit
     return "classification" if whole and few else "regression"
 
 
-def problem_of_classes(classes: Sequence[object], declared: Problem | Literal["auto"], target: str, rows: int) -> Problem:
+def problem_of_classes(
+    classes: Sequence[object], declared: Problem | Literal["auto"], target: str, rows: int
+) -> Problem:
     """Binary or multiclass, by the classes of all rows.
 
     Raises:
@@ -151,15 +178,21 @@ def problem_of_classes(classes: Sequence[object], declared: Problem | Literal["a
     """
     shown = ", ".join(repr(label) for label in classes[:6])
     if len(classes) < 2:
-        raise DataError("the target has only one value, there is nothing to learn", where=target, said=f"always {shown}")
+        raise DataError(
+            "the target has only one value, there is nothing to learn", where=target, said=f"always {shown}"
+        )
     if len(classes) > min(CLASSES_CEILING, max(2, rows // 2)):
         raise DataError(
-            f"the target has {len(classes)} classes in {rows:,} rows", where=target, said=shown,
+            f"the target has {len(classes)} classes in {rows:,} rows",
+            where=target,
+            said=shown,
             remedy="Name one with fewer; if they are amounts, write them like 1234.5, and set process.problem to regression",
-        )  # fmt: skip
+        )
     if declared == "binary" and len(classes) > 2:
         raise DataError(
-            f"the target has {len(classes)} classes, not two", where=target, said=shown,
+            f"the target has {len(classes)} classes, not two",
+            where=target,
+            said=shown,
             remedy="Set process.problem to multiclass",
-        )  # fmt: skip
+        )
     return "binary" if len(classes) == 2 and declared != "multiclass" else "multiclass"

@@ -24,9 +24,16 @@ class LoopContext:
     """A ``TrainContext`` of which only ``batches``, ``report`` and ``restore`` differ between training and tuning."""
 
     def __init__(
-        self, dataset: Dataset, hyperparameters: dict[str, Any], *, rounds: int, patience: int, threads: int,
-        rank: int = 0, world_size: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: Dataset,
+        hyperparameters: dict[str, Any],
+        *,
+        rounds: int,
+        patience: int,
+        threads: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.hyperparameters = hyperparameters
         self.target = dataset.target
         self.features = dataset.feature_set.features
@@ -71,16 +78,19 @@ def run(path: str, context: LoopContext) -> Model:
             raise  # how Ray stops a trial, and the like
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise TrainingError(
-            "the training loop failed", where=path,
+            "the training loop failed",
+            where=path,
             said=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}",
             remedy="Mend it, and run again",
-        ) from error  # fmt: skip
+        ) from error
     needed = "predict" if context.target.problem == "regression" else "predict_proba"
     if not callable(getattr(model, needed, None)):
         raise TrainingError(
-            f"the training loop returned no model with a {needed} method", where=path, said=f"a {type(model).__name__}",
+            f"the training loop returned no model with a {needed} method",
+            where=path,
+            said=f"a {type(model).__name__}",
             remedy="Return an object with scikit-learn's methods",
-        )  # fmt: skip
+        )
     return cast(Model, model)
 
 
@@ -92,9 +102,11 @@ def check_finite(round: int, validation: float) -> float:
     """
     if not math.isfinite(validation):
         raise TrainingError(
-            "the validation metric is not a number", where=f"round {round}", said=f"it is {validation}",
+            "the validation metric is not a number",
+            where=f"round {round}",
+            said=f"it is {validation}",
             remedy="Lower the learning rate, or look for extreme values in the target",
-        )  # fmt: skip
+        )
     return float(validation)
 
 

@@ -9,8 +9,10 @@ from rayworks.records import Dataset, Problem, Target
 
 DEFAULT: dict[Problem, str] = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss"}
 DECIDING: dict[Problem, tuple[str, ...]] = {
-    "regression": ("rmse", "mae"), "binary": ("log_loss", "error_rate"), "multiclass": ("log_loss", "error_rate"),
-}  # fmt: skip
+    "regression": ("rmse", "mae"),
+    "binary": ("log_loss", "error_rate"),
+    "multiclass": ("log_loss", "error_rate"),
+}
 
 
 def metric_for(problem: Problem, metric: str) -> str:
@@ -23,9 +25,10 @@ def metric_for(problem: Problem, metric: str) -> str:
         return DEFAULT[problem]
     if metric not in DECIDING[problem]:
         raise ParameterError(
-            f"{metric} does not measure a {problem} model", where="evaluate.metric",
+            f"{metric} does not measure a {problem} model",
+            where="evaluate.metric",
             remedy=f"Choose one of {', '.join(DECIDING[problem])}, or auto",
-        )  # fmt: skip
+        )
     return metric
 
 

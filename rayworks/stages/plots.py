@@ -51,7 +51,8 @@ def _residuals(actual: np.ndarray, predictions: Predictions) -> PlotData:
     low, high = np.quantile(actual - predictions["candidate"], [0.005, 0.995])
     edges = cast(np.ndarray, np.linspace(low, high if high > low else low + 1, BINS + 1))
     series = {
-        name: _floats(np.histogram(actual - predicted, bins=edges)[0] / len(actual)) for name, predicted in predictions.items()
+        name: _floats(np.histogram(actual - predicted, bins=edges)[0] / len(actual))
+        for name, predicted in predictions.items()
     }
     return PlotData(name="residuals", x=_floats((edges[1:] + edges[:-1]) / 2), series=series)
 

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 ROWS_AT_MOST = 10_000  # of a request: more belong into a batch job
 TYPES: dict[str, Any] = {
-    "integer": int, "float": FiniteFloat, "string": StrictStr, "boolean": StrictBool, "timestamp": datetime,
-}  # fmt: skip
+    "integer": int,
+    "float": FiniteFloat,
+    "string": StrictStr,
+    "boolean": StrictBool,
+    "timestamp": datetime,
+}
 
 
 def request_model(columns: tuple[Column, ...]) -> type[BaseModel]:
     """What a request must look like: rows with a field per raw column, by the column's name; any may be null or absent."""
     fields: dict[str, Any] = {
         f"column_{i}": (TYPES[c.dtype] | None, Field(default=None, alias=c.name)) for i, c in enumerate(columns)
-    }  # fmt: skip
+    }
     strict = ConfigDict(extra="forbid")
     row: Any = create_model("Row", __config__=strict, **fields)
     rows: Any = (list[row], Field(max_length=ROWS_AT_MOST))
@@ -90,11 +94,14 @@ class Loaded:
     def card(self) -> dict[str, Any]:
         """What ``/model`` says."""
         return {
-            **self.name(), "uri": self.uri, "target": self.model.target.name, "problem": self.model.target.problem,
+            **self.name(),
+            "uri": self.uri,
+            "target": self.model.target.name,
+            "problem": self.model.target.problem,
             "classes": list(self.model.target.classes),
             "inputs": [{"name": c.name, "type": c.dtype} for c in self.columns],
             "features": [{"name": f.name, "kind": f.kind} for f in self.model.feature_set.features],
-        }  # fmt: skip
+        }
 
 
 def load(model_uri: str, tracking_uri: str) -> Loaded:
@@ -107,9 +114,15 @@ def load(model_uri: str, tracking_uri: str) -> Loaded:
 
 
 def build(
-    model_uri: str, *, tracking_uri: str, replicas: int, cpus_per_replica: float, max_batch_rows: int, batch_wait_ms: float,
+    model_uri: str,
+    *,
+    tracking_uri: str,
+    replicas: int,
+    cpus_per_replica: float,
+    max_batch_rows: int,
+    batch_wait_ms: float,
     loader: Callable[[str, str], Loaded] = load,
-) -> Any:  # fmt: skip
+) -> Any:
     """The Serve application. ``user_config`` may be changed while it runs: the new model is loaded, then takes over."""
     from fastapi import Body, FastAPI, HTTPException
     from pydantic import ValidationError
@@ -122,10 +135,15 @@ def build(
         return rows if len(requests) > 1 else min(rows, max_batch_rows)  # Serve refuses one that is too large alone
 
     @serve.deployment(
-        name="model", user_config={"model_uri": model_uri},
-        num_replicas=replicas, ray_actor_options={"num_cpus": cpus_per_replica}, health_check_period_s=5,
-        graceful_shutdown_timeout_s=5, graceful_shutdown_wait_loop_s=0.2, max_ongoing_requests=200,
-    )  # fmt: skip
+        name="model",
+        user_config={"model_uri": model_uri},
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": cpus_per_replica},
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.2,
+        max_ongoing_requests=200,
+    )
     @serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator] - Ray has no type for it
     class PredictionApp:
         def __init__(self) -> None:
@@ -148,7 +166,9 @@ def build(
                 raise HTTPException(422, detail=str(error)) from error
             return {"model": loaded.name(), **answer_of(predictions)}
 
-        @serve.batch(max_batch_size=max_batch_rows, batch_wait_timeout_s=batch_wait_ms / 1000, batch_size_fn=rows_together)
+        @serve.batch(
+            max_batch_size=max_batch_rows, batch_wait_timeout_s=batch_wait_ms / 1000, batch_size_fn=rows_together
+        )
         async def predict_together(self, requests: list[Any]) -> list[Any]:
             import pandas as pd
 

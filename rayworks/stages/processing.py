@@ -77,9 +77,12 @@ def fingerprint(uri: str, target: str, options: ProcessOptions, *, storage_uri: 
     """A text that changes whenever the dataset would: by the files, the options, the user's function or rayworks."""
     files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
     facts = [
-        __version__, target, options.model_dump(mode="json"), [file.model_dump(mode="json") for file, _ in files],
+        __version__,
+        target,
+        options.model_dump(mode="json"),
+        [file.model_dump(mode="json") for file, _ in files],
         import_path.fingerprint(options.feature_function) if options.feature_function else None,
-    ]  # fmt: skip
+    ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -135,7 +138,9 @@ def process(
             progress(done / len(chunks), f"{done} of {len(chunks)} chunks, {counts.rows_in:,} rows")
         dataset = _manifest(plan, counts, options, [file for file, _ in files], folder, name or name_of(uri))
         storage.write_record(storage.join(folder, MANIFEST), dataset)
-        progress(1.0, f"{dataset.rows_kept:,} of {dataset.rows_in:,} rows kept, {len(dataset.feature_set.features)} features")
+        progress(
+            1.0, f"{dataset.rows_kept:,} of {dataset.rows_in:,} rows kept, {len(dataset.feature_set.features)} features"
+        )
     except BaseException:
         with suppress(StorageError):  # what went wrong first is what the user must hear
             storage.delete(folder)
@@ -167,7 +172,9 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
 def _as_target(column: Column, problem: str) -> Column:
     """Amounts are stored as floats; classes that are whole numbers, as such."""
     dtype = "float" if problem == "regression" else "integer" if column.dtype == "float" else column.dtype
-    return column.model_copy(update={"dtype": dtype, "kind": "categorical" if column.kind == "ignored" else column.kind})
+    return column.model_copy(
+        update={"dtype": dtype, "kind": "categorical" if column.kind == "ignored" else column.kind}
+    )
 
 
 def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
@@ -203,11 +210,15 @@ def _times(chunk: Chunk, column: Column) -> pl.DataFrame:
     for batch in reading.batches(chunk, [column.name]):
         if column.name in batch.rows.columns:
             typed = validation.typed(column.name, batch.rows.schema[column.name], "timestamp")
-            found.append(batch.rows.select(typed.alias("time")).drop_nulls().group_by("time").agg(pl.len().alias("rows")))
+            found.append(
+                batch.rows.select(typed.alias("time")).drop_nulls().group_by("time").agg(pl.len().alias("rows"))
+            )
     empty = pl.DataFrame(schema={"time": pl.Datetime("us"), "rows": pl.UInt32})
     counts = pl.concat([empty, *found]).group_by("time").agg(pl.col("rows").sum()).sort("time")
     bucket = pl.int_range(pl.len()) * TIMES_PER_CHUNK // max(len(counts), TIMES_PER_CHUNK)
-    return counts.group_by(bucket.alias("bucket")).agg(pl.col("time").max(), pl.col("rows").sum()).select("time", "rows")
+    return (
+        counts.group_by(bucket.alias("bucket")).agg(pl.col("time").max(), pl.col("rows").sum()).select("time", "rows")
+    )
 
 
 def _with_features(typed: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
@@ -244,12 +255,16 @@ def process_chunk(chunk: Chunk, plan: Plan) -> ChunkCounts:
 
 def _rejected(bad: pl.DataFrame, file: str) -> pl.DataFrame:
     # Nested and binary values, which no feature is made of, are left out: not all of them can be written as JSON.
-    shown = [n for n, dtype in bad.schema.items() if not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)]
+    shown = [
+        n for n, dtype in bad.schema.items() if not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)
+    ]
     record = pl.struct(pl.col(shown).exclude(validation.ROW, validation.REASON)).struct.json_encode()
     return bad.select(
-        pl.lit(file).alias("file"), pl.col(validation.ROW).cast(pl.Int64).alias("row"),
-        pl.col(validation.REASON).alias("reason"), record.alias("record"),
-    )  # fmt: skip
+        pl.lit(file).alias("file"),
+        pl.col(validation.ROW).cast(pl.Int64).alias("row"),
+        pl.col(validation.REASON).alias("reason"),
+        record.alias("record"),
+    )
 
 
 def _malformed(malformed: list[tuple[int, str, str]], file: str) -> pl.DataFrame:
@@ -299,7 +314,9 @@ def _run(chunks: list[Chunk], work: Callable[[Chunk], Any]) -> Iterator[Any]:
         yield result
 
 
-def _manifest(plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: list[SourceFile], folder: str, name: str) -> Dataset:
+def _manifest(
+    plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: list[SourceFile], folder: str, name: str
+) -> Dataset:
     """Put together what the tasks counted, and refuse data that nothing can be learnt from."""
     set_aside = counts.reasons.total()
     kept = {part: statistics.rows for part, statistics in counts.splits.items()}
@@ -307,10 +324,11 @@ def _manifest(plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: l
         raise _all_invalid(counts.reasons, counts.rows_in, files[0].uri)
     if empty := [part for part in SPLITS if not kept.get(part)]:
         raise DataError(
-            f"no row is left to {' and '.join(empty)} with", where=files[0].uri,
+            f"no row is left to {' and '.join(empty)} with",
+            where=files[0].uri,
             said=f"{sum(kept.values()):,} usable rows, split {plan.splitter.describe()}",
             remedy="Bring more rows, or choose other shares or another way to split",
-        )  # fmt: skip
+        )
     train = counts.splits["train"]
     target = _target(plan, counts, options)
     made = tuple(_with_categories(feature, train, options.max_categories) for feature in plan.feature_set.features)
@@ -318,19 +336,31 @@ def _manifest(plan: Plan, counts: ChunkCounts, options: ProcessOptions, files: l
     kinds: dict[str, ColumnKind] = {**{f.name: f.kind for f in made}, **{c.name: c.kind for c in plan.columns}}
     splits = tuple(
         Split(
-            name=part, uri=storage.join(folder, part), rows=kept[part],
+            name=part,
+            uri=storage.join(folder, part),
+            rows=kept[part],
             statistics=tuple(counts.splits[part].of_column(n, k) for n, k in kinds.items() if k != "ignored"),
         )
         for part in SPLITS
-    )  # fmt: skip
+    )
     return Dataset(
-        name=name, fingerprint=folder.rpartition("-")[2], uri=folder, target=target, splits=splits, sources=tuple(files),
+        name=name,
+        fingerprint=folder.rpartition("-")[2],
+        uri=folder,
+        target=target,
+        splits=splits,
+        sources=tuple(files),
         feature_set=plan.feature_set.model_copy(update={"features": made, "ignored": ignored}),
         split_by=plan.splitter.describe(),
-        rows_in=counts.rows_in, rows_kept=sum(kept.values()), rows_set_aside=set_aside,
-        class_counts={str(label): count for label, count in sorted(counts.classes.get("train", Counter[Any]()).items())},
-        reasons=dict(counts.reasons.most_common()), rejected_uri=storage.join(folder, "rejected"),
-    )  # fmt: skip
+        rows_in=counts.rows_in,
+        rows_kept=sum(kept.values()),
+        rows_set_aside=set_aside,
+        class_counts={
+            str(label): count for label, count in sorted(counts.classes.get("train", Counter[Any]()).items())
+        },
+        reasons=dict(counts.reasons.most_common()),
+        rejected_uri=storage.join(folder, "rejected"),
+    )
 
 
 def _with_categories(feature: Feature, train: Statistics, most: int) -> Feature:
@@ -351,10 +381,14 @@ def _target(plan: Plan, counts: ChunkCounts, options: ProcessOptions) -> Target:
         )
     _, _, _, low, high = counts.splits["train"].moments[plan.target]
     if low == high:
-        raise DataError("the target has only one value, there is nothing to learn", where=plan.target, said=f"always {low:g}")
+        raise DataError(
+            "the target has only one value, there is nothing to learn", where=plan.target, said=f"always {low:g}"
+        )
     return Target(name=plan.target, problem="regression")
 
 
 def _all_invalid(reasons: Counter[str], rows: int, where: str) -> DataError:
     said = "; ".join(f"{count:,} rows: {reason}" for reason, count in reasons.most_common(3))
-    return DataError(f"none of the {rows:,} rows can be used", where=where, said=said, remedy="Mend the data or the declarations")
+    return DataError(
+        f"none of the {rows:,} rows can be used", where=where, said=said, remedy="Mend the data or the declarations"
+    )

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 Format = Literal["parquet", "csv", "jsonl"]
 EXAMPLE_SCHEME = "example://"
 SUFFIXES: dict[str, Format] = {
-    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 CHUNK_ROWS = 500_000  # a chunk is one task: enough work to hide its start, few enough rows to spread
 BATCH_ROWS = 100_000  # what is in memory at a time, and the size of the row groups that are written
@@ -83,9 +88,11 @@ def source_files(uri: str, declared: Format | Literal["auto"] = "auto") -> list[
             found.append((SourceFile(uri=file_uri, bytes=info.size, modified=info.mtime), kind))
     if not found:
         raise DataError(
-            "no data file is there", where=uri, said=f"found {', '.join(u.rpartition('/')[2] for u, _ in listed[:5])}",
+            "no data file is there",
+            where=uri,
+            said=f"found {', '.join(u.rpartition('/')[2] for u, _ in listed[:5])}",
             remedy=f"Name files that end in {', '.join(SUFFIXES)}, or say the format",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -208,7 +215,9 @@ def _csv_header(uri: str) -> tuple[list[str], str]:
         try:
             line = text.readline()
             delimiter = max(",;\t|", key=line.count)
-            names = next(csv.reader(chain([line], text), delimiter=delimiter), [])  # a quoted name may hold a line break
+            names = next(
+                csv.reader(chain([line], text), delimiter=delimiter), []
+            )  # a quoted name may hold a line break
         except UnicodeDecodeError as error:
             raise _unreadable(uri, "CSV", error, "Save it as UTF-8") from error
         except csv.Error as error:
@@ -266,13 +275,16 @@ def _json_record(line: str) -> dict[str, str | None] | str:
         return "not a JSON object"
     items = cast(dict[str, Any], parsed).items()
     return {
-        key: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in items
+        key: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in items
     }
 
 
 def _text_frame(records: list[dict[str, str | None]]) -> pl.DataFrame:
     names = dict.fromkeys(name for record in records for name in record)
-    return pl.DataFrame({name: [record.get(name) for record in records] for name in names}, dict.fromkeys(names, pl.String))
+    return pl.DataFrame(
+        {name: [record.get(name) for record in records] for name in names}, dict.fromkeys(names, pl.String)
+    )
 
 
 @contextmanager

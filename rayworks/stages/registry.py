@@ -35,9 +35,11 @@ def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
         yield MlflowClient(tracking_uri, tracking_uri)
     except (MlflowException, SQLAlchemyError) as error:
         raise RegistryError(
-            "the model registry refused", where=tracking_uri, said=str(error).splitlines()[0],
+            "the model registry refused",
+            where=tracking_uri,
+            said=str(error).splitlines()[0],
             remedy="Check RAYWORKS_MLFLOW_TRACKING_URI, that the server answers, and that its disk has room",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _make_database(tracking_uri: str) -> None:
@@ -77,7 +79,9 @@ def register(model: ModelRef, *, tracking_uri: str, storage_uri: str, tune: Tune
             if known.tags.get(FINGERPRINT) == key:
                 return _version(known, created=False)
         dataset = processing.load(model.dataset_uri)
-        run = client.create_run(_experiment(client, model.name, storage_uri), run_name=key, tags=_tags(model, dataset, key))
+        run = client.create_run(
+            _experiment(client, model.name, storage_uri), run_name=key, tags=_tags(model, dataset, key)
+        )
         _log_run(client, run.info.run_id, model)
         for trial in tune.trials if tune else ():
             _log_trial(client, run, trial, tune.metric if tune else "")
@@ -98,16 +102,24 @@ def _experiment(client: "MlflowClient", name: str, storage_uri: str) -> str:
     if found:
         return found.experiment_id
     server = client.tracking_uri.startswith("http")
-    return client.create_experiment(name, None if server else storage.join(storage.absolute(storage_uri), "mlflow", name))
+    return client.create_experiment(
+        name, None if server else storage.join(storage.absolute(storage_uri), "mlflow", name)
+    )
 
 
 def _tags(model: ModelRef, dataset: Dataset, key: str) -> dict[str, str]:
     sources = ", ".join(source.uri for source in dataset.sources)
     return {
-        FINGERPRINT: key, "rayworks.version": __version__, "rayworks.loop": model.loop, "rayworks.code": _commit(),
-        "rayworks.dataset": model.dataset_uri, "rayworks.dataset_fingerprint": model.dataset_fingerprint,
-        "rayworks.sources": sources[:4000], "rayworks.model": model.uri, "rayworks.split": dataset.split_by,
-    }  # fmt: skip
+        FINGERPRINT: key,
+        "rayworks.version": __version__,
+        "rayworks.loop": model.loop,
+        "rayworks.code": _commit(),
+        "rayworks.dataset": model.dataset_uri,
+        "rayworks.dataset_fingerprint": model.dataset_fingerprint,
+        "rayworks.sources": sources[:4000],
+        "rayworks.model": model.uri,
+        "rayworks.split": dataset.split_by,
+    }
 
 
 def _commit() -> str:
@@ -126,7 +138,9 @@ def _log_run(client: "MlflowClient", run_id: str, model: ModelRef) -> None:
     points += [(f"validation_{model.metric}", p.validation, p.round) for p in model.curve]
     metrics = [Metric(name, value, 0, step) for name, value, step in points]
     metrics += [Metric("best_round", model.best_round, 0, 0), Metric("seconds", model.seconds, 0, 0)]
-    parameters = [Param(name, str(value)) for name, value in {**model.hyperparameters, "workers": model.workers}.items()]
+    parameters = [
+        Param(name, str(value)) for name, value in {**model.hyperparameters, "workers": model.workers}.items()
+    ]
     for start in range(0, len(metrics), 1000):  # MLflow takes no more in a request
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     client.log_batch(run_id, params=parameters)
@@ -153,9 +167,13 @@ def _versions(client: "MlflowClient", name: str) -> list[Any]:
 
 def _version(found: Any, *, created: bool = True) -> ModelVersion:
     return ModelVersion(
-        name=found.name, version=int(found.version), uri=f"models:/{found.name}/{found.version}", run_id=found.run_id,
-        fingerprint=found.tags.get(FINGERPRINT, ""), created=created,
-    )  # fmt: skip
+        name=found.name,
+        version=int(found.version),
+        uri=f"models:/{found.name}/{found.version}",
+        run_id=found.run_id,
+        fingerprint=found.tags.get(FINGERPRINT, ""),
+        created=created,
+    )
 
 
 def aliased(name: str, alias: str, *, tracking_uri: str) -> ModelVersion | None:
@@ -192,14 +210,21 @@ def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:
         with _registry(tracking_uri) as client:
             found = next((_version(v, created=False) for v in _versions(client, name) if str(v.version) == rest), None)
     if found is None:
-        raise RegistryError("no such model version", where=uri, remedy="Name it as models:/name/version or models:/name@alias")
+        raise RegistryError(
+            "no such model version", where=uri, remedy="Name it as models:/name/version or models:/name@alias"
+        )
     return found
 
 
 def promote(
-    candidate: ModelVersion, evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions, *,
-    tracking_uri: str, storage_uri: str,
-) -> PromotionDecision:  # fmt: skip
+    candidate: ModelVersion,
+    evaluation: Evaluation,
+    serve_check: ServeCheck | None,
+    options: PromoteOptions,
+    *,
+    tracking_uri: str,
+    storage_uri: str,
+) -> PromotionDecision:
     """Make the candidate the champion if every condition holds; keep the decision with its numbers either way.
 
     Raises:
@@ -212,20 +237,31 @@ def promote(
         return kept.model_copy(update={"changed": False, "reason": f"Already the champion. {kept.reason}"})
     if (current.uri if current else None) != evaluation.champion_uri:
         raise RegistryError(
-            "the champion changed since the candidate was evaluated", where=candidate.uri,
-            said=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}", remedy="Evaluate again",
-        )  # fmt: skip
+            "the champion changed since the candidate was evaluated",
+            where=candidate.uri,
+            said=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}",
+            remedy="Evaluate again",
+        )
     checks = gate.checks(evaluation, serve_check, options)
     promoted = all(check.passed for check in checks)
     decision = PromotionDecision(
-        promoted=promoted, changed=promoted, reason=gate.reason(checks), candidate=candidate,
-        previous=current.uri if current else None, checks=checks, uri=uri,
-    )  # fmt: skip
-    storage.write_record(uri, decision)  # first: a champion without a reason would be worse than a reason without a champion
+        promoted=promoted,
+        changed=promoted,
+        reason=gate.reason(checks),
+        candidate=candidate,
+        previous=current.uri if current else None,
+        checks=checks,
+        uri=uri,
+    )
+    storage.write_record(
+        uri, decision
+    )  # first: a champion without a reason would be worse than a reason without a champion
     with _registry(tracking_uri) as client:
         for metric, value in evaluation.candidate.values.items():
             client.log_metric(candidate.run_id, f"test_{metric}", value)
-        client.set_model_version_tag(candidate.name, str(candidate.version), "rayworks.decision", decision.reason[:5000])
+        client.set_model_version_tag(
+            candidate.name, str(candidate.version), "rayworks.decision", decision.reason[:5000]
+        )
         if promoted:
             previous = str(current.version) if current else ""
             client.set_model_version_tag(candidate.name, str(candidate.version), PREVIOUS, previous)
@@ -244,6 +280,8 @@ def rollback(name: str, *, tracking_uri: str) -> ModelVersion:
         tags = client.get_model_version(name, str(current.version)).tags if current else {}
         if not tags.get(PREVIOUS):
             said = f"version {current.version} is the first" if current else "nothing was promoted yet"
-            raise RegistryError("there is no champion to go back to", where=name, said=said, remedy="Promote another version")
+            raise RegistryError(
+                "there is no champion to go back to", where=name, said=said, remedy="Promote another version"
+            )
         client.set_registered_model_alias(name, CHAMPION, tags[PREVIOUS])
         return _version(client.get_model_version(name, tags[PREVIOUS]), created=False)

@@ -48,22 +48,33 @@ def html(**run: Unpack[Run]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("rayworks", "stages"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("rayworks", "stages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     filters: dict[str, Any] = {"number": number, "label": label, "integer": "{:,}".format}
     cast(Any, environment).filters.update(filters)
     evaluation, tune, model = run["evaluation"], run["tune"], run["model"]
     important = [str(x) for p in evaluation.plots if p.name == "importance" for x in p.x] if evaluation else []
     return environment.get_template("report.html.j2").render(
-        **run, tone=tone(run["decision"]), verdict=verdict(run), tiles=tiles(evaluation), rayworks=__version__,
-        metrics=metric_rows(evaluation) if evaluation else [], columns=_column_rows(run["dataset"]),
-        trials=trial_rows(tune)[:TRIALS_SHOWN] if tune else [], slices=slice_rows(evaluation) if evaluation else [],
-        sources=run["dataset"].sources[:SOURCES_SHOWN], data_figures=figures.of_dataset(run["dataset"], important),
-        tuning_figures=figures.of_tuning(tune) if tune else [], curve=figures.of_curve(model) if model else None,
+        **run,
+        tone=tone(run["decision"]),
+        verdict=verdict(run),
+        tiles=tiles(evaluation),
+        rayworks=__version__,
+        metrics=metric_rows(evaluation) if evaluation else [],
+        columns=_column_rows(run["dataset"]),
+        trials=trial_rows(tune)[:TRIALS_SHOWN] if tune else [],
+        slices=slice_rows(evaluation) if evaluation else [],
+        sources=run["dataset"].sources[:SOURCES_SHOWN],
+        data_figures=figures.of_dataset(run["dataset"], important),
+        tuning_figures=figures.of_tuning(tune) if tune else [],
+        curve=figures.of_curve(model) if model else None,
         slice_figures=figures.of_slices(evaluation) if evaluation else [],
         prediction_figures=figures.of_predictions(evaluation) if evaluation else [],
-    )  # fmt: skip
+    )
 
 
 def write(uri: str, page: str) -> None:
@@ -116,7 +127,9 @@ def tiles(evaluation: Evaluation | None) -> list[dict[str, str]]:
         return []
     metric, ours = evaluation.metric, evaluation.candidate
     rivals = {"champion": evaluation.champion, "baseline": evaluation.baseline}
-    found = [{"name": "candidate", "value": number(ours.values[metric]), "detail": f"{label(metric)}, {ours.rows:,} rows"}]
+    found = [
+        {"name": "candidate", "value": number(ours.values[metric]), "detail": f"{label(metric)}, {ours.rows:,} rows"}
+    ]
     for name, rival in rivals.items():
         against = compared(ours, rival, metric)
         absent = "could not be scored" if evaluation.champion_error else "there is none yet"
@@ -131,12 +144,14 @@ def metric_rows(evaluation: Evaluation) -> list[Row]:
     champion = evaluation.champion.values if evaluation.champion else {}
     return [
         {
-            "metric": label(name), "candidate": evaluation.candidate.values[name], "champion": champion.get(name),
+            "metric": label(name),
+            "candidate": evaluation.candidate.values[name],
+            "champion": champion.get(name),
             "baseline": evaluation.baseline.values.get(name),
             "better": "higher" if name in HIGHER_IS_BETTER else "lower",
         }
         for name in names
-    ]  # fmt: skip
+    ]
 
 
 def slice_rows(evaluation: Evaluation) -> list[Row]:
@@ -147,10 +162,14 @@ def slice_rows(evaluation: Evaluation) -> list[Row]:
         ours = part.candidate.values.get(metric)
         theirs = part.champion.values.get(metric) if part.champion else None
         return {
-            "column": part.column, "value": part.value, "rows": part.candidate.rows, "candidate": ours,
-            "champion": theirs, "baseline": part.baseline.values.get(metric),
+            "column": part.column,
+            "value": part.value,
+            "rows": part.candidate.rows,
+            "candidate": ours,
+            "champion": theirs,
+            "baseline": part.baseline.values.get(metric),
             "against champion": gain(ours, theirs, metric),
-        }  # fmt: skip
+        }
 
     def order(row: Row) -> float:
         against = row["against champion"]
@@ -164,11 +183,15 @@ def trial_rows(tune: TuneResult) -> list[Row]:
     ordered = sorted(tune.trials, key=lambda t: float("inf") if t.metric is None else t.metric)
     return [
         {
-            "trial": t.number, tune.metric: t.metric, **t.hyperparameters, "rounds": t.rounds,
-            "seconds": round(t.seconds, 1), "state": f"{t.state}: {t.error}" if t.error else t.state,
+            "trial": t.number,
+            tune.metric: t.metric,
+            **t.hyperparameters,
+            "rounds": t.rounds,
+            "seconds": round(t.seconds, 1),
+            "state": f"{t.state}: {t.error}" if t.error else t.state,
         }
         for t in ordered
-    ]  # fmt: skip
+    ]
 
 
 def readable(rows: Sequence[Row]) -> list[dict[str, str | int]]:
@@ -196,11 +219,17 @@ def _column_rows(dataset: Dataset) -> list[Row]:
             spread = ", ".join(found.values[:4]) + (" …" if len(found.values) > 4 else "")
         elif found and found.kind == "numeric":
             spread = f"{number(found.minimum)} to {number(found.maximum)}, mean {number(found.mean)}"
-        rows.append({
-            "name": column.name, "kind": column.kind, "stored as": column.dtype, "features": made.get(column.name, 0),
-            "missing": f"{found.missing / max(found.rows, 1):.1%}" if found else "", "values": spread,
-            "note": "; ".join(filter(None, ["declared" if column.declared else "", column.note])),
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": column.name,
+                "kind": column.kind,
+                "stored as": column.dtype,
+                "features": made.get(column.name, 0),
+                "missing": f"{found.missing / max(found.rows, 1):.1%}" if found else "",
+                "values": spread,
+                "note": "; ".join(filter(None, ["declared" if column.declared else "", column.note])),
+            }
+        )
     return rows
 
 
@@ -235,7 +264,9 @@ def markdown(**run: Unpack[Run]) -> str:
         parts.append(_table(["hold-out metric", *MODELS], rows))
         parts.append(f"**Champion:** {_plain(evaluation.champion_error)}" if evaluation.champion_error else "")
     if decision and decision.checks:
-        parts.append("\n".join(f"- {'✓' if c.passed else '✗'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks))
+        parts.append(
+            "\n".join(f"- {'✓' if c.passed else '✗'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks)
+        )
     kept = f"**Rows:** {dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_set_aside:,} set aside"
     reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in list(dataset.reasons.items())[:5])
     parts.append(kept + (f" ({_plain(reasons)})" if reasons else ""))
@@ -260,4 +291,8 @@ def _plain(words: object) -> str:
 
 
 def _link(address: str) -> str:
-    return f"<{address}>" if address.startswith(("http://", "https://")) and ">" not in address else f"`{address.replace('`', '')}`"
+    return (
+        f"<{address}>"
+        if address.startswith(("http://", "https://")) and ">" not in address
+        else f"`{address.replace('`', '')}`"
+    )

@@ -45,9 +45,13 @@ def run(model_uri: str, options: ServeOptions, *, tracking_uri: str, application
 
     address = _http_address(options.host, options.port)
     built = prediction_app.build(
-        model_uri, tracking_uri=tracking_uri, replicas=options.replicas, cpus_per_replica=options.cpus_per_replica,
-        max_batch_rows=options.max_batch_rows, batch_wait_ms=options.batch_wait_ms,
-    )  # fmt: skip
+        model_uri,
+        tracking_uri=tracking_uri,
+        replicas=options.replicas,
+        cpus_per_replica=options.cpus_per_replica,
+        max_batch_rows=options.max_batch_rows,
+        batch_wait_ms=options.batch_wait_ms,
+    )
     prefix = "/" if application == APPLICATION else f"/{application}"
     try:
         serve.run(built, name=application, route_prefix=prefix)
@@ -56,9 +60,11 @@ def run(model_uri: str, options: ServeOptions, *, tracking_uri: str, application
         if isinstance(known, RayworksError):
             raise known from error
         raise ServingError(
-            "the model's application did not start", where=model_uri, said=str(known).splitlines()[0],
+            "the model's application did not start",
+            where=model_uri,
+            said=str(known).splitlines()[0],
             remedy="See the replica's log in the Ray dashboard",
-        ) from error  # fmt: skip
+        ) from error
     return f"http://{address[0]}:{address[1]}{prefix.rstrip('/')}"
 
 
@@ -102,12 +108,17 @@ def hold(model_uri: str, options: ServeOptions, *, tracking_uri: str, progress: 
     url = run(served.uri, options, tracking_uri=tracking_uri)
     try:
         while True:
-            progress(1.0, f"{served.name} version {served.version} answers at {url}, interactive documentation at {url}/docs")
+            progress(
+                1.0, f"{served.name} version {served.version} answers at {url}, interactive documentation at {url}/docs"
+            )
             time.sleep(ALIAS_SECONDS)
             try:
                 current = registry.version_of(model_uri, tracking_uri=tracking_uri)
             except RegistryError as error:  # an outage of the registry is none of the service
-                progress(1.0, f"{served.name} version {served.version} answers at {url}; whether it moved is not known: {error}")
+                progress(
+                    1.0,
+                    f"{served.name} version {served.version} answers at {url}; whether it moved is not known: {error}",
+                )
                 continue
             if current.version != served.version:
                 run(current.uri, options, tracking_uri=tracking_uri)
@@ -140,7 +151,9 @@ def _shut_down() -> None:
     deadline = time.monotonic() + STOP_SECONDS
     try:
         controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-        ray.get(controller.graceful_shutdown.remote(wait=False))  # once: said again at its end, it would end the next Serve
+        ray.get(
+            controller.graceful_shutdown.remote(wait=False)
+        )  # once: said again at its end, it would end the next Serve
         while time.monotonic() < deadline:
             ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
             time.sleep(0.05)
@@ -157,9 +170,14 @@ def location(model_uri: str, dataset: DatasetRef, options: ServeCheckOptions, *,
 
 
 def check(
-    model_uri: str, dataset: DatasetRef, *, options: ServeCheckOptions, tracking_uri: str, storage_uri: str,
+    model_uri: str,
+    dataset: DatasetRef,
+    *,
+    options: ServeCheckOptions,
+    tracking_uri: str,
+    storage_uri: str,
     progress: Progress = silent,
-) -> ServeCheck:  # fmt: skip
+) -> ServeCheck:
     """Serve a candidate for a trial, beside what is served already, and see that it answers as the model itself does.
 
     What is wrong with the candidate is a finding. A check that passed is not made twice.
@@ -200,8 +218,13 @@ def _on_trial(model_uri: str, tracking_uri: str) -> Generator[str]:
 
 
 def _check(
-    url: str, model_uri: str, rows: "pd.DataFrame", columns: tuple[Column, ...], options: ServeCheckOptions, tracking_uri: str
-) -> ServeCheck:  # fmt: skip
+    url: str,
+    model_uri: str,
+    rows: "pd.DataFrame",
+    columns: tuple[Column, ...],
+    options: ServeCheckOptions,
+    tracking_uri: str,
+) -> ServeCheck:
     findings: list[str] = []
     for path in ("/healthz", "/model"):
         status, body = _ask(url + path, None, options.timeout_seconds)
@@ -222,9 +245,13 @@ def _check(
             findings.append(f"served predictions differ from the model's own by up to {largest:.3g}")
     findings += _refusals(url, records[0], columns, options)
     return ServeCheck(
-        model_uri=model_uri, passed=not findings, rows=len(records), largest_difference=largest,
-        milliseconds_per_request=milliseconds, findings=tuple(findings),
-    )  # fmt: skip
+        model_uri=model_uri,
+        passed=not findings,
+        rows=len(records),
+        largest_difference=largest,
+        milliseconds_per_request=milliseconds,
+        findings=tuple(findings),
+    )
 
 
 def _refusals(url: str, record: dict[str, Any], columns: tuple[Column, ...], options: ServeCheckOptions) -> list[str]:

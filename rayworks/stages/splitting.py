@@ -53,7 +53,9 @@ class Splitter:
         """
         if self.by == "time":
             time = rows[cast(str, self.column)]  # a row without a time trains: it can leak nothing into the test
-            part = (time >= self.validation_from).cast(pl.Int8).fill_null(0) + (time >= self.test_from).cast(pl.Int8).fill_null(0)
+            part = (time >= self.validation_from).cast(pl.Int8).fill_null(0) + (time >= self.test_from).cast(
+                pl.Int8
+            ).fill_null(0)
         else:
             share = self._hash(rows, file, numbers) / float(1 << 64)
             part = pl.Series((share >= 1 - self.test - self.validation).astype("int8") + (share >= 1 - self.test))
@@ -96,14 +98,17 @@ def choose(options: SplitOptions, columns: Sequence[Column]) -> Splitter:
         column = column or (times[0] if len(times) == 1 else None)
         if column not in times:
             raise ParameterError(
-                "a split by time needs a timestamp column", where=column or "split.column",
-                said=f"the timestamp columns are {', '.join(times) or 'none'}", remedy="Set split.column, or split.by to random",
-            )  # fmt: skip
+                "a split by time needs a timestamp column",
+                where=column or "split.column",
+                said=f"the timestamp columns are {', '.join(times) or 'none'}",
+                remedy="Set split.column, or split.by to random",
+            )
     if by == "hash" and column not in {c.name for c in columns if c.kind != "ignored"}:
         raise ParameterError(
-            "the key of the split is not among the columns in use", where=str(column),
+            "the key of the split is not among the columns in use",
+            where=str(column),
             remedy="Name another, or declare its kind: columns that are ignored cannot be the key",
-        )  # fmt: skip
+        )
     return Splitter(by, None if by == "random" else column, options.validation, options.test, options.seed)
 
 
@@ -119,15 +124,21 @@ def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
     ordered = counts.drop_nulls("time").group_by("time").agg(pl.col("rows").sum()).sort("time")
     if len(ordered) < 3:
         raise DataError(
-            "there are fewer than three different times to split by", where=str(splitter.column),
+            "there are fewer than three different times to split by",
+            where=str(splitter.column),
             remedy="Set split.by to random",
-        )  # fmt: skip
+        )
     before = ordered["rows"].cum_sum() / ordered["rows"].sum()
     first = int((before < 1 - splitter.validation - splitter.test - 1e-12).sum()) + 1
     last = int((before < 1 - splitter.test - 1e-12).sum()) + 1
     first = min(max(first, 1), len(ordered) - 2)
     last = min(max(last, first + 1), len(ordered) - 1)
     return Splitter(
-        splitter.by, splitter.column, splitter.validation, splitter.test, splitter.seed,
-        validation_from=ordered["time"][first], test_from=ordered["time"][last],
-    )  # fmt: skip
+        splitter.by,
+        splitter.column,
+        splitter.validation,
+        splitter.test,
+        splitter.seed,
+        validation_from=ordered["time"][first],
+        test_from=ordered["time"][last],
+    )

@@ -73,7 +73,9 @@ class Statistics:
     def _add_moments(self, name: str, new: tuple[Any, ...]) -> None:
         old = self.moments.get(name)
         self.moments[name] = (
-            new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2], min(old[3], new[3]), max(old[4], new[4]))
+            new
+            if old is None
+            else (old[0] + new[0], old[1] + new[1], old[2] + new[2], min(old[3], new[3]), max(old[4], new[4]))
         )
 
     def _add_bins(self, name: str, new: np.ndarray) -> None:
@@ -84,18 +86,29 @@ class Statistics:
         if name in self.values:
             common = self.values[name].most_common(VALUES_SHOWN)
             return ColumnStatistics(
-                name=name, kind=kind, rows=self.rows, missing=self.missing[name],
-                values=tuple(value for value, _ in common), counts=tuple(count for _, count in common),
-            )  # fmt: skip
+                name=name,
+                kind=kind,
+                rows=self.rows,
+                missing=self.missing[name],
+                values=tuple(value for value, _ in common),
+                counts=tuple(count for _, count in common),
+            )
         if name not in self.moments:
             return ColumnStatistics(name=name, kind=kind, rows=self.rows, missing=self.missing[name])
         count, total, squares, low, high = self.moments[name]
         mean = total / count
         return ColumnStatistics(
-            name=name, kind=kind, rows=self.rows, missing=self.missing[name], mean=mean, minimum=low, maximum=high,
+            name=name,
+            kind=kind,
+            rows=self.rows,
+            missing=self.missing[name],
+            mean=mean,
+            minimum=low,
+            maximum=high,
             deviation=max(squares / count - mean * mean, 0.0) ** 0.5,
-            edges=self.edges.get(name, ()), counts=tuple(int(n) for n in self.bins[name]),
-        )  # fmt: skip
+            edges=self.edges.get(name, ()),
+            counts=tuple(int(n) for n in self.bins[name]),
+        )
 
 
 def _histogram(present: np.ndarray, edges: tuple[float, ...] | None) -> np.ndarray:

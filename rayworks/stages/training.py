@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 MANIFEST = "model_ref.json"
 CURVE = "curve.json"
 BAD_DATA = "bad_data.json"
-LOOK_SECONDS = 0.5  # between two looks of Ray Train's controller at the workers: so late it sees their end. Its default: 2
+LOOK_SECONDS = (
+    0.5  # between two looks of Ray Train's controller at the workers: so late it sees their end. Its default: 2
+)
 REPORT_SECONDS = 2.0  # between two reports that are only shown; Ray Train takes one at each look
 START_ATTEMPTS = 10  # a minute each (Train's default): time for an autoscaler, and no hang where no node comes
 ROUNDS_PER_DECISION = 5  # how often the workers agree, by a broadcast, whether a checkpoint is due
@@ -68,16 +70,22 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
     return loop.digest(__version__, dataset.fingerprint, sorted(own.items()), sorted(merged.items()), code)
 
 
-def location(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str) -> str:
+def location(
+    dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str
+) -> str:
     """The folder of the model, whether it was made or not."""
     key = fingerprint(dataset, options, hyperparameters)
     return storage.join(storage.absolute(storage_uri), "models", f"{dataset.name}-{key[:12]}")
 
 
 def train(
-    dataset: DatasetRef, options: TrainOptions, *, storage_uri: str, hyperparameters: dict[str, Any] | None = None,
+    dataset: DatasetRef,
+    options: TrainOptions,
+    *,
+    storage_uri: str,
+    hyperparameters: dict[str, Any] | None = None,
     progress: Progress = silent,
-) -> ModelRef:  # fmt: skip
+) -> ModelRef:
     """Train a model, or find the one that was trained on the same data in the same way.
 
     Raises:
@@ -98,13 +106,25 @@ def train(
         outcome = _fit(job)
     curve = tuple(CurvePoint.model_validate(point) for point in outcome["curve"])
     if not curve:
-        raise TrainingError("the training loop reported nothing", where=options.loop, remedy="Call context.report after each round")
+        raise TrainingError(
+            "the training loop reported nothing", where=options.loop, remedy="Call context.report after each round"
+        )
     best = min(curve, key=lambda point: point.validation)
     model = ModelRef(
-        uri=uri, name=dataset.name, dataset_uri=dataset.uri, dataset_fingerprint=dataset.fingerprint, loop=options.loop,
-        hyperparameters=merged, metric=loop.METRIC[dataset.problem], validation=best.validation, best_round=best.round,
-        seconds=time.monotonic() - began, workers=options.workers, restarts=outcome["restarts"], curve=curve,
-    )  # fmt: skip
+        uri=uri,
+        name=dataset.name,
+        dataset_uri=dataset.uri,
+        dataset_fingerprint=dataset.fingerprint,
+        loop=options.loop,
+        hyperparameters=merged,
+        metric=loop.METRIC[dataset.problem],
+        validation=best.validation,
+        best_round=best.round,
+        seconds=time.monotonic() - began,
+        workers=options.workers,
+        restarts=outcome["restarts"],
+        curve=curve,
+    )
     storage.write_record(storage.join(uri, MANIFEST), model)
     storage.delete(run_uri)
     progress(1.0, f"{len(curve)} rounds, the best {best.round} with validation {model.metric} {best.validation:.4g}")
@@ -128,7 +148,7 @@ def _cpus_per_worker(options: TrainOptions) -> float:
             f"Ray has no room for {options.workers} workers of {cpus:g} CPUs and {options.gpus_per_worker:g} GPUs",
             where=f"{sum(nodes):g} CPUs in all, {max(nodes, default=0):g} on the largest node, {gpus:g} GPUs",
             remedy="Set train.workers or train.cpus_per_worker lower",
-        )  # fmt: skip
+        )
     return cpus
 
 
@@ -152,9 +172,14 @@ class _TrainContext(loop.LoopContext):
 
         place = ray.train.get_context()
         super().__init__(
-            job.dataset, job.hyperparameters, rounds=job.options.rounds, patience=job.options.early_stopping_rounds,
-            threads=max(1, int(job.cpus)), rank=place.get_world_rank(), world_size=place.get_world_size(),
-        )  # fmt: skip
+            job.dataset,
+            job.hyperparameters,
+            rounds=job.options.rounds,
+            patience=job.options.early_stopping_rounds,
+            threads=max(1, int(job.cpus)),
+            rank=place.get_world_rank(),
+            world_size=place.get_world_size(),
+        )
         self._job = job
         self._checkpoint = self._fetched()
         curve = self._checkpoint / CURVE if self._checkpoint else None
@@ -267,15 +292,18 @@ def _fit(job: _Job) -> dict[str, Any]:
         # XGBoost's collective is there for loops that use it, and does no harm to those that do not.
         backend_config=XGBoostConfig() if options.workers > 1 else None,
         scaling_config=ScalingConfig(
-            num_workers=options.workers, use_gpu=gpus > 0,
+            num_workers=options.workers,
+            use_gpu=gpus > 0,
             resources_per_worker={"CPU": job.cpus} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(
-            name="ray", storage_path=path, storage_filesystem=files,
+            name="ray",
+            storage_path=path,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=options.max_failures, controller_failure_limit=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
-    )  # fmt: skip
+    )
     try:
         outcome = cast(dict[str, Any], trainer.fit().return_value)
     except Exception as error:
@@ -285,9 +313,11 @@ def _fit(job: _Job) -> dict[str, Any]:
             if isinstance(failure, RayworksError):
                 raise failure from error
         raise TrainingError(
-            "training failed", where=options.loop, said=f"{type(known[0]).__name__}: {str(known[0]).splitlines()[0]}",
+            "training failed",
+            where=options.loop,
+            said=f"{type(known[0]).__name__}: {str(known[0]).splitlines()[0]}",
             remedy=f"It was started {options.max_failures + 1} times; see the workers' logs",
-        ) from error  # fmt: skip
+        ) from error
     if "error" in outcome:
         raise outcome["error"]
     return outcome

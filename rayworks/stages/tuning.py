@@ -39,16 +39,23 @@ def fingerprint(dataset: DatasetRef, options: TuneOptions, loop: str, hyperparam
     return digest(__version__, dataset.fingerprint, own, sorted(hyperparameters.items()), code)
 
 
-def location(dataset: DatasetRef, options: TuneOptions, loop: str, hyperparameters: dict[str, Any], *, storage_uri: str) -> str:
+def location(
+    dataset: DatasetRef, options: TuneOptions, loop: str, hyperparameters: dict[str, Any], *, storage_uri: str
+) -> str:
     """The folder of the search, whether it was made or not."""
     key = fingerprint(dataset, options, loop, hyperparameters)
     return storage.join(storage.absolute(storage_uri), "tuning", f"{dataset.name}-{key[:12]}")
 
 
 def tune(
-    dataset: DatasetRef, options: TuneOptions, *, loop: str, hyperparameters: dict[str, Any], storage_uri: str,
+    dataset: DatasetRef,
+    options: TuneOptions,
+    *,
+    loop: str,
+    hyperparameters: dict[str, Any],
+    storage_uri: str,
     progress: Progress = silent,
-) -> TuneResult:  # fmt: skip
+) -> TuneResult:
     """Search, or find the search that was made of the same. A search that was cut off goes on where it stood.
 
     Args:
@@ -69,9 +76,11 @@ def tune(
     trials = tuple(_trial(number, result, search) for number, result in enumerate(results))
     result = TuneResult(
         uri=uri, metric=METRIC[dataset.problem], best=_best(trials, results, search), trials=trials, resumed=resumed
-    )  # fmt: skip
+    )
     storage.write_record(storage.join(uri, MANIFEST), result)
-    progress(1.0, f"{len(trials)} trials, the best number {result.best.number} with {result.metric} {result.best.metric:.4g}")
+    progress(
+        1.0, f"{len(trials)} trials, the best number {result.best.number} with {result.metric} {result.best.metric:.4g}"
+    )
     return result
 
 
@@ -88,7 +97,9 @@ def space_of(options: TuneOptions, loop: str) -> dict[str, SearchDimension]:
     except ValidationError as error:
         first = error.errors()[0]
         where = f"SPACE of {loop}, {'.'.join(str(part) for part in first['loc'])}"
-        raise ParameterError("the search space cannot be used", where=where, said=first["msg"], remedy="Correct it") from error
+        raise ParameterError(
+            "the search space cannot be used", where=where, said=first["msg"], remedy="Correct it"
+        ) from error
 
 
 def first_point(space: dict[str, SearchDimension], defaults: dict[str, Any]) -> dict[str, Any] | None:
@@ -128,10 +139,11 @@ def _best(trials: tuple[Trial, ...], results: list[Any], search: _Search) -> Tri
         if isinstance(failure, ParameterError):
             raise failure
     raise TrainingError(
-        "no trial came to a result", where=search.loop,
+        "no trial came to a result",
+        where=search.loop,
         said=str(failures[0]) if failures else f"within {search.options.seconds:g} s",
         remedy="Give tuning more time, or mend what the trials say",
-    )  # fmt: skip
+    )
 
 
 def _dimension(name: str, dimension: SearchDimension) -> Any:
@@ -159,9 +171,12 @@ class _TrialContext(LoopContext):
     def __init__(self, search: _Search, data: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
         options = search.options
         super().__init__(
-            search.dataset, hyperparameters, rounds=options.rounds, patience=options.rounds,
+            search.dataset,
+            hyperparameters,
+            rounds=options.rounds,
+            patience=options.rounds,
             threads=max(1, int(options.cpus_per_trial)),
-        )  # fmt: skip
+        )
         self._data, self._best, self._round, self._reported = data, float("inf"), 0, 0.0
 
     def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
@@ -208,10 +223,12 @@ def _run(search: _Search, progress: Progress) -> tuple[list[Any], int]:
     listener = LISTENER.set(progress)
     try:
         if ray_tune.Tuner.can_restore(path, storage_filesystem=files):
-            resumed = sum(uri.endswith("/result.json") for uri, _ in storage.list_files(storage.join(search.uri, "ray")))
+            resumed = sum(
+                uri.endswith("/result.json") for uri, _ in storage.list_files(storage.join(search.uri, "ray"))
+            )
             tuner = ray_tune.Tuner.restore(
                 path, trainable, storage_filesystem=files, restart_errored=True, param_space=search.space
-            )  # fmt: skip
+            )
         else:
             resumed, tuner = 0, _tuner(trainable, search)
         return list(cast(Any, tuner.fit())), resumed
@@ -221,7 +238,7 @@ def _run(search: _Search, progress: Progress) -> tuple[list[Any], int]:
             raise known from error
         raise TrainingError(
             "tuning failed", where=search.uri, said=f"{type(known).__name__}: {known}", remedy="See the workers' logs"
-        ) from error  # fmt: skip
+        ) from error
     finally:
         LISTENER.reset(listener)
 
@@ -236,19 +253,29 @@ def _tuner(trainable: Any, search: _Search) -> Any:
         trainable,
         param_space=search.space,
         tune_config=ray_tune.TuneConfig(
-            metric="best", mode="min", num_samples=options.trials, time_budget_s=options.seconds,
-            max_concurrent_trials=options.concurrent, reuse_actors=True,
+            metric="best",
+            mode="min",
+            num_samples=options.trials,
+            time_budget_s=options.seconds,
+            max_concurrent_trials=options.concurrent,
+            reuse_actors=True,
             search_alg=OptunaSearch(seed=options.seed, points_to_evaluate=[search.first] if search.first else None),
             scheduler=ASHAScheduler(
-                time_attr="round", max_t=options.rounds, grace_period=min(options.grace_rounds, options.rounds),
+                time_attr="round",
+                max_t=options.rounds,
+                grace_period=min(options.grace_rounds, options.rounds),
                 reduction_factor=ASHA_REDUCTION,
             ),
         ),
         run_config=ray_tune.RunConfig(
-            name="ray", storage_path=path, storage_filesystem=files, verbose=0,
-            failure_config=ray_tune.FailureConfig(max_failures=1), callbacks=[_watching(options)],
+            name="ray",
+            storage_path=path,
+            storage_filesystem=files,
+            verbose=0,
+            failure_config=ray_tune.FailureConfig(max_failures=1),
+            callbacks=[_watching(options)],
         ),
-    )  # fmt: skip
+    )
 
 
 def _watching(options: TuneOptions) -> Any:
@@ -288,7 +315,11 @@ def _trial(number: int, result: Any, search: _Search) -> Trial:
     finished = metrics.get("finished") or rounds >= search.options.rounds
     config = _plain(result.config or {})
     return Trial(
-        number=number, hyperparameters={name: config[name] for name in search.space if name in config},
-        metric=metrics.get("best"), rounds=rounds, seconds=float(metrics.get("time_total_s", 0.0)),
-        state="failed" if error else "completed" if finished else "stopped early", error=error,
-    )  # fmt: skip
+        number=number,
+        hyperparameters={name: config[name] for name in search.space if name in config},
+        metric=metrics.get("best"),
+        rounds=rounds,
+        seconds=float(metrics.get("time_total_s", 0.0)),
+        state="failed" if error else "completed" if finished else "stopped early",
+        error=error,
+    )

@@ -10,18 +10,32 @@ from rayworks.stages.reading import MISSING_TEXT
 REASON = "rayworks.reason"  # names that no column of anybody's data has
 ROW = "rayworks.row"  # the number of a row in its file, which both parts keep if the raw rows have it
 TIMESTAMP_FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S",
-    "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
-)  # fmt: skip
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%d",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y",
+    "%m/%d/%Y %H:%M:%S",
+    "%m/%d/%Y %H:%M",
+    "%m/%d/%Y",
+)
 TRUE_TEXT, FALSE_TEXT = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 POLARS_TYPES = {
-    "integer": pl.Int64, "float": pl.Float64, "string": pl.String, "boolean": pl.Boolean,
+    "integer": pl.Int64,
+    "float": pl.Float64,
+    "string": pl.String,
+    "boolean": pl.Boolean,
     "timestamp": pl.Datetime("us"),
-}  # fmt: skip
+}
 WORDS = {
-    "integer": "a whole number", "float": "a number", "string": "text", "boolean": "true or false",
+    "integer": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "boolean": "true or false",
     "timestamp": "a date or time",
-}  # fmt: skip
+}
 
 
 def typed(name: str, source: pl.DataType, dtype: str) -> pl.Expr:

@@ -117,15 +117,21 @@ def train(context: TrainContext) -> XGBoostModel:
         done = rest.num_boosted_rounds() if rest else 0
         reporting = _Reporting(context, rest)
         booster = xgb.train(
-            parameters, matrices[0], num_boost_round=context.rounds - done, xgb_model=rest,
-            evals=[(matrices[0], "train"), (matrices[1], "validation")], verbose_eval=False,
+            parameters,
+            matrices[0],
+            num_boost_round=context.rounds - done,
+            xgb_model=rest,
+            evals=[(matrices[0], "train"), (matrices[1], "validation")],
+            verbose_eval=False,
             callbacks=[reporting.callback],
-        )  # fmt: skip
+        )
     except xgb.core.XGBoostError as error:
         raise ParameterError(
-            "XGBoost refused to train", where=json.dumps(context.hyperparameters), said=_said(error),
+            "XGBoost refused to train",
+            where=json.dumps(context.hyperparameters),
+            said=_said(error),
             remedy="Check the hyperparameters' values",
-        ) from error  # fmt: skip
+        ) from error
     names = [feature.name for feature in context.features]
     return XGBoostModel(booster[: reporting.best_round], context.target.problem, names)
 
@@ -140,9 +146,10 @@ def _parameters(context: TrainContext) -> dict[str, Any]:
     unknown = sorted(set(context.hyperparameters) - HYPERPARAMETERS)
     if unknown:
         raise ParameterError(
-            "XGBoost has no such hyperparameter", where=", ".join(unknown),
+            "XGBoost has no such hyperparameter",
+            where=", ".join(unknown),
             remedy=f"Use {', '.join(sorted(HYPERPARAMETERS))}",
-        )  # fmt: skip
+        )
     problem = context.target.problem
     classes = {"num_class": len(context.target.classes)} if problem == "multiclass" else {}
     own = {"objective": OBJECTIVES[problem], "eval_metric": METRICS[problem], "tree_method": "hist"}

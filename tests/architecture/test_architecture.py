@@ -63,7 +63,9 @@ def test_a_task_loads_where_only_the_library_exists(name: str, tmp_path: Path):
         "import pickle; task = pickle.load(open(sys.argv[1], 'rb'));"
         "assert 'tasks' not in sys.modules; print(task.name)"
     )
-    assert in_a_fresh_python(code, str(tmp_path / "task.pickle"), str(ROOT), cwd=tmp_path, path=tmp_path / "library").strip()
+    assert in_a_fresh_python(
+        code, str(tmp_path / "task.pickle"), str(ROOT), cwd=tmp_path, path=tmp_path / "library"
+    ).strip()
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])

@@ -178,7 +178,9 @@ class FlowRun:
 def image() -> str:
     """The project's image, as the cluster names it."""
     if not os.environ.get("KUBECONFIG") or not os.environ.get("RAYWORKS_TEST_IMAGE"):
-        pytest.skip("NOT TESTED ON KUBERNETES: set KUBECONFIG, and RAYWORKS_TEST_IMAGE to an image that the cluster can pull")
+        pytest.skip(
+            "NOT TESTED ON KUBERNETES: set KUBECONFIG, and RAYWORKS_TEST_IMAGE to an image that the cluster can pull"
+        )
     return os.environ["RAYWORKS_TEST_IMAGE"]
 
 
@@ -204,17 +206,35 @@ def overlay(namespace: Namespace, image: str, tmp_path_factory: pytest.TempPathF
         "images": [_image("rayworks", image), _image("postgres", postgres)],
         "patches": [
             # Of the whole cluster, so beside other installations'.
-            *({"target": {"kind": kind}, "patch": _replace("/metadata/name", f"{namespace.name}-nodes-reader")} for kind in
-              ("ClusterRole", "ClusterRoleBinding")),
-            {"target": {"kind": "ClusterRoleBinding"}, "patch": _replace("/roleRef/name", f"{namespace.name}-nodes-reader")},
-            {"target": {"kind": "StatefulSet"}, "patch": yaml.safe_dump([
-                {"op": "remove", "path": "/spec/volumeClaimTemplates"},
-                {"op": "add", "path": "/spec/template/spec/volumes/-", "value": {"name": "data", "emptyDir": {}}},
-            ])},
+            *(
+                {"target": {"kind": kind}, "patch": _replace("/metadata/name", f"{namespace.name}-nodes-reader")}
+                for kind in ("ClusterRole", "ClusterRoleBinding")
+            ),
+            {
+                "target": {"kind": "ClusterRoleBinding"},
+                "patch": _replace("/roleRef/name", f"{namespace.name}-nodes-reader"),
+            },
+            {
+                "target": {"kind": "StatefulSet"},
+                "patch": yaml.safe_dump(
+                    [
+                        {"op": "remove", "path": "/spec/volumeClaimTemplates"},
+                        {
+                            "op": "add",
+                            "path": "/spec/template/spec/volumes/-",
+                            "value": {"name": "data", "emptyDir": {}},
+                        },
+                    ]
+                ),
+            },
         ],
-    }  # fmt: skip
+    }
     if NODE_DOWN in os.environ:  # the nodes that are to die hold none of the servers
-        spread = {"op": "add", "path": "/spec/template/spec/nodeSelector", "value": {"kubernetes.io/hostname": node_names()[0]}}
+        spread = {
+            "op": "add",
+            "path": "/spec/template/spec/nodeSelector",
+            "value": {"kubernetes.io/hostname": node_names()[0]},
+        }
         document["patches"] += [
             {"target": {"kind": kind}, "patch": yaml.safe_dump([spread])} for kind in ("Deployment", "StatefulSet")
         ]
@@ -222,19 +242,27 @@ def overlay(namespace: Namespace, image: str, tmp_path_factory: pytest.TempPathF
     if shared:
         _on_a_node(image, shared, f"mkdir -m 0777 {namespace.name}")
         (folder / "overlay").mkdir()
-        (folder / "overlay/volume.yaml").write_text(yaml.safe_dump(_volume(namespace.name, f"{shared}/{namespace.name}")))
+        (folder / "overlay/volume.yaml").write_text(
+            yaml.safe_dump(_volume(namespace.name, f"{shared}/{namespace.name}"))
+        )
         document["resources"].append("volume.yaml")
-        document["patches"].append({
-            "target": {"kind": "PersistentVolumeClaim"},
-            "patch": yaml.safe_dump([
-                {"op": "add", "path": "/spec/storageClassName", "value": ""},
-                {"op": "add", "path": "/spec/volumeName", "value": namespace.name},
-            ]),
-        })  # fmt: skip
+        document["patches"].append(
+            {
+                "target": {"kind": "PersistentVolumeClaim"},
+                "patch": yaml.safe_dump(
+                    [
+                        {"op": "add", "path": "/spec/storageClassName", "value": ""},
+                        {"op": "add", "path": "/spec/volumeName", "value": namespace.name},
+                    ]
+                ),
+            }
+        )
     (folder / "overlay").mkdir(exist_ok=True)
     (folder / "overlay/kustomization.yaml").write_text(yaml.safe_dump(document))
     yield folder / "overlay"
-    namespace.kubectl("delete", "clusterrole,clusterrolebinding", f"{namespace.name}-nodes-reader", "--ignore-not-found")
+    namespace.kubectl(
+        "delete", "clusterrole,clusterrolebinding", f"{namespace.name}-nodes-reader", "--ignore-not-found"
+    )
     if shared:
         namespace.kubectl("delete", "persistentvolume", namespace.name, "--ignore-not-found", "--wait=false")
         _on_a_node(image, shared, f"rm -rf {namespace.name}")
@@ -259,10 +287,13 @@ def trial_code(installation: Installation) -> None:
     spec["autoscalerOptions"]["idleTimeoutSeconds"] = 15
     for group in (spec["headGroupSpec"], spec["workerGroupSpecs"][0]):
         group["template"]["spec"]["containers"][0]["resources"] = {
-            "requests": {"cpu": "100m", "memory": "500Mi"}, "limits": {"memory": "3Gi"},
-        }  # fmt: skip
+            "requests": {"cpu": "100m", "memory": "500Mi"},
+            "limits": {"memory": "3Gi"},
+        }
     spec["workerGroupSpecs"][0].update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
-    installation.on_storage(f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest))
+    installation.on_storage(
+        f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest)
+    )
     program = (Path(__file__).parent / "trial.py").read_text()
     installation.on_storage(f"cat > {STORAGE}/code/trial.py", said=program)
 
@@ -272,10 +303,17 @@ def trial_run(installation: Installation, trial_code: None) -> Callable[..., tup
     """Starts ``trial.py`` as a deployment; gives the run and its folder."""
     flow = installation.ask("POST", "/flows/", {"name": "trial"})
     folder = f"{STORAGE}/code"
-    installation.ask("POST", "/deployments/", {
-        "name": "trial", "flow_id": flow["id"], "entrypoint": "trial.py:trial", "work_pool_name": "kubernetes",
-        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
-    })  # fmt: skip
+    installation.ask(
+        "POST",
+        "/deployments/",
+        {
+            "name": "trial",
+            "flow_id": flow["id"],
+            "entrypoint": "trial.py:trial",
+            "work_pool_name": "kubernetes",
+            "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": folder}}],
+        },
+    )
 
     def begin(seconds: float, **settings: str) -> tuple[FlowRun, str]:
         own = f"{STORAGE}/trials/{uuid.uuid4().hex[:6]}"
@@ -308,7 +346,9 @@ def away_from(installation: Installation, node: str) -> str:
     elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]}
     spec = manifest["spec"]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
+        affinity = {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}
+        }
         group["template"]["spec"]["affinity"] = affinity
     path = f"{STORAGE}/code/away-from-{node}.yaml"
     installation.on_storage(f"cat > {path}", said=yaml.safe_dump(manifest))

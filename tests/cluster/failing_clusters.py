@@ -10,7 +10,9 @@ from typing import Any
 Objects = list[dict[str, Any]]
 
 SLEEP = "import time; time.sleep(9999)"
-WELL, ILL = ({"exec": {"command": [command]}, "periodSeconds": 3, "failureThreshold": 2} for command in ("true", "false"))
+WELL, ILL = (
+    {"exec": {"command": [command]}, "periodSeconds": 3, "failureThreshold": 2} for command in ("true", "false")
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ def ray_cluster(
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
-        "metadata": {"name": "ray", "namespace": place.namespace, "annotations": {"ray.io/overwrite-container-cmd": "true"}},
+        "metadata": {
+            "name": "ray",
+            "namespace": place.namespace,
+            "annotations": {"ray.io/overwrite-container-cmd": "true"},
+        },
         "spec": {"headGroupSpec": _group("head", "", place, head or {}), "workerGroupSpecs": groups, **spec},
     }
 
@@ -130,7 +136,12 @@ def webhook(place: Place, group: str, resource: str) -> Objects:
     }
     api = "admissionregistration.k8s.io/v1"
     return [
-        {"apiVersion": api, "kind": "ValidatingWebhookConfiguration", "metadata": {"name": place.namespace}, "webhooks": [hook]}
+        {
+            "apiVersion": api,
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": place.namespace},
+            "webhooks": [hook],
+        }
     ]
 
 
@@ -147,7 +158,11 @@ def _no_room(place: Place) -> Objects:
 
 
 def _claim(place: Place) -> dict[str, Any]:
-    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "absent", "resources": {"requests": {"storage": "1Gi"}}}
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "absent",
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
     return of_namespace(place, "v1", "PersistentVolumeClaim", "claim", spec)
 
 
@@ -175,9 +190,23 @@ def tainted(place: Place) -> dict[str, Any]:
 
 CASES = (
     Case("head-too-large", "TooLarge", True, "Insufficient cpu", lambda at: [ray_cluster(at, HUGE)]),
-    Case("worker-too-large", "TooLarge", True, "Insufficient cpu", lambda at: [ray_cluster(at, worker=HUGE)], False, "small"),
+    Case(
+        "worker-too-large",
+        "TooLarge",
+        True,
+        "Insufficient cpu",
+        lambda at: [ray_cluster(at, worker=HUGE)],
+        False,
+        "small",
+    ),
     Case("no-room", "NoRoom", False, "Insufficient memory", _no_room),
-    Case("head-taint", "UntoleratedTaint", True, "rayworks/test=taint:NoSchedule", lambda at: [ray_cluster(at, tainted(at))]),
+    Case(
+        "head-taint",
+        "UntoleratedTaint",
+        True,
+        "rayworks/test=taint:NoSchedule",
+        lambda at: [ray_cluster(at, tainted(at))],
+    ),
     Case(
         "worker-taint",
         "UntoleratedTaint",
@@ -371,7 +400,9 @@ CASES = (
         False,
         kind="RayCluster",
     ),
-    Case("suspended", "Queued", False, "suspended", lambda at: [ray_cluster(at, suspend=True)], False, kind="RayCluster"),
+    Case(
+        "suspended", "Queued", False, "suspended", lambda at: [ray_cluster(at, suspend=True)], False, kind="RayCluster"
+    ),
     Case(
         "gated",
         "Queued",
@@ -393,7 +424,12 @@ CASES = (
         False,
         "Failed to create pod sandbox",
         lambda at: [
-            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": at.namespace}, "handler": "absent"},
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": at.namespace},
+                "handler": "absent",
+            },
             ray_cluster(at, {"spec": {"runtimeClassName": at.namespace}}),
         ],
     ),

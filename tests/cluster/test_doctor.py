@@ -12,9 +12,18 @@ def test_a_fresh_installation_passes_every_check(installation: Installation):
     assert run.wait_for_end() == "COMPLETED", run.log()
     said = [line for line in run.log().splitlines() if line.startswith(("pass: ", "warn: ", "fail: "))]
     assert [line.split(": ")[1] for line in said] == [
-        "versions here", "Prefect API, from here", "storage, from here", "MLflow, from here", "manifest", "Kubernetes API",
-        "permissions", "RayCluster would be taken", "image", "Ray", "workers",
-    ]  # fmt: skip
+        "versions here",
+        "Prefect API, from here",
+        "storage, from here",
+        "MLflow, from here",
+        "manifest",
+        "Kubernetes API",
+        "permissions",
+        "RayCluster would be taken",
+        "image",
+        "Ray",
+        "workers",
+    ]
     assert all(line.startswith("pass: ") for line in said), said
     installation.assert_no_ray()
 

@@ -61,7 +61,9 @@ def run(installation: Installation, image: str, project: Path, *arguments: str) 
             "RAYWORKS_RAY_IDLE_SECONDS": "60",
         }
         command = [sys.executable, "till.py", *arguments]
-        return subprocess.run(command, cwd=project, env=os.environ | own, capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(
+            command, cwd=project, env=os.environ | own, capture_output=True, text=True, timeout=600, check=False
+        )
 
 
 def test_a_changed_module_and_file_arrive_without_an_image_build(installation: Installation, image: str, project: Path):

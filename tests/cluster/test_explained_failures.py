@@ -74,7 +74,10 @@ def watched(api: Any, image: str, request: pytest.FixtureRequest) -> Iterator[di
                     made.append(thing)
             cases[case.name] = Watched(here)
         with contextlib.suppress(AssertionError):  # each test tells of its own
-            eventually(lambda: not [case for case in chosen if not _look(core, case, cases[case.name])], START_SECONDS + SECONDS)
+            eventually(
+                lambda: not [case for case in chosen if not _look(core, case, cases[case.name])],
+                START_SECONDS + SECONDS,
+            )
         yield cases
     finally:
         core.patch_node(tainted.metadata.name, {"spec": {"taints": taints or None}})

@@ -21,7 +21,7 @@ from tests.cluster.conftest import (
     closed_to_new_pods,
     lost_node,
     node_names,
-)  # fmt: skip
+)
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
@@ -67,7 +67,9 @@ def test_a_run_outlives_a_restart_of_the_prefect_server(installation: Installati
     installation.assert_no_ray()
 
 
-def test_a_run_whose_pod_is_evicted_goes_on_by_itself_at_its_unfinished_stage(installation: Installation, trial_run: Any):
+def test_a_run_whose_pod_is_evicted_goes_on_by_itself_at_its_unfinished_stage(
+    installation: Installation, trial_run: Any
+):
     run, folder = trial_run(15)
     wait_until(run, f"{folder}/second.begun")
     installation.namespace.kubectl("delete", "pod", f"--selector=prefect.io/flow-run-id={run.id}", "--wait=false")
@@ -167,7 +169,9 @@ def test_processing_that_loses_its_workers_loses_no_row_and_doubles_none(install
     dataset = json.loads(installation.on_storage(f"cat {STORAGE}/datasets/many-*/dataset.json"))
     assert (dataset["rows_in"], dataset["rows_kept"]) == (COPIES * ROWS, COPIES * ROWS_KEPT)
     files = f"polars.scan_parquet('{STORAGE}/datasets/many-*/t*/*.parquet')"  # of the parts train and test
-    written = installation.in_a_pod("python", "-c", f"import polars; print({files}.select(polars.len()).collect().item())")
+    written = installation.in_a_pod(
+        "python", "-c", f"import polars; print({files}.select(polars.len()).collect().item())"
+    )
     parts = {split["name"]: split["rows"] for split in dataset["splits"]}
     assert int(written) == parts["train"] + parts["test"]
     installation.assert_no_ray()

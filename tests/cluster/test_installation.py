@@ -42,8 +42,12 @@ def test_a_flow_started_through_the_api_completes_in_a_pod_of_its_own(installati
         ("create", "deployments.apps", "no"),
     ],
 )
-def test_a_flow_may_manage_ray_and_leases_and_change_nothing_else(installation: Installation, verb: str, what: str, allowed: str):
+def test_a_flow_may_manage_ray_and_leases_and_change_nothing_else(
+    installation: Installation, verb: str, what: str, allowed: str
+):
     flow = f"--as=system:serviceaccount:{installation.namespace.name}:rayworks-flow"
     resource, _, subresource = what.partition("/")
-    said = installation.namespace.kubectl("auth", "can-i", verb, resource, f"--subresource={subresource}", flow, failing=True)
+    said = installation.namespace.kubectl(
+        "auth", "can-i", verb, resource, f"--subresource={subresource}", flow, failing=True
+    )
     assert said.strip() == allowed

@@ -20,7 +20,7 @@ from tests.cluster.conftest import (
     away_from,
     lost_node,
     node_names,
-)  # fmt: skip
+)
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
@@ -53,7 +53,9 @@ class Trial:
         container.update(json.loads(re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], text)))
         container["command"] = ["python", f"{STORAGE}/code/trial.py", self.folder, *self.arguments]
         pod["nodeSelector"] = {"kubernetes.io/hostname": self.node} if self.node else {}
-        pod["shareProcessNamespace"] = True  # else the program is the first process of its pod, which nobody can kill there
+        pod["shareProcessNamespace"] = (
+            True  # else the program is the first process of its pod, which nobody can kill there
+        )
         own = {"RAYWORKS_RAY_ADDRESS": f"{STORAGE}/code/raycluster.yaml"} | self.env
         container["env"] = [one for one in container["env"] if one["name"] not in own]
         container["env"] += [{"name": name, "value": value} for name, value in own.items()]
@@ -65,7 +67,9 @@ class Trial:
 
     def kill(self) -> None:
         """End its program by SIGKILL: even a pod that is deleted by force is asked to end first, and given two seconds."""
-        self.installation.namespace.kubectl("exec", f"job/{self.name}", "--", "sh", "-c", f"kill -9 $(cat {self.folder}/pid)")
+        self.installation.namespace.kubectl(
+            "exec", f"job/{self.name}", "--", "sh", "-c", f"kill -9 $(cat {self.folder}/pid)"
+        )
 
     def count(self, what: str) -> int:
         """How often a stage began, or ended."""
@@ -116,7 +120,15 @@ def test_a_run_makes_its_cluster_scales_it_from_zero_and_leaves_its_logs_alone(i
     folder = re.search(r"Its logs and events are in (\S+)", log)
     assert folder, log
     kept = installation.on_storage(f"cd {folder[1]} && find . -type f -size +0")
-    for name in ("raycluster.json", "pods.json", "events.txt", "tasks.json", "ray-head.log", "ray-worker.log", "/worker-"):
+    for name in (
+        "raycluster.json",
+        "pods.json",
+        "events.txt",
+        "tasks.json",
+        "ray-head.log",
+        "ray-worker.log",
+        "/worker-",
+    ):
         assert name in kept
 
 
@@ -144,21 +156,27 @@ def test_a_killed_run_leaves_nothing(installation: Installation, start: Any):
 
 def test_the_sweep_deletes_what_a_killed_run_left_and_spares_what_is_in_use(installation: Installation, start: Any):
     in_use = start("600")
-    killed = start("600", RAYWORKS_JOB_NAME="", RAYWORKS_JOB_UID="")  # so that Kubernetes does not delete its cluster by itself
+    killed = start(
+        "600", RAYWORKS_JOB_NAME="", RAYWORKS_JOB_UID=""
+    )  # so that Kubernetes does not delete its cluster by itself
     for trial in (in_use, killed):
         trial.wait_until("first.ended")
     assert len(installation.clusters()) == 2
     killed.kill()
 
     def swept() -> bool:
-        installation.in_a_pod("python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')")
+        installation.in_a_pod(
+            "python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')"
+        )
         return len(installation.clusters()) == 1
 
     eventually(swept, GONE_SECONDS, "the sweep left it")
     in_use.wait_until("second.begun")
 
 
-def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_idle(installation: Installation, start: Any):
+def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_idle(
+    installation: Installation, start: Any
+):
     runs = [start("5", RAYWORKS_RAY_IDLE_SECONDS="20") for _ in range(2)]
     for run in runs:
         assert run.wait_for_end(), run.log()
@@ -169,7 +187,9 @@ def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_i
     assert "Using the shared RayCluster" in again.log()
 
     def swept() -> bool:
-        installation.in_a_pod("python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')")
+        installation.in_a_pod(
+            "python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')"
+        )
         return not installation.clusters()
 
     eventually(swept, GONE_SECONDS, "the idle cluster stays")

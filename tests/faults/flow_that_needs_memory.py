@@ -1,6 +1,6 @@
 """A flow whose task takes all memory that it gets, or only as long as it has asked for little.
 
-    python flow_that_needs_memory.py greedy|growing
+python flow_that_needs_memory.py greedy|growing
 """
 
 import sys
@@ -53,5 +53,7 @@ if __name__ == "__main__":
         with get_client(sync_client=True) as client:
             for run in client.read_task_runs():
                 assert run.state is not None
-                sys.stdout.write(f"the state of {run.name.partition('-')[0]} is {run.state.type.value}: {run.state.message}\n")
+                sys.stdout.write(
+                    f"the state of {run.name.partition('-')[0]} is {run.state.type.value}: {run.state.message}\n"
+                )
         server.stop()

@@ -84,9 +84,13 @@ def run(folder: Path, *arguments: str) -> str:
 
 def test_workers_ask_their_own_ray_although_another_was_started_on_the_machine(folder: Path):
     (folder / "ray").mkdir()
-    (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")  # as `ray start` writes it, and leaves it when killed
+    (folder / "ray" / "ray_current_cluster").write_text(
+        "127.0.0.1:9"
+    )  # as `ray start` writes it, and leaves it when killed
     assert "SEEN AS ALIVE" in (said := run(folder, "with a dashboard")), said
 
 
-def test_workers_of_a_ray_without_a_dashboard_do_not_ask_that_of_another_whether_their_actors_live(folder: Path, dashboard: None):
+def test_workers_of_a_ray_without_a_dashboard_do_not_ask_that_of_another_whether_their_actors_live(
+    folder: Path, dashboard: None
+):
     assert "SEEN AS NOBODY ANSWERS" in (said := run(folder)), said

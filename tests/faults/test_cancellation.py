@@ -42,14 +42,13 @@ def processes_with(mark: str) -> list[str]:
 class Program:
     """The flow in a process of its own, all of whose descendants carry a mark."""
 
-    def __init__(self, folder: Path, *arguments: str, start: tuple[str, ...] = (str(PROGRAM),), **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, start: tuple[str, ...] = (str(PROGRAM),), **environment: str
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.progress = folder / "progress"
         self.progress.mkdir()
-        own = {
-            MARK: self.mark,
-            "RAYWORKS_STORAGE_URI": str(folder / "storage"),
-        }
+        own = {MARK: self.mark, "RAYWORKS_STORAGE_URI": str(folder / "storage")}
         inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(
@@ -124,7 +123,9 @@ def test_ctrl_c_twice_leaves_nothing(program) -> None:
     flow.assert_nothing_left()
 
 
-def test_a_flow_that_fails_shows_the_tasks_as_crashed_that_had_just_begun(prefect_api: str, program, tmp_path: Path) -> None:
+def test_a_flow_that_fails_shows_the_tasks_as_crashed_that_had_just_begun(
+    prefect_api: str, program, tmp_path: Path
+) -> None:
     flow = program(str(tmp_path / "progress"), "fail", PREFECT_API_URL=prefect_api)
     flow.process.wait(timeout=90)
     assert "the flow fails while its tasks run" in flow.output()
@@ -148,16 +149,22 @@ def states_of_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> list[str]:
     return [run["state_type"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()]
 
 
-def start_served(client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path) -> tuple[Program, UUID]:
+def start_served(
+    client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path
+) -> tuple[Program, UUID]:
     """A process that serves the flow as a deployment, and a run of it."""
     started = program("serve", PREFECT_API_URL=api_url, PREFECT_RUNNER_POLL_FREQUENCY="1")
     question = {"deployments": {"name": {"any_": ["served"]}}}
-    (deployment,) = eventually(lambda: client.request("POST", "/deployments/filter", json=question).json(), 90, "it never served")
+    (deployment,) = eventually(
+        lambda: client.request("POST", "/deployments/filter", json=question).json(), 90, "it never served"
+    )
     run = client.create_flow_run_from_deployment(deployment["id"], parameters={"folder": str(folder / "progress")})
     return started, run.id
 
 
-def start_executed(client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path) -> tuple[Program, UUID]:
+def start_executed(
+    client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path
+) -> tuple[Program, UUID]:
     """A run of a deployment, and the process that executes it, as one does in a pod."""
     entrypoint = f"{PROGRAM.relative_to(ROOT)}:waits"
     here = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
@@ -169,7 +176,9 @@ def start_executed(client: SyncPrefectClient, program: Callable[..., Program], a
 
 
 @pytest.mark.parametrize("start", [start_served, start_executed])
-def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(prefect_api: str, program, tmp_path: Path, start):
+def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(
+    prefect_api: str, program, tmp_path: Path, start
+):
     with get_client(sync_client=True) as client:
         runner, run_id = start(client, program, prefect_api, tmp_path)
         runner.wait_until_working()
@@ -180,7 +189,10 @@ def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(pr
 
         eventually(lambda: state().is_final(), 60, "the run never ended")
         assert state().is_cancelled(), runner.output()
-        serving = ("flow_that_waits.py serve", "multiprocessing.resource_tracker")  # goes on, and its own tracker with it
+        serving = (
+            "flow_that_waits.py serve",
+            "multiprocessing.resource_tracker",
+        )  # goes on, and its own tracker with it
         runner.assert_nothing_left(but=(*serving, "-m prefect flow-run"))
         eventually(lambda: states_of_tasks(client, run_id) == ["CRASHED", "CRASHED"])
     runner.process.send_signal(signal.SIGTERM)

@@ -20,9 +20,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
+    )
     if mounted.returncode:
-        pytest.skip(f"NOT TESTED, full and read-only disks: only root may mount one ({mounted.stderr.decode().strip()})")
+        pytest.skip(
+            f"NOT TESTED, full and read-only disks: only root may mount one ({mounted.stderr.decode().strip()})"
+        )
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
@@ -36,7 +40,9 @@ def test_a_disk_that_fills_up_while_processing_holds_no_part_of_a_file(disk: Pat
     pl.DataFrame({name: random.normal(size=200_000) for name in "xzy"}).write_parquet(tmp_path / "a.parquet")
     chunks = reading.chunks(reading.source_files(str(tmp_path / "a.parquet")))
     plan = processing.make_plan(chunks, "y", ProcessOptions(), str(disk / "dataset"))
-    with pytest.raises(StorageError, match=r"Cannot write: .*part-00000\.parquet .*The disk is full: free space, or set RAYWORKS"):
+    with pytest.raises(
+        StorageError, match=r"Cannot write: .*part-00000\.parquet .*The disk is full: free space, or set RAYWORKS"
+    ):
         processing.process_chunk(chunks[0], plan)
     assert files_of(disk) == []
 

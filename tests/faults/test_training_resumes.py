@@ -20,9 +20,12 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
     dataset = processing.process(str(tmp_path / "data.csv"), "y", ProcessOptions(), storage_uri=str(tmp_path))
     log = tmp_path / "rounds.log"
     options = TrainOptions(
-        loop="tests.stages.example_loops:killed_once", rounds=12, early_stopping_rounds=12, checkpoint_seconds=0.01,
+        loop="tests.stages.example_loops:killed_once",
+        rounds=12,
+        early_stopping_rounds=12,
+        checkpoint_seconds=0.01,
         hyperparameters={"log": str(log), "storage": str(tmp_path), "learning_rate": 0.05},
-    )  # fmt: skip
+    )
     model = training.train(dataset, options, storage_uri=str(tmp_path))
     rounds = [int(line) for line in log.read_text().split()]
     restarts = [later for earlier, later in itertools.pairwise(rounds) if later != earlier + 1]

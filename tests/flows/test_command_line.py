@@ -30,7 +30,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, flow: str, *arguments: str, **own: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAYWORKS_"))}
-    environment |= {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage"), "COLUMNS": "200"} | own
+    environment |= {
+        "PREFECT_HOME": str(home / "prefect"),
+        "RAYWORKS_STORAGE_URI": str(home / "storage"),
+        "COLUMNS": "200",
+    } | own
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, str(ROOT / "flows" / f"{flow}.py"), *arguments]
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280, check=False)
@@ -64,7 +68,10 @@ def test_data_and_all_that_is_made_of_them_may_be_in_an_object_store(home: Path)
         done = run(home, "pipeline", *own, *quick, **places)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Promoted: log_loss" in done.stdout
-        kept = {uri.removeprefix(f"{bucket}/rayworks/").partition("/")[0] for uri, _ in storage.list_files(f"{bucket}/rayworks")}
+        kept = {
+            uri.removeprefix(f"{bucket}/rayworks/").partition("/")[0]
+            for uri, _ in storage.list_files(f"{bucket}/rayworks")
+        }
     assert {"datasets", "models", "evaluations", "decisions", "reports"} <= kept
 
 
@@ -96,14 +103,18 @@ def test_doctor_looks_from_here_and_from_a_worker_and_fails_where_something_is_w
     def doctor(*arguments: str, **own: str) -> subprocess.CompletedProcess[str]:
         settings = {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage")} | own
         command = [sys.executable, "-m", "rayworks", "doctor", *arguments]
-        return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=280, check=False)
+        return subprocess.run(
+            command, env=os.environ | settings, capture_output=True, text=True, timeout=280, check=False
+        )
 
     well = doctor()
     assert well.returncode == 0, well.stdout + well.stderr
     assert "same versions, Prefect API and storage reached" in well.stdout
     (home / "a file").touch()
     ill = doctor(
-        "--no-worker", RAYWORKS_STORAGE_URI=str(home / "a file" / "storage"), RAYWORKS_MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+        "--no-worker",
+        RAYWORKS_STORAGE_URI=str(home / "a file" / "storage"),
+        RAYWORKS_MLFLOW_TRACKING_URI="http://127.0.0.1:9",
     )
     assert ill.returncode == 1
     assert [line.split("  ")[0] for line in ill.stdout.splitlines() if line.startswith("✗")] == [

@@ -16,10 +16,18 @@ def nothing() -> None:
 
 @pytest.mark.parametrize(
     ("state", "seconds", "is_lost"),
-    [("Running", 60, True), ("Cancelling", 60, True), ("Running", -60, False), ("Completed", 60, False), ("Scheduled", 60, False)],
+    [
+        ("Running", 60, True),
+        ("Cancelling", 60, True),
+        ("Running", -60, False),
+        ("Completed", 60, False),
+        ("Scheduled", 60, False),
+    ],
     ids=["it was running", "it was being cancelled", "it runs again since", "it has ended", "it waits for another run"],
 )
-def test_a_run_is_crashed_that_was_running_when_it_was_last_heard_of(prefect_api: str, state: str, seconds: float, is_lost: bool):
+def test_a_run_is_crashed_that_was_running_when_it_was_last_heard_of(
+    prefect_api: str, state: str, seconds: float, is_lost: bool
+):
     import prefect.states
     from prefect.client.orchestration import get_client
 

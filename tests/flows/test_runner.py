@@ -382,10 +382,15 @@ def test_a_long_task_is_seen_running_and_heard_before_it_ends(tmp_path: Path):
         with get_client(sync_client=True) as client:
 
             def heard() -> bool:
-                return any(line["message"] == "still at it" for line in client.request("POST", "/logs/filter", json=of_log).json())
+                return any(
+                    line["message"] == "still at it"
+                    for line in client.request("POST", "/logs/filter", json=of_log).json()
+                )
 
             def running() -> bool:
-                return [run["state_name"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()] == ["Running"]
+                return [
+                    run["state_name"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()
+                ] == ["Running"]
 
             eventually(lambda: heard() and running())
         (tmp_path / "seen").touch()
@@ -428,7 +433,12 @@ def test_an_asset_that_is_made_from_another_is_shown_with_it(client: SyncPrefect
         clean.submit(extract.submit()).wait()
 
     run(body)
-    made = {"filter": {"resource": {"id": ["s3://bucket/clean.parquet"]}, "event": {"prefix": ["prefect.asset.materialization"]}}}
+    made = {
+        "filter": {
+            "resource": {"id": ["s3://bucket/clean.parquet"]},
+            "event": {"prefix": ["prefect.asset.materialization"]},
+        }
+    }
     (event,) = eventually(lambda: client.request("POST", "/events/filter", json=made).json()["events"])
     origins = [one["prefect.resource.id"] for one in event["related"] if one["prefect.resource.role"] == "asset"]
     assert origins == ["s3://bucket/raw.parquet"]
@@ -453,7 +463,9 @@ def test_a_task_that_closes_over_what_cannot_be_sent_is_named_with_the_variable(
         with lock:
             pass
 
-    with pytest.raises(TransferError, match=r"^The function of task 'guarded' cannot be sent to a worker: its variable lock \("):
+    with pytest.raises(
+        TransferError, match=r"^The function of task 'guarded' cannot be sent to a worker: its variable lock \("
+    ):
         run(lambda: guarded.submit()).result()
 
 
@@ -464,7 +476,9 @@ def test_a_flow_that_closes_over_what_cannot_be_sent_is_named_with_the_variable(
         with lock:
             add.submit(1)
 
-    with pytest.raises(TransferError, match=r"^The function of flow 'tested', which goes with .* 'add', .*: its variable lock \("):
+    with pytest.raises(
+        TransferError, match=r"^The function of flow 'tested', which goes with .* 'add', .*: its variable lock \("
+    ):
         run(body).result()
 
 
@@ -472,7 +486,9 @@ def test_a_parameter_that_cannot_be_sent_is_named():
     def body() -> None:
         add.submit([threading.Lock()], 2)
 
-    with pytest.raises(TransferError, match=r"^Parameter 'first' of task 'add' cannot be sent to a worker \(TypeError: "):
+    with pytest.raises(
+        TransferError, match=r"^Parameter 'first' of task 'add' cannot be sent to a worker \(TypeError: "
+    ):
         run(body).result()
 
 

@@ -55,17 +55,30 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A Ray head of our own: ended by its process group, since `ray stop` would end every Ray of the machine."""
     port, client_port, dashboard_port = (free_port() for _ in range(3))
     command = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
+        *(
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--node-ip-address=127.0.0.1",
+        ),
         *(f"--port={port}", f"--ray-client-server-port={client_port}", f"--dashboard-port={dashboard_port}"),
         *("--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"),
     ]
-    folder = tempfile.mkdtemp(prefix="rayworks-")  # short, for Ray's sockets; in /tmp/ray, every ray.init would find this head
+    folder = tempfile.mkdtemp(
+        prefix="rayworks-"
+    )  # short, for Ray's sockets; in /tmp/ray, every ray.init would find this head
     command.append(f"--temp-dir={folder}")
     log = (tmp_path_factory.mktemp("head") / "log").open("w+")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         for listening in (port, client_port):
-            eventually(lambda listening=listening: process.poll() is not None or is_open(listening), 60, "the head never answered")
+            eventually(
+                lambda listening=listening: process.poll() is not None or is_open(listening),
+                60,
+                "the head never answered",
+            )
         assert process.poll() is None, log.seek(0) or log.read()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         raylet = next(int(child) for child in children if "raylet/raylet" in Path(f"/proc/{child}/cmdline").read_text())
@@ -84,13 +97,7 @@ def ask(prefect_api: str, folder: Path, address: str) -> subprocess.CompletedPro
     own = {"RAYWORKS_RAY_ADDRESS": address, "RAYWORKS_STORAGE_URI": "relative/storage", "PREFECT_API_URL": prefect_api}
     command = [sys.executable, "program.py"]
     return subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **own},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -99,7 +106,9 @@ def test_the_tasks_run_there_with_the_storage_of_the_driver(prefect_api: str, he
     address = f"127.0.0.1:{head.port}" if kind == "host:port" else f"ray://127.0.0.1:{head.client_port}"
     done = ask(prefect_api, tmp_path, address)
     answer = next((line for line in done.stdout.splitlines() if line.startswith("ANSWER")), "")
-    theirs = address if kind == "host:port" else "-"  # which Ray Train asks whether it lives; over ray:// nobody here knows
+    theirs = (
+        address if kind == "host:port" else "-"
+    )  # which Ray Train asks whether it lives; over ray:// nobody here knows
     assert answer == f"ANSWER {tmp_path}/relative/storage {head.raylet} {theirs}", done.stdout + done.stderr
 
 

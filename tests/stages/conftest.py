@@ -26,11 +26,17 @@ def rides(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Traine
 
     folder = tmp_path_factory.mktemp("rides")
     random, rows = np.random.default_rng(1), 1000
-    table = pl.DataFrame({
-        "ride length": random.exponential(5, rows).round(2), "city": random.choice(["Rome", "Oslo"], rows),
-        "passengers": random.integers(1, 5, rows), "night": random.random(rows) < 0.3,
-        "start": pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 1, 23), "1s", eager=True).gather_every(80)[:rows],
-    })  # fmt: skip
+    table = pl.DataFrame(
+        {
+            "ride length": random.exponential(5, rows).round(2),
+            "city": random.choice(["Rome", "Oslo"], rows),
+            "passengers": random.integers(1, 5, rows),
+            "night": random.random(rows) < 0.3,
+            "start": pl.datetime_range(
+                pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 1, 23), "1s", eager=True
+            ).gather_every(80)[:rows],
+        }
+    )
     fare = 3 + 2 * table["ride length"] + 4 * table["night"].cast(pl.Int8) + pl.Series(random.normal(0, 0.3, rows))
     table.with_columns(fare=fare).write_parquet(folder / "rides.parquet")
     storage_uri = str(folder / "storage")

@@ -21,11 +21,13 @@ TRACKING = "sqlite:///no-registry-is-asked.db"
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     random = np.random.default_rng(0)
-    frame = pd.DataFrame({
-        "distance": random.uniform(1, 100, ROWS).round(3),
-        "city": random.choice(["Oslo", "Rome", "Bern"], ROWS, p=[0.6, 0.3, 0.1]),
-        "late": random.choice([True, False], ROWS),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "distance": random.uniform(1, 100, ROWS).round(3),
+            "city": random.choice(["Oslo", "Rome", "Bern"], ROWS, p=[0.6, 0.3, 0.1]),
+            "late": random.choice([True, False], ROWS),
+        }
+    )
     frame["minutes"] = frame.distance * 2 + 30 * (frame.city == "Rome") + random.normal(0, 3, ROWS)
     frame["size"] = np.where(frame.distance < 30, "small", np.where(frame.distance < 60, "medium", "large"))
     return frame
@@ -67,11 +69,17 @@ def poor(amounts: DatasetRef) -> str:
     return save(trees(rounds=3), amounts, "poor")
 
 
-def evaluate(candidate: str, dataset: DatasetRef, storage_uri: str, champion: str | None = None, **options: Any) -> Evaluation:
+def evaluate(
+    candidate: str, dataset: DatasetRef, storage_uri: str, champion: str | None = None, **options: Any
+) -> Evaluation:
     return evaluation.evaluate(
-        candidate, dataset, champion_uri=champion, options=EvaluateOptions(**options), storage_uri=storage_uri,
+        candidate,
+        dataset,
+        champion_uri=champion,
+        options=EvaluateOptions(**options),
+        storage_uri=storage_uri,
         tracking_uri=TRACKING,
-    )  # fmt: skip
+    )
 
 
 def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, good, poor, storage_uri, table):
@@ -87,8 +95,12 @@ def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, go
 def test_slices_are_the_values_of_columns_with_few_of_them(amounts, good, poor, storage_uri):
     found = evaluate(good, amounts, storage_uri, poor, minimum_slice_rows=1)
     assert {(part.column, part.value) for part in found.slices} == {
-        ("city", "Oslo"), ("city", "Rome"), ("city", "Bern"), ("late", "true"), ("late", "false"),
-    }  # fmt: skip
+        ("city", "Oslo"),
+        ("city", "Rome"),
+        ("city", "Bern"),
+        ("late", "true"),
+        ("late", "false"),
+    }
     assert sum(part.candidate.rows for part in found.slices if part.column == "city") == found.candidate.rows
 
 

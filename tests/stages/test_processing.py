@@ -19,7 +19,9 @@ def passengers(folder: Path, rows: int = 600) -> str:
     lines = ["id,survived,class,name,sex,age,fare"]
     for i in range(rows):
         age = "" if i % 7 == 0 else str(i % 70 + 0.5)
-        lines.append(f'{i},{"yes" if i * 7919 % 13 < 5 else "no"},{i % 3 + 1},"Person, {i}",{"mf"[i % 2]},{age},{i * 31 % 97}')
+        lines.append(
+            f'{i},{"yes" if i * 7919 % 13 < 5 else "no"},{i % 3 + 1},"Person, {i}",{"mf"[i % 2]},{age},{i * 31 % 97}'
+        )
     lines += ["600,yes,1,A,m,unknown,5", "601,,1,B,m,30,5"]
     (folder / "passengers.csv").write_text("\n".join(lines) + "\n")
     return str(folder / "passengers.csv")
@@ -30,11 +32,16 @@ def rows_of(dataset, name: str) -> pl.DataFrame:
 
 
 def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, storage_uri: str):
-    dataset = processing.load(processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri))
+    dataset = processing.load(
+        processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri)
+    )
     assert (dataset.target.problem, dataset.target.classes) == ("binary", ("no", "yes"))
     assert {f.name: f.kind for f in dataset.feature_set.features} == {
-        "class": "numeric", "sex": "categorical", "age": "numeric", "fare": "numeric",
-    }  # fmt: skip
+        "class": "numeric",
+        "sex": "categorical",
+        "age": "numeric",
+        "fare": "numeric",
+    }
     assert (dataset.rows_in, dataset.rows_kept, dataset.rows_set_aside) == (602, 600, 2)
     assert dataset.reasons == {"column age: not a number": 1, "the target survived is missing": 1}
     assert sum(dataset.split(name).rows for name in SPLITS) == 600
@@ -63,14 +70,18 @@ def test_the_flights_of_two_months_add_up(storage_uri: str):
 
 
 def test_statistics_are_those_of_the_rows(tmp_path: Path, storage_uri: str):
-    dataset = processing.load(processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri))
+    dataset = processing.load(
+        processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri)
+    )
     train = rows_of(dataset, "train")
     found = {s.name: s for s in dataset.split("train").statistics}
     assert found["fare"].mean == pytest.approx(train["fare"].mean())
     assert found["fare"].deviation == pytest.approx(train["fare"].std(ddof=0))
     assert found["age"].missing == train["age"].null_count()
     assert sum(found["fare"].counts) == len(train)
-    assert dict(zip(found["sex"].values, found["sex"].counts, strict=True)) == dict(train["sex"].value_counts().iter_rows())
+    assert dict(zip(found["sex"].values, found["sex"].counts, strict=True)) == dict(
+        train["sex"].value_counts().iter_rows()
+    )
     assert dataset.class_counts == dict(train["survived"].value_counts().iter_rows())
 
 
@@ -78,7 +89,9 @@ def test_files_of_other_columns_and_types_make_one_dataset(tmp_path: Path, stora
     pl.DataFrame({"x": range(300), "extra": ["a", "b", "c"] * 100, "y": [i * 0.37 for i in range(300)]}).write_parquet(
         tmp_path / "1.parquet"
     )
-    pl.DataFrame({"x": ["7", "8", "bad"] * 100, "y": [i * 0.11 for i in range(300)]}).write_parquet(tmp_path / "2.parquet")
+    pl.DataFrame({"x": ["7", "8", "bad"] * 100, "y": [i * 0.11 for i in range(300)]}).write_parquet(
+        tmp_path / "2.parquet"
+    )
     options = ProcessOptions(columns={"x": ColumnDeclaration(kind="numeric")})
     dataset = processing.load(processing.process(str(tmp_path / "*.parquet"), "y", options, storage_uri=storage_uri))
     assert dataset.reasons == {"column x: not a number": 100}
@@ -89,7 +102,9 @@ def test_columns_that_are_no_plain_values_are_left_out_with_a_note(tmp_path: Pat
     pl.DataFrame({"x": range(100), "nested": [[1, 2]] * 100, "y": [i % 2 for i in range(100)]}).write_parquet(
         tmp_path / "a.parquet"
     )
-    dataset = processing.load(processing.process(str(tmp_path / "a.parquet"), "y", ProcessOptions(), storage_uri=storage_uri))
+    dataset = processing.load(
+        processing.process(str(tmp_path / "a.parquet"), "y", ProcessOptions(), storage_uri=storage_uri)
+    )
     assert [c.name for c in dataset.feature_set.ignored] == ["nested"]
     assert dataset.target.classes == (0, 1)
 
@@ -110,30 +125,63 @@ def test_the_same_data_and_options_are_not_processed_twice(tmp_path: Path, stora
 BAD_DATA = {
     "a missing file": ("missing.csv", None, "y", {}, StorageError, "nothing is there"),
     "an unknown column": ("a.csv", "x,y\n1,2\n", "z", {}, DataError, "'z' is not in the data.*Name one of its columns"),
-    "a target without values": ("a.csv", "x,y\n" + "1,\n" * 9, "y", {}, DataError, "none of the 9 rows.*target y is missing"),
-    "a constant target": ("a.csv", "x,y\n" + "".join(f"{i},5\n" for i in range(99)), "y", {}, DataError, "only one value"),
+    "a target without values": (
+        "a.csv",
+        "x,y\n" + "1,\n" * 9,
+        "y",
+        {},
+        DataError,
+        "none of the 9 rows.*target y is missing",
+    ),
+    "a constant target": (
+        "a.csv",
+        "x,y\n" + "".join(f"{i},5\n" for i in range(99)),
+        "y",
+        {},
+        DataError,
+        "only one value",
+    ),
     "a constant amount": (
-        "a.csv", "x,y\n" + "".join(f"{i},5\n" for i in range(99)), "y",
-        {"problem": "regression"}, DataError, "only one value",
+        "a.csv",
+        "x,y\n" + "".join(f"{i},5\n" for i in range(99)),
+        "y",
+        {"problem": "regression"},
+        DataError,
+        "only one value",
     ),
     "no rows": ("a.csv", "x,y\n", "y", {}, DataError, "no rows"),
     "one row": ("a.csv", "x,y\n1,2\n", "y", {}, DataError, "no column is left|no row is left|only one value"),
     "only invalid rows": (
-        "a.csv", "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(50)), "y",
-        {"columns": {"x": ColumnDeclaration(minimum=1000)}}, DataError, "none of the 50 rows.*less than 1000",
+        "a.csv",
+        "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(50)),
+        "y",
+        {"columns": {"x": ColumnDeclaration(minimum=1000)}},
+        DataError,
+        "none of the 50 rows.*less than 1000",
     ),
     "a function that does not exist": (
-        "a.csv", "x,y\n1,2\n2,3\n", "y", {"feature_function": "nowhere:f"}, ParameterError, "could not be imported: nowhere",
+        "a.csv",
+        "x,y\n1,2\n2,3\n",
+        "y",
+        {"feature_function": "nowhere:f"},
+        ParameterError,
+        "could not be imported: nowhere",
     ),
     "a function that fails": (
-        "a.csv", "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(50)), "y",
-        {"feature_function": "tests.unit.feature_functions:that_fails"}, ParameterError, "ZeroDivisionError",
+        "a.csv",
+        "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(50)),
+        "y",
+        {"feature_function": "tests.unit.feature_functions:that_fails"},
+        ParameterError,
+        "ZeroDivisionError",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_DATA)
-def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(case: str, tmp_path: Path, storage_uri: str):
+def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(
+    case: str, tmp_path: Path, storage_uri: str
+):
     name, content, target, options, error, words = BAD_DATA[case]
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -146,4 +194,6 @@ def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(
 def test_a_storage_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"(?i)cannot write.*file"):
-        processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=str(tmp_path / "file" / "below"))
+        processing.process(
+            passengers(tmp_path), "survived", ProcessOptions(), storage_uri=str(tmp_path / "file" / "below")
+        )

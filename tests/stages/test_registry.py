@@ -21,16 +21,22 @@ def registered(rides, tracking_uri: str, key: str = "") -> ModelVersion:
         if not Path(uri).exists():
             Path(uri).symlink_to(model.uri)
         model = model.model_copy(update={"uri": uri})
-    return registry.register(model, tracking_uri=tracking_uri, storage_uri=f"{tracking_uri.removeprefix('sqlite:///')}-files")
+    return registry.register(
+        model, tracking_uri=tracking_uri, storage_uri=f"{tracking_uri.removeprefix('sqlite:///')}-files"
+    )
 
 
 def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, better: float = 0.0) -> Evaluation:
     """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better."""
     champion = registry.champion(version.name, tracking_uri=tracking_uri)
     found = evaluation.evaluate(
-        version.uri, rides.dataset, champion_uri=champion.uri if champion else None, options=EvaluateOptions(),
-        storage_uri=str(tmp_path), tracking_uri=tracking_uri,
-    )  # fmt: skip
+        version.uri,
+        rides.dataset,
+        champion_uri=champion.uri if champion else None,
+        options=EvaluateOptions(),
+        storage_uri=str(tmp_path),
+        tracking_uri=tracking_uri,
+    )
     values = {name: value * (1 - better) for name, value in found.candidate.values.items()}
     return found.model_copy(update={"candidate": found.candidate.model_copy(update={"values": values})})
 
@@ -59,7 +65,9 @@ def test_a_registered_model_tells_where_it_came_from(rides, tracking_uri: str):
     assert len(client.get_metric_history(version.run_id, "validation_rmse")) == len(rides.model.curve)
 
 
-def test_the_first_model_is_promoted_over_the_baseline_and_promoted_no_second_time(rides, tracking_uri: str, tmp_path: Path):
+def test_the_first_model_is_promoted_over_the_baseline_and_promoted_no_second_time(
+    rides, tracking_uri: str, tmp_path: Path
+):
     version = registered(rides, tracking_uri)
     judgement = judged(rides, version, tracking_uri, tmp_path)
     decision = promoted(version, judgement, tracking_uri, tmp_path)
@@ -81,7 +89,9 @@ def test_a_candidate_that_is_no_better_is_refused_and_the_decision_is_kept(rides
     assert storage.read_record(decision.uri, PromotionDecision).reason.startswith("Not promoted")
 
 
-def test_going_back_is_one_move_and_only_possible_where_there_is_a_predecessor(rides, tracking_uri: str, tmp_path: Path):
+def test_going_back_is_one_move_and_only_possible_where_there_is_a_predecessor(
+    rides, tracking_uri: str, tmp_path: Path
+):
     first = registered(rides, tracking_uri)
     promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
     second = registered(rides, tracking_uri, "third")
@@ -94,7 +104,9 @@ def test_going_back_is_one_move_and_only_possible_where_there_is_a_predecessor(r
         registry.rollback("rides", tracking_uri=tracking_uri)
 
 
-def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_judged_against(rides, tracking_uri: str, tmp_path: Path):
+def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_judged_against(
+    rides, tracking_uri: str, tmp_path: Path
+):
     first, second = registered(rides, tracking_uri), registered(rides, tracking_uri, "fourth")
     judgement = judged(rides, second, tracking_uri, tmp_path)
     promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)

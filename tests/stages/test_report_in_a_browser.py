@@ -55,7 +55,9 @@ def test_every_chart_is_drawn(opened):
     boxes = [chart.bounding_box() for chart in page.locator("svg.chart").all()]
     assert len(boxes) >= 12
     assert all(box["width"] > 200 and box["height"] > 60 for box in boxes)
-    marks = page.eval_on_selector_all("svg.chart", "all => all.map(c => c.querySelectorAll('path, rect, circle').length)")
+    marks = page.eval_on_selector_all(
+        "svg.chart", "all => all.map(c => c.querySelectorAll('path, rect, circle').length)"
+    )
     assert min(marks) > 0
 
 

@@ -18,7 +18,9 @@ from rayworks.stages import processing, registry, serving
 def ask(url: str, body=None) -> tuple[int, dict]:
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30
+        ) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -141,4 +143,6 @@ def test_a_batch_is_bounded_by_rows_and_a_request_of_more_goes_alone(url: str, r
             answers = list(pool.map(lambda rows: ask(f"{small}/predict", {"rows": [ROW] * rows}), (2, 2, 7, 1, 3, 0)))
     finally:
         serving.stop("small")
-    assert [(status, len(answer["predictions"])) for status, answer in answers] == [(200, n) for n in (2, 2, 7, 1, 3, 0)]
+    assert [(status, len(answer["predictions"])) for status, answer in answers] == [
+        (200, n) for n in (2, 2, 7, 1, 3, 0)
+    ]

@@ -26,9 +26,9 @@ def table(rows: int = 1500) -> pl.DataFrame:
     amount = 3 * length + 5 * (city == "Rome") + 0.1 * noise
     grade = np.select([amount < -1, amount < 3], ["low", "middle"], "high")
     missing = random.random(rows) < 0.1
-    return pl.DataFrame({"length": length, "city": city, "noise": noise, "amount": amount, "grade": grade}).with_columns(
-        length=pl.when(~pl.Series(missing)).then("length"), late=pl.Series(amount > 1)
-    )
+    return pl.DataFrame(
+        {"length": length, "city": city, "noise": noise, "amount": amount, "grade": grade}
+    ).with_columns(length=pl.when(~pl.Series(missing)).then("length"), late=pl.Series(amount > 1))
 
 
 def processed(folder: Path, target: str) -> DatasetRef:

@@ -32,9 +32,13 @@ def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: Datase
     options = TuneOptions(trials=3, rounds=20, space={"max_depth": IntRange(low=1, high=6)})
     heard: list[str] = []
     result = tuning.tune(
-        dataset, options, loop=BUILT_IN, hyperparameters={"seed": 1}, storage_uri=str(tmp_path),
+        dataset,
+        options,
+        loop=BUILT_IN,
+        hyperparameters={"seed": 1},
+        storage_uri=str(tmp_path),
         progress=lambda fraction, message: heard.append(message),
-    )  # fmt: skip
+    )
     assert len(result.trials) == 3
     assert result.trials[0].hyperparameters == {"max_depth": 6}
     assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)

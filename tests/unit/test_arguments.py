@@ -38,7 +38,9 @@ def test_an_unknown_option_ends_with_its_name_and_the_code_of_bad_arguments(caps
 
 
 def test_hyperparameters_are_numbers_where_they_look_like_some():
-    given = arguments(flow(), ["--train.hyperparameters", "alpha=1e-3", "--train.hyperparameters", "depth=4,kind=linear"])
+    given = arguments(
+        flow(), ["--train.hyperparameters", "alpha=1e-3", "--train.hyperparameters", "depth=4,kind=linear"]
+    )
     assert given["train"].hyperparameters == {"alpha": 0.001, "depth": 4, "kind": "linear"}
     assert type(given["train"].hyperparameters["depth"]) is int
 

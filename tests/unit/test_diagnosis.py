@@ -129,8 +129,15 @@ def test_a_new_cluster_is_given_time_before_the_operator_counts_as_silent():
 def test_a_pod_for_which_an_autoscaler_makes_a_node_waits(reason: str):
     snapshot, now = recorded("head-taint")
     pod = snapshot.pods[0]["metadata"]
-    said = {"reason": reason, "message": "pod triggered scale-up: [{gpu 0->1 (max: 2)}]", "lastTimestamp": now.isoformat()}
-    event = {**said, "involvedObject": {"kind": "Pod", "name": pod["name"], "namespace": pod["namespace"], "uid": pod["uid"]}}
+    said = {
+        "reason": reason,
+        "message": "pod triggered scale-up: [{gpu 0->1 (max: 2)}]",
+        "lastTimestamp": now.isoformat(),
+    }
+    event = {
+        **said,
+        "involvedObject": {"kind": "Pod", "name": pod["name"], "namespace": pod["namespace"], "uid": pod["uid"]},
+    }
     first = findings(replace(snapshot, events=(*snapshot.events, event)), now)[0]
     assert not first.is_final
     assert "gpu 0->1" in first.said
@@ -152,32 +159,52 @@ HOPELESS = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for
     [
         ("0/3 nodes are available: 3 node(s) had untolerated taint {gpu: yes}. " + HOPELESS, "UntoleratedTaint", True),
         ("0/3 nodes are available: 3 node(s) had untolerated taint(s). " + HOPELESS, "UntoleratedTaint", True),
-        ("0/3 nodes are available: 3 node(s) had untolerated taint {node.kubernetes.io/not-ready: }. " + HOPELESS, "NoRoom", False),
-        ("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: }. " + HOPELESS, "TooLarge", True),
+        (
+            "0/3 nodes are available: 3 node(s) had untolerated taint {node.kubernetes.io/not-ready: }. " + HOPELESS,
+            "NoRoom",
+            False,
+        ),
+        (
+            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: }. " + HOPELESS,
+            "TooLarge",
+            True,
+        ),
         (
             "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {node.kubernetes.io/unreachable: }. "
             + HOPELESS,
             "NoRoom",
             False,
         ),
-        ("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector.", "NoRoom", False),
+        (
+            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node affinity/selector.",
+            "NoRoom",
+            False,
+        ),
         ("0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient nvidia.com/gpu.", "NoRoom", False),
         ("0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.", "UnmatchedAffinity", True),
         ("0/3 nodes are available: 3 node(s) had volume node affinity conflict.", "VolumeUnbound", False),
-        ("0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No victims found.", "NoRoom", False),
+        (
+            "0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No victims found.",
+            "NoRoom",
+            False,
+        ),
         ("no nodes available to schedule pods", "NoRoom", False),
     ],
 )
 def test_what_every_node_says_decides(message: str, condition: str, is_final: bool):
     snapshot, now = recorded("affinity")
-    assert [(one.condition, one.is_final) for one in findings(unschedulable(message, snapshot), now)] == [(condition, is_final)]
+    assert [(one.condition, one.is_final) for one in findings(unschedulable(message, snapshot), now)] == [
+        (condition, is_final)
+    ]
 
 
 def test_taints_of_a_node_that_is_not_well_are_waited_for():
     snapshot, now = recorded("head-taint")
     taint = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
     nodes = [{**node, "spec": {**node["spec"], "taints": [taint]}} for node in snapshot.nodes]
-    assert [(one.condition, one.is_final) for one in findings(replace(snapshot, nodes=tuple(nodes)), now)] == [("NoRoom", False)]
+    assert [(one.condition, one.is_final) for one in findings(replace(snapshot, nodes=tuple(nodes)), now)] == [
+        ("NoRoom", False)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -194,13 +221,19 @@ def test_a_quota_that_others_fill_may_become_free_and_one_that_is_too_small_may_
     snapshot, now = recorded("worker-quota")
     cluster: dict[str, Any] = deepcopy(dict(snapshot.cluster))
     for condition in cluster["status"]["conditions"]:
-        condition["message"] = f'FailedCreateWorkerPod\npods "ray-small-worker-a" is forbidden: exceeded quota: small, {quota}'
+        condition["message"] = (
+            f'FailedCreateWorkerPod\npods "ray-small-worker-a" is forbidden: exceeded quota: small, {quota}'
+        )
     found = findings(replace(snapshot, cluster=cluster), now)
     assert [(one.condition, one.is_final) for one in found] == [("QuotaExceeded", is_final)]
 
 
 def test_what_is_final_comes_first_and_the_head_before_workers():
-    (passing, now), (worker, then), (head, later) = recorded("no-room"), recorded("worker-image"), recorded("head-image")
+    (passing, now), (worker, then), (head, later) = (
+        recorded("no-room"),
+        recorded("worker-image"),
+        recorded("head-image"),
+    )
     together = replace(passing, pods=(*passing.pods, *worker.pods, *head.pods), events=())
     assert [(one.is_final, one.is_head) for one in findings(together, max(now, then, later))] == [
         (True, True),
@@ -211,7 +244,9 @@ def test_what_is_final_comes_first_and_the_head_before_workers():
 
 def test_events_of_other_objects_change_nothing():
     snapshot, now = recorded("well")
-    others = [event for name in RECORDED for event in recorded(name)[0].events if event["involvedObject"]["name"] != "ray"]
+    others = [
+        event for name in RECORDED for event in recorded(name)[0].events if event["involvedObject"]["name"] != "ray"
+    ]
     others = [event for event in others if event["reason"] != "Evicted"]  # of a pod of this name, which is gone
     assert findings(replace(snapshot, events=(*snapshot.events, *others)), now) == []
 

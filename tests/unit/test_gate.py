@@ -23,10 +23,18 @@ def evaluation(
     error: str = "",
 ) -> Evaluation:
     return Evaluation(
-        uri="e", metric="rmse", dataset_uri="d", candidate_uri="models:/m/2", champion_uri="models:/m/1" if champion else None,
-        candidate=metrics(candidate), baseline=metrics(baseline), champion=metrics(champion) if champion is not None else None,
-        champion_error=error, slices=slices, plots=(),
-    )  # fmt: skip
+        uri="e",
+        metric="rmse",
+        dataset_uri="d",
+        candidate_uri="models:/m/2",
+        champion_uri="models:/m/1" if champion else None,
+        candidate=metrics(candidate),
+        baseline=metrics(baseline),
+        champion=metrics(champion) if champion is not None else None,
+        champion_error=error,
+        slices=slices,
+        plots=(),
+    )
 
 
 def a_slice(value: str, candidate: float, champion: float) -> SliceMetrics:

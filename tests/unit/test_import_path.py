@@ -43,7 +43,10 @@ def test_what_is_installed_goes_before_the_working_directory(folder: Path):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("my_featurs:double", r"The module could not be imported: my_featurs \(ModuleNotFoundError: .*that my_featurs.py is in /"),
+        (
+            "my_featurs:double",
+            r"The module could not be imported: my_featurs \(ModuleNotFoundError: .*that my_featurs.py is in /",
+        ),
         ("my_features:doubel", r"The module has no function 'doubel': .*its functions are double\)\. Name one of them"),
         ("my_features:RATE", r"The module has no function 'RATE': .*its functions are double\)"),
         ("broken:f", r"The module could not be imported: broken \(ZeroDivisionError: division by zero\)"),
@@ -73,7 +76,10 @@ def test_the_fingerprint_changes_with_any_line_of_the_module(folder: Path):
 
 @pytest.mark.parametrize(
     "named",
-    ["from my_code.inner import double", "import functools, my_code.inner as inner\ndouble = functools.partial(inner.double)"],
+    [
+        "from my_code.inner import double",
+        "import functools, my_code.inner as inner\ndouble = functools.partial(inner.double)",
+    ],
     ids=["imported", "partial"],
 )
 @pytest.mark.parametrize("changed", ["__init__", "inner"])

@@ -42,15 +42,31 @@ def lease(renewed: float, of: str = "one", run: str | None = None) -> dict[str, 
         (cluster(3600, idle=1, used=20), [lease(20)], False),
     ],
     ids=[
-        "its driver lives", "one of two drivers lives", "its driver was killed", "its driver gave it back and could not delete it",
-        "it was made a moment ago", "another's driver lives", "shared, and warm", "shared, and in use", "shared, and idle too long",
-        "shared, its last driver killed long ago", "shared, a renewal is late",
+        "its driver lives",
+        "one of two drivers lives",
+        "its driver was killed",
+        "its driver gave it back and could not delete it",
+        "it was made a moment ago",
+        "another's driver lives",
+        "shared, and warm",
+        "shared, and in use",
+        "shared, and idle too long",
+        "shared, its last driver killed long ago",
+        "shared, a renewal is late",
     ],
-)  # fmt: skip
-def test_a_cluster_is_abandoned_when_no_driver_is_left(found: dict[str, Any], leases: list[dict[str, Any]], abandoned: bool):
+)
+def test_a_cluster_is_abandoned_when_no_driver_is_left(
+    found: dict[str, Any], leases: list[dict[str, Any]], abandoned: bool
+):
     assert is_abandoned(found, leases, NOW) == abandoned
 
 
 def test_a_run_is_lost_when_none_of_its_leases_is_renewed():
-    leases = [lease(90, run="lost"), lease(5, run="lives"), lease(90, run="begun again"), lease(5, run="begun again"), lease(90)]
+    leases = [
+        lease(90, run="lost"),
+        lease(5, run="lives"),
+        lease(90, run="begun again"),
+        lease(5, run="begun again"),
+        lease(90),
+    ]
     assert lost_runs(leases, NOW) == {"lost": NOW - timedelta(seconds=90)}

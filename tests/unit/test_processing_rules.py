@@ -17,7 +17,9 @@ from rayworks.stages import features, inference, processing, reading, splitting,
 
 def read(uri: Path | str) -> tuple[pl.DataFrame, list[tuple[int, str, str]]]:
     parts = [batch for chunk in reading.chunks(reading.source_files(str(uri))) for batch in reading.batches(chunk)]
-    return pl.concat([part.rows for part in parts], how="diagonal_relaxed"), [bad for part in parts for bad in part.malformed]
+    return pl.concat([part.rows for part in parts], how="diagonal_relaxed"), [
+        bad for part in parts for bad in part.malformed
+    ]
 
 
 # --- reading
@@ -56,11 +58,13 @@ def test_other_files_in_a_folder_are_left_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "empty"), ("\n1,2\n", "names no column|empty"), (",\n1,2\n", "names no column"),
+        ("", "empty"),
+        ("\n1,2\n", "names no column|empty"),
+        (",\n1,2\n", "names no column"),
         ("a,b,a\n1,2,3\n", r"two columns have one name: .*\(a\)"),
     ],
     ids=["empty file", "blank line", "no names", "repeated column"],
-)  # fmt: skip
+)
 def test_a_csv_file_without_a_usable_header_is_refused_in_a_sentence(tmp_path: Path, content: str, words: str):
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(DataError, match=f"(?i){words}"):
@@ -93,7 +97,9 @@ def test_numbers_with_a_decimal_comma_are_understood_in_files_separated_by_semic
     ],
     ids=["no Parquet", "Latin-1", "Latin-1 further down", "not compressed", "cut off"],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(tmp_path: Path, name: str, content: bytes, words: str):
+def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: bytes, words: str
+):
     (tmp_path / name).write_bytes(content)
     with pytest.raises((DataError, StorageError), match=f"(?i){words}"):
         read(tmp_path / name)
@@ -120,17 +126,19 @@ def columns_of(data: dict, target: str = "y", **options) -> dict[str, Column]:
 
 def test_the_kinds_of_text_columns_are_inferred_from_their_values():
     rows = 100
-    found = columns_of({
-        "number": [str(i / 2) if i % 10 else "NA" for i in range(rows)],
-        "color": [("red", "green", "blue")[i % 3] for i in range(rows)],
-        "when": [f"2024-01-{i % 28 + 1:02}T08:00:00Z" for i in range(rows)],
-        "flag": [("yes", "no")[i % 2] for i in range(rows)],
-        "name": [f"person {i}" for i in range(rows)],
-        "id": [str(i) for i in range(rows)],
-        "same": ["x"] * rows,
-        "nothing": [None] * rows,
-        "y": ["1"] * rows,
-    })  # fmt: skip
+    found = columns_of(
+        {
+            "number": [str(i / 2) if i % 10 else "NA" for i in range(rows)],
+            "color": [("red", "green", "blue")[i % 3] for i in range(rows)],
+            "when": [f"2024-01-{i % 28 + 1:02}T08:00:00Z" for i in range(rows)],
+            "flag": [("yes", "no")[i % 2] for i in range(rows)],
+            "name": [f"person {i}" for i in range(rows)],
+            "id": [str(i) for i in range(rows)],
+            "same": ["x"] * rows,
+            "nothing": [None] * rows,
+            "y": ["1"] * rows,
+        }
+    )
     kinds = {name: column.kind for name, column in found.items()}
     assert kinds["number"] == "numeric"
     assert kinds["color"] == "categorical"
@@ -207,7 +215,9 @@ def test_whole_numbers_that_are_too_large_for_64_bits_are_kept_as_nearly_as_they
 
 
 def test_a_row_number_that_a_data_frame_was_saved_with_is_no_feature():
-    known = columns_of({"unnamed_1": [str(i) for i in range(50)], "x": [str(i) for i in range(50)], "y": ["a", "b"] * 25})
+    known = columns_of(
+        {"unnamed_1": [str(i) for i in range(50)], "x": [str(i) for i in range(50)], "y": ["a", "b"] * 25}
+    )
     assert (known["unnamed_1"].kind, known["x"].kind) == ("ignored", "numeric")
 
 
@@ -235,15 +245,19 @@ def test_every_rejected_row_has_the_first_reason_and_no_row_is_lost():
         }
     )
     columns = [
-        column("age", maximum=120, required=True), column("color", "categorical", "string", allowed=("red",)), column("y"),
-    ]  # fmt: skip
+        column("age", maximum=120, required=True),
+        column("color", "categorical", "string", allowed=("red",)),
+        column("y"),
+    ]
     good, bad = validation.validate(raw, columns, "y")
     assert len(good) + len(bad) == len(raw)
     assert good["age"].to_list() == [1.0]
     assert bad[validation.REASON].to_list() == [
-        "column age: 'abc' is not a number", "column age: more than 120", "column age: a value is required",
+        "column age: 'abc' is not a number",
+        "column age: more than 120",
+        "column age: a value is required",
         "column color: not one of the allowed values",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_column_that_a_file_lacks_is_missing_in_its_rows():
@@ -264,8 +278,13 @@ def test_times_with_and_without_a_zone_are_understood():
     raw = pl.DataFrame({"t": texts})
     read_times = raw.select(validation.typed("t", pl.String(), "timestamp"))["t"].to_list()
     assert [None if t is None else t.strftime("%d %H:%M") for t in read_times] == [
-        "02 00:00", "02 03:04", "02 03:04", "02 01:04", "02 00:00", None,
-    ]  # fmt: skip
+        "02 00:00",
+        "02 03:04",
+        "02 03:04",
+        "02 01:04",
+        "02 00:00",
+        None,
+    ]
 
 
 def test_reasons_are_counted_without_the_single_value():
@@ -287,8 +306,10 @@ def test_no_feature_takes_the_name_of_the_target_or_of_another_column():
     columns = [column("t", "timestamp", "timestamp"), column("t_day_of_week")]
     made = features.plan(pl.DataFrame({"t": times, "t_day_of_week": range(20)}), columns, None, "t_day_of_year")
     assert [(f.name, f.part) for f in made.features] == [
-        ("t_day_of_year_", "day_of_year"), ("t_day_of_week_", "day_of_week"), ("t_day_of_week", None),
-    ]  # fmt: skip
+        ("t_day_of_year_", "day_of_year"),
+        ("t_day_of_week_", "day_of_week"),
+        ("t_day_of_week", None),
+    ]
 
 
 def test_a_category_that_training_never_saw_is_missing():
@@ -339,7 +360,9 @@ def test_the_same_rows_get_the_same_parts_however_they_are_cut():
     splitter = splitting.choose(SplitOptions(by="random", seed=7), ())
     rows, numbers = pl.DataFrame({"x": range(1000)}), pl.Series(range(1, 1001))
     whole = splitter.assign(rows, "a.csv", numbers)
-    halves = pl.concat([splitter.assign(rows[:400], "a.csv", numbers[:400]), splitter.assign(rows[400:], "a.csv", numbers[400:])])
+    halves = pl.concat(
+        [splitter.assign(rows[:400], "a.csv", numbers[:400]), splitter.assign(rows[400:], "a.csv", numbers[400:])]
+    )
     assert whole.equals(halves)
     shares = whole.value_counts(normalize=True)
     assert dict(shares.iter_rows())["train"] == pytest.approx(0.7, abs=0.05)
@@ -357,7 +380,9 @@ RECORDED_SPLIT = "vttttttttttt"
 def test_rows_that_share_a_key_stay_together():
     splitter = splitting.choose(SplitOptions(by="hash", column="k"), [column("k", "categorical", "string")])
     keys = [f"key {i % 50}" for i in range(1000)]
-    parts = pl.DataFrame({"k": keys}).with_columns(part=splitter.assign(pl.DataFrame({"k": keys}), "a", pl.Series(range(1000))))
+    parts = pl.DataFrame({"k": keys}).with_columns(
+        part=splitter.assign(pl.DataFrame({"k": keys}), "a", pl.Series(range(1000)))
+    )
     assert parts.group_by("k").agg(pl.col("part").n_unique())["part"].max() == 1
     assert parts["part"].n_unique() == 3
 

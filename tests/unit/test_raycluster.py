@@ -67,13 +67,20 @@ def test_a_shared_cluster_of_another_manifest_or_image_is_told_apart(manifest: d
         (lambda m: m.update(apiVersion="ray.io/v1alpha1"), "apiVersion is 'ray.io/v1alpha1', not 'ray.io/v1'"),
         (lambda m: m["metadata"].pop("name"), "metadata.name is missing"),
         (lambda m: m["spec"].pop("headGroupSpec"), "spec.headGroupSpec is missing"),
-        (lambda m: m["spec"]["workerGroupSpecs"][0]["template"]["spec"].update(containers=[]),
-         "spec.workerGroupSpecs[0].template.spec.containers is empty"),
-        (lambda m: m["spec"]["headGroupSpec"]["template"]["spec"].update(restartPolicy="Never"), "restartPolicy 'Never'"),
+        (
+            lambda m: m["spec"]["workerGroupSpecs"][0]["template"]["spec"].update(containers=[]),
+            "spec.workerGroupSpecs[0].template.spec.containers is empty",
+        ),
+        (
+            lambda m: m["spec"]["headGroupSpec"]["template"]["spec"].update(restartPolicy="Never"),
+            "restartPolicy 'Never'",
+        ),
     ],
     ids=["old version", "no name", "no head", "no container", "a head that would stay ended"],
-)  # fmt: skip
-def test_what_could_never_come_up_is_refused_with_its_place(manifest: dict[str, Any], change: Any, said: str, tmp_path: Path):
+)
+def test_what_could_never_come_up_is_refused_with_its_place(
+    manifest: dict[str, Any], change: Any, said: str, tmp_path: Path
+):
     change(manifest)
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(manifest))
     with pytest.raises(ParameterError) as error:
@@ -91,8 +98,16 @@ def test_a_file_that_is_not_one_raycluster_is_refused(content: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("address", "is_manifest"),
-    [(None, False), ("", False), ("auto", False), ("head:6379", False), ("ray://head:10001", False),
-     ("raycluster.yaml", True), ("/etc/rayworks/raycluster.yml", True), ("s3://lake/cluster.json", True)],
-)  # fmt: skip
+    [
+        (None, False),
+        ("", False),
+        ("auto", False),
+        ("head:6379", False),
+        ("ray://head:10001", False),
+        ("raycluster.yaml", True),
+        ("/etc/rayworks/raycluster.yml", True),
+        ("s3://lake/cluster.json", True),
+    ],
+)
 def test_an_address_is_a_manifest_by_its_name(address: str | None, is_manifest: bool):
     assert raycluster.is_manifest(address) == is_manifest

@@ -96,10 +96,18 @@ def test_a_gain_is_positive_when_better_whichever_way_the_metric_goes():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (1234567.0, "1,234,567"), (14.0, "14.0"), (0.01234, "0.0123"), (3, "3"), (0.0, "0"), (99.99, "100"),
-        (None, "—"), (float("nan"), "—"), (1e-7, "1.0e-07"), (-5.678, "-5.68"),
+        (1234567.0, "1,234,567"),
+        (14.0, "14.0"),
+        (0.01234, "0.0123"),
+        (3, "3"),
+        (0.0, "0"),
+        (99.99, "100"),
+        (None, "—"),
+        (float("nan"), "—"),
+        (1e-7, "1.0e-07"),
+        (-5.678, "-5.68"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_written_for_people(value: float | None, text: str):
     assert charts.number(value) == text
 

@@ -49,7 +49,9 @@ def test_what_is_written_is_read_and_replaced(place: str):
     assert everything(place) == ["folder/a.txt"]
 
 
-@pytest.mark.parametrize("name", ["a b.txt", "ü#1.txt", "100%.txt", "a%20b.txt", "what?.txt", "a[1].txt", 'it\'s "so".txt'])
+@pytest.mark.parametrize(
+    "name", ["a b.txt", "ü#1.txt", "100%.txt", "a%20b.txt", "what?.txt", "a[1].txt", 'it\'s "so".txt']
+)
 def test_a_name_is_taken_as_it_stands(place: str, name: str):
     uri = storage.join(place, "a folder", name)
     storage.write_bytes(uri, b"x")
@@ -94,17 +96,30 @@ def test_a_reader_sees_the_old_content_until_the_new_is_whole(place: str):
 
 
 def test_a_place_is_listed_by_file_folder_and_glob(place: str):
-    for name in ("b/2.csv", "b/1.csv", "b/deep/3.csv", "b/1.txt", "c/4.csv", "b/_SUCCESS", "b/.hidden", "b/_temporary/5.csv"):
+    for name in (
+        "b/2.csv",
+        "b/1.csv",
+        "b/deep/3.csv",
+        "b/1.txt",
+        "c/4.csv",
+        "b/_SUCCESS",
+        "b/.hidden",
+        "b/_temporary/5.csv",
+    ):
         storage.write_bytes(storage.join(place, name), b"four")
     listed = {
         pattern: names(storage.list_files(storage.join(place, pattern)))
         for pattern in ("b", "b/", "b/1.csv", "b/*.csv", "b/[2-9].csv", "*/?.csv", "**/*.csv")
     }
     assert listed == {
-        "b": ["1.csv", "1.txt", "2.csv", "3.csv"], "b/": ["1.csv", "1.txt", "2.csv", "3.csv"], "b/1.csv": ["1.csv"],
-        "b/*.csv": ["1.csv", "2.csv"], "b/[2-9].csv": ["2.csv"], "*/?.csv": ["1.csv", "2.csv", "4.csv"],
+        "b": ["1.csv", "1.txt", "2.csv", "3.csv"],
+        "b/": ["1.csv", "1.txt", "2.csv", "3.csv"],
+        "b/1.csv": ["1.csv"],
+        "b/*.csv": ["1.csv", "2.csv"],
+        "b/[2-9].csv": ["2.csv"],
+        "*/?.csv": ["1.csv", "2.csv", "4.csv"],
         "**/*.csv": ["1.csv", "2.csv", "3.csv", "4.csv"],
-    }  # fmt: skip
+    }
     assert [(uri, info.size) for uri, info in storage.list_files(storage.join(place, "c"))] == [(f"{place}/c/4.csv", 4)]
 
 
@@ -131,13 +146,19 @@ def test_what_is_not_there_is_told_with_its_place(place: str, name: str, verb: s
 
 
 def test_a_bucket_that_is_not_there_is_told_with_its_name(bucket: str):
-    with pytest.raises(StorageError, match=r"Cannot write: s3://nowhere/a\.txt \(Bucket 'nowhere' not found.*Check the path"):
+    with pytest.raises(
+        StorageError, match=r"Cannot write: s3://nowhere/a\.txt \(Bucket 'nowhere' not found.*Check the path"
+    ):
         storage.write_bytes("s3://nowhere/a.txt", b"")
 
 
-def test_a_store_that_does_not_answer_is_told_with_what_the_connection_said(bucket: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_that_does_not_answer_is_told_with_what_the_connection_said(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match=r"Cannot read: s3://lake/a\.txt \(.*connect to server.*credentials and the connection"):
+    with pytest.raises(
+        StorageError, match=r"Cannot read: s3://lake/a\.txt \(.*connect to server.*credentials and the connection"
+    ):
         storage.read_bytes("s3://lake/a.txt")
 
 

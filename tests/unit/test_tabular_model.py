@@ -11,9 +11,13 @@ from rayworks.records import Column, Feature, FeatureSet, Target
 from rayworks.tabular_model import TabularModel
 
 FEATURES = FeatureSet(
-    columns=(Column(name="x", kind="numeric", dtype="float"),), features=(Feature(name="x", kind="numeric", source="x"),)
+    columns=(Column(name="x", kind="numeric", dtype="float"),),
+    features=(Feature(name="x", kind="numeric", source="x"),),
 )
-AMOUNT, CLASSES = Target(name="y", problem="regression"), Target(name="y", problem="multiclass", classes=("a", "b", "c"))
+AMOUNT, CLASSES = (
+    Target(name="y", problem="regression"),
+    Target(name="y", problem="multiclass", classes=("a", "b", "c")),
+)
 
 
 class Answering:
@@ -32,7 +36,9 @@ def asked(target: Target, answer: Any) -> pd.DataFrame:
     return TabularModel(FEATURES, target, Answering(answer)).predict(pd.DataFrame({"x": [1.0, 2.0]}))
 
 
-@pytest.mark.parametrize("answer", [[1.0, 2.0], [[1.0], [2.0]], np.array([1, 2])], ids=["a list", "a column", "whole numbers"])
+@pytest.mark.parametrize(
+    "answer", [[1.0, 2.0], [[1.0], [2.0]], np.array([1, 2])], ids=["a list", "a column", "whole numbers"]
+)
 def test_amounts_may_come_in_any_form_that_has_a_number_a_row(answer: Any):
     assert asked(AMOUNT, answer)["prediction"].to_list() == [1.0, 2.0]
 
@@ -41,7 +47,11 @@ def test_amounts_may_come_in_any_form_that_has_a_number_a_row(answer: Any):
     ("target", "answer", "words"),
     [
         (AMOUNT, [1.0], r"must predict a number a row: Answering \(2 rows gave an array of shape \(1,\)\)"),
-        (CLASSES, [[0.5, 0.5], [0.5, 0.5]], r"must predict 3 probabilities a row: .*2 rows gave an array of shape \(2, 2\)"),
+        (
+            CLASSES,
+            [[0.5, 0.5], [0.5, 0.5]],
+            r"must predict 3 probabilities a row: .*2 rows gave an array of shape \(2, 2\)",
+        ),
         (AMOUNT, ["cheap", "dear"], "failed to predict: Answering .*ValueError.*Mend the training loop"),
         (AMOUNT, KeyError("x"), "failed to predict: Answering .*KeyError: 'x'"),
         (AMOUNT, None, "must predict a number a row"),

@@ -9,7 +9,9 @@ from rayworks.stages import loop, training, tuning, xgboost_loop
 
 
 def context(problem: str = "regression") -> loop.LoopContext:
-    dataset = Dataset.model_construct(target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=()))
+    dataset = Dataset.model_construct(
+        target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=())
+    )
     return loop.LoopContext(dataset, {}, rounds=1, patience=1, threads=1)
 
 
@@ -47,7 +49,9 @@ def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
 
 def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(xgboost_loop, "SPACE", {"max_depth": {"type": "int", "low": 3}})
-    with pytest.raises(ParameterError, match=r"SPACE of rayworks.stages.xgboost_loop:train, max_depth.int.high \(Field required\)"):
+    with pytest.raises(
+        ParameterError, match=r"SPACE of rayworks.stages.xgboost_loop:train, max_depth.int.high \(Field required\)"
+    ):
         tuning.space_of(TuneOptions(), TrainOptions().loop)
 
 

@@ -49,11 +49,7 @@ def data(problem: str, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     amount = length + 2 * (codes == 1) - 3 * (codes == -1)
     length[random.random(600) < 0.1] = np.nan
     features = pd.DataFrame({"length [m]": length, "city": pd.Categorical.from_codes(codes, list(CITIES))})
-    labels = {
-        "regression": amount,
-        "binary": (amount > 0).astype(int),
-        "multiclass": np.digitize(amount, [-1, 1]),
-    }
+    labels = {"regression": amount, "binary": (amount > 0).astype(int), "multiclass": np.digitize(amount, [-1, 1])}
     return features, labels[problem]
 
 

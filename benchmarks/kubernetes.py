@@ -38,7 +38,7 @@ import sys, time
 
 import ray
 from prefect import flow, task
-from rayworks.runner import RayTaskRunner, resources
+from rayworks.runner.task_runner import RayTaskRunner, resources
 
 @task
 @resources(num_cpus=0.5)
@@ -142,7 +142,7 @@ def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -
         "spec": {"restartPolicy": "Never", "securityContext": head["securityContext"], "containers": [container]}
     }
     file = f"{STORAGE}/{uuid.uuid4().hex[:6]}"
-    installation.on_storage(f"cat > {STORAGE}/code/bare.py", said=BARE)
+    installation.on_storage(f"cat > {STORAGE}/code/bare.py", detail=BARE)
     job = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -154,7 +154,7 @@ def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -
         },
     }
     began = time.time()
-    installation.namespace.kubectl("apply", "-f", "-", said=json.dumps(job))
+    installation.namespace.kubectl("apply", "-f", "-", detail=json.dumps(job))
     body = written(installation, file)
     show("a bare RayJob", began, of_ray(installation) | {"body of the first task that needs a CPU": body})
     installation.namespace.kubectl("delete", "rayjob", "bare")
@@ -166,7 +166,7 @@ def test_tasks_per_second(installation: Installation, trial_run: Any) -> None:
     run, _ = trial_run(1, RAYWORKS_RAY_IDLE_SECONDS="300")
     assert run.wait_for_end() == "COMPLETED"
     [cluster] = installation.clusters()
-    installation.on_storage(f"cat > {STORAGE}/code/many.py", said=MANY)
+    installation.on_storage(f"cat > {STORAGE}/code/many.py", detail=MANY)
     head = f"{cluster}-head-svc"
     for what, settings in (
         ("a driver that joined", f"RAYWORKS_RAY_ADDRESS={STORAGE}/code/raycluster.yaml RAYWORKS_RAY_IDLE_SECONDS=300"),

@@ -15,8 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 
-from rayworks import prefect_server
-from rayworks.runner import RayTaskRunner, ray_running
+from rayworks.prefect_api import server
+from rayworks.runner.task_runner import RayTaskRunner, ray_running
 
 FINAL_SECONDS = 120
 
@@ -75,10 +75,10 @@ def main(tasks: int = 1000, repeats: int = 3) -> None:
         "threads": lambda: mapped(ThreadPoolTaskRunner(), tasks),
         "bare Ray": lambda: bare_ray(tasks),
     }
-    server = prefect_server.start()
+    embedded = server.start()
     with ray_running():
-        if server:
-            server.wait()
+        if embedded:
+            embedded.wait()
         measured: dict[str, list[float]] = {way: [] for way in ways}
         missing = dict.fromkeys(ways, 0)
         for _ in range(repeats):

@@ -33,7 +33,9 @@ STAGES = ("process", "tune", "train", "register", "evaluate", "check-serving", "
 
 def plain(storage_uri: str, answer: str, trials: int) -> None:
     """The script that somebody would write without Prefect."""
-    from rayworks.cluster import connection
+    from rayworks.cluster import places
+    from rayworks.data import processing
+    from rayworks.evaluation import evaluation, registry
     from rayworks.params import (
         EvaluateOptions,
         ProcessOptions,
@@ -42,11 +44,13 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
         TrainOptions,
         TuneOptions,
     )
+    from rayworks.reporting import report
+    from rayworks.serving import application
     from rayworks.settings import Settings
-    from rayworks.stages import evaluation, processing, registry, report, serving, training, tuning
+    from rayworks.training import training, tuning
 
-    connection.prepare()
-    ray = connection.cluster_of(Settings())
+    places.prepare()
+    ray = places.cluster_of(Settings())
     ray.acquire({}, {"log_to_driver": False})
     tracking_uri = f"sqlite:///{storage_uri}/mlflow.db"
     places = {"storage_uri": storage_uri, "tracking_uri": tracking_uri}
@@ -84,7 +88,7 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
         options=EvaluateOptions(),
         **places,
     )
-    checked = timed("check-serving", serving.check, version.uri, dataset, options=ServeCheckOptions(), **places)
+    checked = timed("check-serving", application.check, version.uri, dataset, options=ServeCheckOptions(), **places)
     decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **places)
     assert decision.promoted, decision.reason
     began = time.time()

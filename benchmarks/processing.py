@@ -32,7 +32,7 @@ def copies(folder: Path, millions: float) -> int:
     """All flights as one Parquet file, and links to it until there are that many million rows. Returns the rows."""
     import polars as pl
 
-    from rayworks.examples import flights
+    from rayworks.data.examples import flights
 
     flights.write(str(folder / "months"))
     whole = pl.read_parquet(folder / "months" / "*.parquet")
@@ -46,16 +46,16 @@ def copies(folder: Path, millions: float) -> int:
 
 
 def rayworks(source: str, out: str) -> dict[str, int]:
-    from rayworks.cluster import connection
+    from rayworks.cluster import places
+    from rayworks.data import processing
     from rayworks.params import ProcessOptions
-    from rayworks.stages import processing
 
-    connection.prepare()
-    ray = connection.EmbeddedRay()
+    places.prepare()
+    ray = places.EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
     dataset = processing.load(processing.process(source, TARGET, ProcessOptions(), storage_uri=out))
     ray.release()
-    return {"set aside": dataset.rows_set_aside, **{split.name: split.rows for split in dataset.splits}}
+    return {"set aside": dataset.rows_rejected, **{split.name: split.rows for split in dataset.splits}}
 
 
 def polars(source: str, out: str) -> dict[str, int]:
@@ -119,7 +119,7 @@ def pandas(source: str, out: str) -> dict[str, int]:
 
 
 def _thresholds(times: Any, cumulated: Any) -> tuple[Any, Any]:
-    """The times from which rows validate and test, by the rule of ``rayworks.stages.splitting``."""
+    """The times from which rows validate and test, by the rule of ``rayworks.data.splitting``."""
     first, last = (int((cumulated < share * cumulated[-1] - 1e-6).sum()) + 1 for share in SHARES)
     return times[first], times[last]
 

@@ -29,7 +29,7 @@ def body() -> None:
 """
 OURS = f"""{TASK}
 from rayworks.command_line import run
-from rayworks.runner import RayTaskRunner
+from rayworks.runner.task_runner import RayTaskRunner
 
 @flow(task_runner=RayTaskRunner())
 def small() -> None:
@@ -81,10 +81,10 @@ def trace() -> None:
         setattr(owner, name, noted)
 
     mark("rayworks.command_line", "_run", before="imports")
-    mark("rayworks.prefect_server", "start", after="server started")
-    mark("rayworks.prefect_server", "EmbeddedServer.wait", after="server answers")
-    mark("rayworks.cluster.connection", "EmbeddedRay.acquire", after="Ray connected")
-    mark("rayworks.runner", "RayTaskRunner.submit", before="first submit")
+    mark("rayworks.prefect_api.server", "start", after="server started")
+    mark("rayworks.prefect_api.server", "EmbeddedServer.wait", after="server answers")
+    mark("rayworks.cluster.places", "EmbeddedRay.acquire", after="Ray connected")
+    mark("rayworks.runner.task_runner", "RayTaskRunner.submit", before="first submit")
     mark("rayworks.command_line", "_run_watched", after="flow ended")
     atexit.register(lambda: Path(os.environ["MARKS"]).write_text(json.dumps(marks)))
 

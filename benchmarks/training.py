@@ -36,13 +36,13 @@ def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     """Read the rows, boost and save, with nothing around."""
     import xgboost as xgb
 
-    from rayworks.stages import processing, share
-    from rayworks.stages.loop import LoopContext
-    from rayworks.stages.xgboost_loop import _matrices, _parameters
+    from rayworks.data import processing, split_rows
+    from rayworks.training.loop import LoopContext
+    from rayworks.training.loops.xgboost import _matrices, _parameters
 
     class Context(LoopContext):
         def batches(self, split: Any, rows: int = 65_536) -> Any:
-            for features, labels in share.encoded(dataset, split):
+            for features, labels in split_rows.encoded(dataset, split):
                 for start in range(0, len(labels), rows):
                     yield features.iloc[start : start + rows], labels[start : start + rows]
 
@@ -67,10 +67,10 @@ def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
 
 def timed(context: Any) -> Any:
     """The built-in loop, which writes down what it took."""
-    from rayworks.stages import xgboost_loop
+    from rayworks.training.loops import xgboost
 
     log = Path(context.hyperparameters.pop("log"))
-    matrices, clock = xgboost_loop._matrices, Clock()
+    matrices, clock = xgboost._matrices, Clock()
 
     def noted(*arguments: Any) -> Any:
         made = matrices(*arguments)
@@ -84,8 +84,8 @@ def timed(context: Any) -> Any:
         report(*arguments, **options)
         reports.append(time.monotonic() - began)
 
-    xgboost_loop._matrices, context.report = noted, waited
-    model = xgboost_loop.train(context)
+    xgboost._matrices, context.report = noted, waited
+    model = xgboost.train(context)
     clock.part("boost")
     log.write_text(json.dumps({**clock.parts, "reports": sum(reports), "longest report": max(reports)}))
     return model
@@ -93,16 +93,16 @@ def timed(context: Any) -> Any:
 
 def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     """The training stage, with the built-in loop."""
-    from rayworks.cluster import connection
+    from rayworks.cluster import places
     from rayworks.params import TrainOptions
-    from rayworks.stages import training
+    from rayworks.training import training
 
     log = Path(folder) / "loop.json"
     options = TrainOptions(
         loop="benchmarks.training:timed", hyperparameters={"log": str(log)}, rounds=rounds, early_stopping_rounds=rounds
     )
-    connection.prepare()
-    ray = connection.EmbeddedRay()
+    places.prepare()
+    ray = places.EmbeddedRay()
     ray.acquire({}, {"log_to_driver": False})
     began = time.monotonic()
     training.train(ref, options, storage_uri=folder)
@@ -114,12 +114,12 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
 
 def made(folder: str) -> Any:
     """The flights, processed."""
-    from rayworks.cluster import connection
+    from rayworks.cluster import places
+    from rayworks.data import processing
     from rayworks.params import ProcessOptions
-    from rayworks.stages import processing
 
-    connection.prepare()
-    ray = connection.EmbeddedRay()
+    places.prepare()
+    ray = places.EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
     ref = processing.process("example://flights", "arr_delay", ProcessOptions(), storage_uri=folder)
     ray.release()

@@ -18,7 +18,7 @@ from rayworks.params import (
     parameter,
 )
 from rayworks.records import Report
-from rayworks.runner import RayTaskRunner
+from rayworks.runner.task_runner import RayTaskRunner
 from tasks.check_serving import check_serving
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.process import process as process_task

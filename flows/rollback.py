@@ -5,7 +5,7 @@ from prefect import flow
 from rayworks.command_line import run
 from rayworks.params import ModelName
 from rayworks.records import ModelVersion
-from rayworks.runner import RayTaskRunner
+from rayworks.runner.task_runner import RayTaskRunner
 from tasks.rollback import rollback as rollback_task
 
 

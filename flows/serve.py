@@ -6,7 +6,7 @@ from prefect import flow
 
 from rayworks.command_line import run
 from rayworks.params import ModelUri, ServeOptions, parameter
-from rayworks.runner import RayTaskRunner
+from rayworks.runner.task_runner import RayTaskRunner
 from tasks.serve import serve as serve_task
 
 

@@ -20,20 +20,20 @@ def _doctor(*, worker: bool) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from rayworks import prefect_server
-    from rayworks.cluster import doctor
-    from rayworks.runner import configured_api_url, worker_environment
+    from rayworks import doctor
+    from rayworks.prefect_api import server
+    from rayworks.runner.task_runner import configured_api_url, worker_environment
     from rayworks.settings import Settings
 
     console = Console(highlight=False, soft_wrap=True)
-    if server := prefect_server.start():
+    if server := server.start():
         server.wait()
     marks = {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     failed = 0
     lines = doctor.examine(Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment())
     for line in lines:
         failed += line.level == "fail"
-        console.print(f"{marks[line.level]} [bold]{line.check}[/]  {escape(line.said)}")
+        console.print(f"{marks[line.level]} [bold]{line.check}[/]  {escape(line.detail)}")
     return 1 if failed else 0
 
 

@@ -59,23 +59,23 @@ def arguments(flow: "Flow[..., Any]", given: list[str]) -> dict[str, Any]:
         first = error.errors()[0]
         name = "--" + ".".join(str(part) for part in first["loc"])
         raise ParameterError(
-            "an argument is refused", where=name.replace("_", "-"), said=first["msg"], remedy="See --help"
+            "an argument is refused", where=name.replace("_", "-"), detail=first["msg"], remedy="See --help"
         ) from error
     except SettingsError as error:  # no JSON
-        raise ParameterError("an argument cannot be read", said=str(error), remedy="See --help") from error
+        raise ParameterError("an argument cannot be read", detail=str(error), remedy="See --help") from error
     return {name: getattr(parsed, name) for name in fields}
 
 
 def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console") -> int:
-    from rayworks import prefect_server
-    from rayworks.runner import ray_running
+    from rayworks.prefect_api import server
+    from rayworks.runner.task_runner import ray_running
 
     began = time.monotonic()
     _quiet_console_logs()
     _show_cluster(console)
     console.print(f"[bold]rayworks[/] {flow.name}  [dim]starting Prefect and Ray[/]")
     try:
-        server = prefect_server.start()
+        server = server.start()
         with ray_running():
             _quiet_worker_output()
             if server:

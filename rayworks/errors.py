@@ -7,29 +7,29 @@ class RayworksError(Exception):
     Args:
         what: What is wrong, as a clause without a full stop: ``"the target column is missing"``.
         where: The object it is about: a URI, a column, a parameter, a pod.
-        said: What that object or the library beneath said, if it helps.
+        detail: What that object or the library beneath said, if it helps.
         remedy: What to do next, as an imperative sentence without a full stop.
     """
 
-    def __init__(self, what: str, *, where: str = "", said: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", detail: str = "", remedy: str = "") -> None:
         super().__init__(what)
-        self.what, self.where, self.said, self.remedy = what, where, said, remedy
+        self.what, self.where, self.detail, self.remedy = what, where, detail, remedy
 
     def __str__(self) -> str:
         sentence = self.what[:1].upper() + self.what[1:]
         if self.where:
             sentence += f": {self.where}"
-        if self.said:
-            sentence += f" ({self.said.strip().rstrip('.')})"
+        if self.detail:
+            sentence += f" ({self.detail.strip().rstrip('.')})"
         remedy = self.remedy if self.remedy.endswith("?") else f"{self.remedy}."
         return f"{sentence}. {remedy}" if self.remedy else f"{sentence}."
 
     def __reduce__(self):  # keyword arguments do not survive pickle's default, and errors cross from Ray workers
-        return _rebuild, (type(self), self.what, self.where, self.said, self.remedy)
+        return _rebuild, (type(self), self.what, self.where, self.detail, self.remedy)
 
 
-def _rebuild(kind: type[RayworksError], what: str, where: str, said: str, remedy: str) -> RayworksError:
-    return kind(what, where=where, said=said, remedy=remedy)
+def _rebuild(kind: type[RayworksError], what: str, where: str, detail: str, remedy: str) -> RayworksError:
+    return kind(what, where=where, detail=detail, remedy=remedy)
 
 
 class ParameterError(RayworksError):

@@ -33,7 +33,7 @@ def load(path: str) -> Callable[..., Any]:
         raise ParameterError(
             "the module could not be imported",
             where=module_name,
-            said=f"{type(error).__name__}: {error}",
+            detail=f"{type(error).__name__}: {error}",
             remedy=f"Check the spelling, or that {module_name.partition('.')[0]}.py is in {os.getcwd()} or installed",
         ) from error
     found = getattr(module, attribute, None)
@@ -42,7 +42,7 @@ def load(path: str) -> Callable[..., Any]:
         raise ParameterError(
             f"the module has no function {attribute!r}",
             where=path,
-            said=f"its functions are {', '.join(names) or 'none'}",
+            detail=f"its functions are {', '.join(names) or 'none'}",
             remedy="Name one of them, or add it",
         )
     return found

@@ -156,7 +156,7 @@ class TrainOptions(Options):
     """How a model is trained."""
 
     loop: str = Field(
-        default="rayworks.stages.xgboost_loop:train",
+        default="rayworks.training.loops.xgboost:train",
         title="Training loop",
         description="Import path of a function that takes a TrainContext and returns a model.",
     )

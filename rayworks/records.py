@@ -114,7 +114,7 @@ class DatasetRef(Record):
     problem: Problem
     rows_in: int
     rows_kept: int
-    rows_set_aside: int
+    rows_rejected: int
 
 
 class Dataset(Record):
@@ -130,7 +130,7 @@ class Dataset(Record):
     sources: tuple[SourceFile, ...]
     rows_in: int
     rows_kept: int
-    rows_set_aside: int
+    rows_rejected: int
     reasons: dict[str, int] = Field(description="Rows set aside, by reason. A row has one reason: the first found.")
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
     rejected_uri: str = Field(
@@ -149,7 +149,7 @@ class Dataset(Record):
             problem=self.target.problem,
             rows_in=self.rows_in,
             rows_kept=self.rows_kept,
-            rows_set_aside=self.rows_set_aside,
+            rows_rejected=self.rows_rejected,
         )
 
 

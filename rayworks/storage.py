@@ -54,7 +54,7 @@ def filesystem(uri: str) -> "tuple[FileSystem, str]":
         raise StorageError(
             "no file system serves this URI",
             where=uri,
-            said=f"{said}; {error}",
+            detail=f"{said}; {error}",
             remedy="Check the scheme, and install the extra for it (s3, gcs)",
         ) from error
 
@@ -85,7 +85,7 @@ def explained(uri: str, verb: str) -> Generator[None]:
             errno.EACCES: "Grant access, or name another place",
             errno.EPERM: "Grant access, or name another place",
         }.get(error.errno or 0, "Check the path, the credentials and the connection, and that the file is whole")
-        raise StorageError(f"cannot {verb}", where=uri, said=str(error), remedy=remedy) from error
+        raise StorageError(f"cannot {verb}", where=uri, detail=str(error), remedy=remedy) from error
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def read_record(uri: str, kind: type[RecordT]) -> RecordT:
         raise StorageError(
             f"this is not a {kind.__name__}",
             where=uri,
-            said=str(error).splitlines()[0],
+            detail=str(error).splitlines()[0],
             remedy="It was written by another version or by another program: make it anew",
         ) from error
 

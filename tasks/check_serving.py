@@ -6,23 +6,23 @@ from prefect import task
 
 from rayworks import storage
 from rayworks.params import ServeCheckOptions
+from rayworks.prefect_api.task_progress import TaskProgress, reused
 from rayworks.records import DatasetRef, ModelVersion, ServeCheck
-from rayworks.runner import resources
+from rayworks.runner.task_runner import resources
+from rayworks.serving import application
 from rayworks.settings import Settings
-from rayworks.stages import serving
-from rayworks.task_progress import TaskProgress, reused
 
 
 @task(name="check-serving")
-@resources(num_cpus=0, resources=serving.HEAD)
+@resources(num_cpus=0, resources=application.HEAD)
 def check_serving(candidate: ModelVersion, dataset: DatasetRef, options: ServeCheckOptions) -> ServeCheck | Any:
     """Serve the candidate for a trial, and compare its answers with the model's own."""
     settings = Settings()
     storage_uri = settings.storage_uri
-    where = serving.location(candidate.uri, dataset, options, storage_uri=storage_uri)
+    where = application.location(candidate.uri, dataset, options, storage_uri=storage_uri)
     if storage.exists(where) and (kept := storage.read_record(where, ServeCheck)).passed:
         return reused(kept, where)
-    return serving.check(
+    return application.check(
         candidate.uri,
         dataset,
         options=options,

@@ -2,10 +2,10 @@
 
 from prefect import task
 
+from rayworks.evaluation import registry
 from rayworks.records import ModelVersion
-from rayworks.runner import resources
+from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
-from rayworks.stages import registry
 
 
 @task(name="open-model")

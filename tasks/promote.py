@@ -2,11 +2,11 @@
 
 from prefect import task
 
+from rayworks.evaluation import registry
 from rayworks.params import PromoteOptions
 from rayworks.records import Evaluation, ModelVersion, PromotionDecision, ServeCheck
-from rayworks.runner import resources
+from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
-from rayworks.stages import registry
 
 
 @task(name="promote")

@@ -4,11 +4,11 @@ from typing import Any
 
 from prefect import task
 
+from rayworks.evaluation import registry
+from rayworks.prefect_api.task_progress import reused
 from rayworks.records import ModelRef, ModelVersion, TuneResult
-from rayworks.runner import resources
+from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
-from rayworks.stages import registry
-from rayworks.task_progress import reused
 
 
 @task(name="register")

@@ -3,7 +3,9 @@
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from rayworks import flow_run_links, storage
+from rayworks import storage
+from rayworks.data import processing
+from rayworks.prefect_api import flow_run_links
 from rayworks.records import (
     DatasetRef,
     Evaluation,
@@ -14,11 +16,10 @@ from rayworks.records import (
     ServeCheck,
     TuneResult,
 )
-from rayworks.runner import resources
+from rayworks.reporting import report as pages
+from rayworks.reporting.report import readable
+from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
-from rayworks.stages import processing
-from rayworks.stages import report as pages
-from rayworks.stages.report import readable
 
 
 @task(name="report")

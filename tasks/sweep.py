@@ -2,9 +2,9 @@
 
 from prefect import get_run_logger, task
 
-from rayworks.cluster import raycluster
-from rayworks.cluster.sweep import sweep as sweep_clusters
-from rayworks.lost_runs import report_crashed
+from rayworks.cluster.kubernetes import raycluster_manifest
+from rayworks.cluster.kubernetes.sweep import sweep as sweep_clusters
+from rayworks.prefect_api.lost_runs import report_crashed
 from rayworks.settings import Settings
 
 
@@ -12,7 +12,7 @@ from rayworks.settings import Settings
 def sweep(namespace: str | None = None) -> list[str]:
     """Delete them, after their logs are saved, and tell Prefect of the runs that are gone without a word."""
     settings = Settings()
-    if not raycluster.is_manifest(settings.ray_address):
+    if not raycluster_manifest.is_manifest(settings.ray_address):
         get_run_logger().info("Runs here use no RayClusters: RAYWORKS_RAY_ADDRESS names no manifest")
         return []
     swept = sweep_clusters(storage_uri=settings.storage_uri, namespace=namespace)

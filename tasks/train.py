@@ -6,11 +6,11 @@ from prefect import task
 
 from rayworks import storage
 from rayworks.params import TrainOptions
+from rayworks.prefect_api.task_progress import TaskProgress, reused
 from rayworks.records import DatasetRef, ModelRef, TuneResult
-from rayworks.runner import resources
+from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
-from rayworks.stages import training
-from rayworks.task_progress import TaskProgress, reused
+from rayworks.training import training
 
 
 @task(name="train")

@@ -6,11 +6,11 @@ from prefect import task
 
 from rayworks import storage
 from rayworks.params import TrainOptions, TuneOptions
+from rayworks.prefect_api.task_progress import TaskProgress, reused
 from rayworks.records import DatasetRef, TuneResult
-from rayworks.runner import resources
+from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
-from rayworks.stages import tuning
-from rayworks.task_progress import TaskProgress, reused
+from rayworks.training import tuning
 
 
 @task(name="tune")

@@ -39,10 +39,10 @@ def storage_uri(tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def ray_session():
     """One embedded Ray for all tests of a session that ask for no other: two CPUs, no dashboard."""
-    from rayworks.cluster import connection
+    from rayworks.cluster import places
 
-    connection.prepare()
-    ray = connection.EmbeddedRay()
+    places.prepare()
+    ray = places.EmbeddedRay()
     ray.acquire({}, {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 500_000_000})
     yield
     ray.release()
@@ -53,9 +53,9 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory):
     """The URL of one Prefect server for all tests, the embedded one that the command line starts, on a fresh home."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     os.environ.pop("PREFECT_API_URL", None)
-    from rayworks import prefect_server
+    from rayworks.prefect_api import server
 
-    server = prefect_server.start()
+    server = server.start()
     assert server is not None
     server.wait()
     with (

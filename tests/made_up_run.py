@@ -43,7 +43,7 @@ def dataset(problem: r.Problem = "regression") -> r.Dataset:
         sources=(r.SourceFile(uri="/lake/trips.csv", bytes=123456, modified=None),),
         rows_in=10234,
         rows_kept=10000,
-        rows_set_aside=234,
+        rows_rejected=234,
         reasons={f"not a number: {EVIL}": 234},
         rejected_uri="/data/trips/rejected",
         class_counts={str(label): 100 * (number + 1) for number, label in enumerate(classes)},

@@ -130,7 +130,7 @@ def check(driver: View, workers: list[View]) -> None:
     if found := disagreements(driver, workers):
         raise ClusterError(
             "the Ray workers do not fit this run",
-            said="; ".join(found),
+            detail="; ".join(found),
             remedy="Use one image for driver, head and workers, and a Prefect API and storage that all reach",
         )
 

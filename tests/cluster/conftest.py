@@ -41,10 +41,10 @@ class Namespace:
 
     name: str
 
-    def kubectl(self, *arguments: str, said: str | None = None, failing: bool = False) -> str:
-        """What a command prints, given ``said``. An assertion fails with what it says when it fails, unless it may."""
+    def kubectl(self, *arguments: str, stdin: str | None = None, failing: bool = False) -> str:
+        """What a command prints, with ``stdin`` as its input. An assertion fails with what it says when it fails, unless it may."""
         command = ["kubectl", "--namespace", self.name, *arguments]
-        done = subprocess.run(command, input=said, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         assert failing or done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
         return done.stdout
 
@@ -102,10 +102,10 @@ class Installation:
 
         eventually(is_gone, GONE_SECONDS, f"left: {self.clusters()}")
 
-    def on_storage(self, script: str, said: str | None = None) -> str:
-        """What a shell script prints, given ``said``, where the shared storage is mounted."""
-        given = ["-i"] if said is not None else []
-        return self.namespace.kubectl("exec", *given, "deployment/mlflow", "--", "sh", "-c", script, said=said)
+    def on_storage(self, script: str, stdin: str | None = None) -> str:
+        """What a shell script prints, with ``stdin`` as its input, where the shared storage is mounted."""
+        given = ["-i"] if stdin is not None else []
+        return self.namespace.kubectl("exec", *given, "deployment/mlflow", "--", "sh", "-c", script, stdin=stdin)
 
     def in_a_pod(self, *command: str) -> str:
         """What a command prints in a pod such as flow runs have: their service account, settings and storage."""
@@ -120,7 +120,7 @@ class Installation:
         name = f"command-{uuid.uuid4().hex[:6]}"
         pod = json.loads(text) | {"apiVersion": "v1", "kind": "Pod"}
         pod["metadata"]["name"] = name
-        self.namespace.kubectl("apply", "-f", "-", said=json.dumps(pod))
+        self.namespace.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
 
         def phase() -> str | None:
             now = self.namespace.get("pod", name)["status"]["phase"]
@@ -292,10 +292,10 @@ def trial_code(installation: Installation) -> None:
         }
     spec["workerGroupSpecs"][0].update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
     installation.on_storage(
-        f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", said=yaml.safe_dump(manifest)
+        f"mkdir -p {STORAGE}/code && cat > {STORAGE}/code/raycluster.yaml", stdin=yaml.safe_dump(manifest)
     )
     program = (Path(__file__).parent / "trial.py").read_text()
-    installation.on_storage(f"cat > {STORAGE}/code/trial.py", said=program)
+    installation.on_storage(f"cat > {STORAGE}/code/trial.py", stdin=program)
 
 
 @pytest.fixture(scope="session")
@@ -351,7 +351,7 @@ def away_from(installation: Installation, node: str) -> str:
         }
         group["template"]["spec"]["affinity"] = affinity
     path = f"{STORAGE}/code/away-from-{node}.yaml"
-    installation.on_storage(f"cat > {path}", said=yaml.safe_dump(manifest))
+    installation.on_storage(f"cat > {path}", stdin=yaml.safe_dump(manifest))
     return path
 
 
@@ -410,6 +410,6 @@ def _on_a_node(image: str, folder: str, script: str) -> None:
         "metadata": {"name": name},
         "spec": {"restartPolicy": "Never", "containers": [container], "volumes": [volume]},
     }
-    default.kubectl("apply", "-f", "-", said=json.dumps(pod))
+    default.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
     default.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", f"--timeout={START_SECONDS}s")
     default.kubectl("delete", "pod", name, "--wait=false")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rayworks.cluster.diagnosis import Finding, Snapshot, error, findings, refusal
+from rayworks.cluster.kubernetes.diagnosis import Finding, Snapshot, error, findings, refusal
 from tests.cluster.failing_clusters import CASES, RAY_HEAD, RAY_WORKER, Case, Place, policy, quota, ray_cluster, webhook
 from tests.waiting import eventually
 
@@ -98,7 +98,7 @@ def test_the_reason_is_found_within_a_minute(case: Case, watched: dict[str, Watc
     }, "nothing else is claimed"
     assert first.is_final == case.is_final
     assert first.object.startswith(f"{case.kind} {one.place.namespace}/ray")
-    assert case.words in first.said
+    assert case.words in first.detail
     assert first.object in str(error(first))
     assert first.remedy in str(error(first))
 
@@ -137,7 +137,7 @@ def _look(core: Any, case: Case, one: Watched) -> bool:
         one.began = now
     seconds = (now - (one.began or now)).total_seconds()
     one.found = findings(snapshot, now)
-    right = [finding for finding in one.found if finding.condition == case.condition and case.words in finding.said]
+    right = [finding for finding in one.found if finding.condition == case.condition and case.words in finding.detail]
     if right and one.first_seconds is None:
         one.first_seconds = seconds
     if any(finding.is_final == case.is_final for finding in right):
@@ -294,5 +294,5 @@ def test_what_the_api_server_refuses_is_told_with_its_words(name: str, api: Any,
         )
     told = refusal(refused.status, body, f"RayCluster {target}/ray")
     assert clause in told.what
-    assert words in told.said
+    assert words in told.detail
     assert told.remedy

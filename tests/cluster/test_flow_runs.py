@@ -117,7 +117,7 @@ def test_a_run_whose_ray_cannot_come_up_fails_within_a_minute_and_its_message_te
     manifest = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))
     manifest["spec"]["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"] = {"disk": "absent"}
     nowhere = f"{STORAGE}/code/nowhere.yaml"
-    installation.on_storage(f"cat > {nowhere}", said=yaml.safe_dump(manifest))
+    installation.on_storage(f"cat > {nowhere}", stdin=yaml.safe_dump(manifest))
     head, _ = trial_run(1, RAYWORKS_IMAGE=f"{image.rpartition('/')[0]}/absent:1")
     worker, folder = trial_run(1, RAYWORKS_RAY_ADDRESS=nowhere)
     for run, words in (
@@ -156,7 +156,7 @@ def has_written(pattern: str, installation: Installation) -> bool:
 def test_processing_that_loses_its_workers_loses_no_row_and_doubles_none(installation: Installation):
     script = f"""
         set -e
-        python -c "from rayworks.stages import reading; reading.resolve('example://flights', '{STORAGE}')"
+        python -c "from rayworks.data import reading; reading.resolve('example://flights', '{STORAGE}')"
         mkdir {STORAGE}/many
         for copy in $(seq {COPIES}); do
           for file in {STORAGE}/examples/flights/*; do cp $file {STORAGE}/many/$copy-$(basename $file); done

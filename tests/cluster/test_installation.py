@@ -19,7 +19,7 @@ def test_the_api_server_takes_the_raycluster_as_it_is_shipped(namespace: Namespa
 
 def test_a_flow_started_through_the_api_completes_in_a_pod_of_its_own(installation: Installation):
     rows = "length,kind\n" + "".join(f"{number},{'long' if number > 50 else 'short'}\n" for number in range(100))
-    installation.on_storage("cat > /var/lib/rayworks/rows.csv", said=rows)
+    installation.on_storage("cat > /var/lib/rayworks/rows.csv", stdin=rows)
     parameters = {"uri": "/var/lib/rayworks/rows.csv", "target": "kind"}
     run = installation.start("process/process", parameters, env={"RAYWORKS_RAY_ADDRESS": ""})
     assert run.wait_for_end() == "COMPLETED", run.state()["message"]

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 PROGRAM = """
 from prefect import flow, task
 
-from rayworks.runner import RayTaskRunner, resources
+from rayworks.runner.task_runner import RayTaskRunner, resources
 
 
 @task
@@ -79,8 +79,8 @@ def test_tasks_run_on_the_nodes_that_are_kept_for_them(installation: Installatio
     gpu["rayStartParams"] = {"num-cpus": "0"}
     # Beside its toleration, a selector as an installation would add it to keep the group on its nodes.
     cpu["template"]["spec"]["nodeSelector"]["rayworks.io/dedicated"] = "ray"
-    installation.on_storage(f"cat > {STORAGE}/code/placed.yaml", said=yaml.safe_dump(shipped))
-    installation.on_storage(f"cat > {STORAGE}/code/placed.py", said=PROGRAM)
+    installation.on_storage(f"cat > {STORAGE}/code/placed.yaml", stdin=yaml.safe_dump(shipped))
+    installation.on_storage(f"cat > {STORAGE}/code/placed.py", stdin=PROGRAM)
     with (
         made_special(dedicated, label="rayworks.io/dedicated=ray", taint="rayworks.io/dedicated=ray:NoSchedule"),
         made_special(with_gpu, label="nvidia.com/gpu.present=true", taint="nvidia.com/gpu=present:NoSchedule", gpus=1),

@@ -62,7 +62,7 @@ class Trial:
         job["metadata"] = {"name": self.name}
         job["spec"]["ttlSecondsAfterFinished"] = 60
         self.installation.on_storage(f"mkdir -p {self.folder}")
-        self.installation.namespace.kubectl("apply", "-f", "-", said=json.dumps(job))
+        self.installation.namespace.kubectl("apply", "-f", "-", stdin=json.dumps(job))
         return self
 
     def kill(self) -> None:
@@ -166,7 +166,9 @@ def test_the_sweep_deletes_what_a_killed_run_left_and_spares_what_is_in_use(inst
 
     def swept() -> bool:
         installation.in_a_pod(
-            "python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')"
+            "python",
+            "-c",
+            "from rayworks.cluster.kubernetes.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')",
         )
         return len(installation.clusters()) == 1
 
@@ -188,7 +190,9 @@ def test_two_runs_that_start_together_share_one_cluster_which_ends_when_it_was_i
 
     def swept() -> bool:
         installation.in_a_pod(
-            "python", "-c", "from rayworks.cluster.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')"
+            "python",
+            "-c",
+            "from rayworks.cluster.kubernetes.sweep import sweep; sweep(storage_uri='/var/lib/rayworks')",
         )
         return not installation.clusters()
 

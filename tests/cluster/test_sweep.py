@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rayworks.cluster import lease, raycluster
-from rayworks.cluster import sweep as sweeping
-from rayworks.cluster.kubernetes_api import KubernetesApi
+from rayworks.cluster.kubernetes import lease, raycluster_manifest
+from rayworks.cluster.kubernetes import sweep as sweeping
+from rayworks.cluster.kubernetes.api import KubernetesApi
 from tests.cluster.conftest import Namespace
 from tests.cluster.failing_clusters import Place, ray_cluster
 from tests.waiting import eventually
@@ -24,8 +24,10 @@ def test_a_driver_that_renews_late_after_an_outage_keeps_its_cluster_and_one_tha
     monkeypatch.setattr(sweeping, "RENEW_SECONDS", 4)
     api = KubernetesApi(namespace.name)
     manifest = ray_cluster(Place(namespace.name, image, "", "", 0), suspend=True)
-    cluster = api.create_cluster(raycluster.for_run(manifest, raycluster.Needs("late", namespace.name)))
-    labels = {lease.CLUSTER_LABEL: "late", raycluster.FLOW_RUN_LABEL: "a-run"}
+    cluster = api.create_cluster(
+        raycluster_manifest.for_run(manifest, raycluster_manifest.Needs("late", namespace.name))
+    )
+    labels = {lease.CLUSTER_LABEL: "late", raycluster_manifest.FLOW_RUN_LABEL: "a-run"}
 
     def renew() -> None:
         api.renew_lease("late-driver", holder="driver", seconds=3, labels=labels, owner=cluster)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from rayworks.runner import RayTaskRunner, resources
+from rayworks.runner.task_runner import RayTaskRunner, resources
 
 
 @task

@@ -9,8 +9,8 @@ import time
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 
-from rayworks import prefect_server
-from rayworks.runner import RayTaskRunner, ray_running, resources
+from rayworks.prefect_api import server
+from rayworks.runner.task_runner import RayTaskRunner, ray_running, resources
 
 
 def take_all() -> None:
@@ -43,7 +43,7 @@ def needs_memory(what: str) -> float | None:
 
 
 if __name__ == "__main__":
-    server = prefect_server.start()
+    server = server.start()
     assert server is not None
     server.wait()
     try:

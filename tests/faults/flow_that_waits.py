@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from rayworks.runner import RayTaskRunner, resources
+from rayworks.runner.task_runner import RayTaskRunner, resources
 
 
 @task
@@ -45,9 +45,9 @@ def waits(folder: str, fail: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    from rayworks import prefect_server
+    from rayworks.prefect_api import server
 
-    if server := prefect_server.start():
+    if server := server.start():
         server.wait()
     if sys.argv[1:] == ["serve"]:
         waits.serve("served")

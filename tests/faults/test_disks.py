@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 
 from rayworks import storage
+from rayworks.data import processing, reading
 from rayworks.errors import RegistryError, StorageError
+from rayworks.evaluation import registry
 from rayworks.params import ProcessOptions
 from rayworks.settings import Settings
-from rayworks.stages import processing, reading, registry
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rayworks.data import processing
 from rayworks.params import ProcessOptions, TrainOptions
-from rayworks.stages import processing, training
+from rayworks.training import training
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 
-from rayworks.lost_runs import report_crashed
+from rayworks.prefect_api.lost_runs import report_crashed
 
 
 @flow

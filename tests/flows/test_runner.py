@@ -22,9 +22,9 @@ from prefect.futures import wait
 from prefect.states import State
 from prefect_ray.context import remote_options
 
-from rayworks import prefect_server
 from rayworks.errors import TransferError
-from rayworks.runner import RayTaskRunner, resources
+from rayworks.prefect_api import server
+from rayworks.runner.task_runner import RayTaskRunner, resources
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
@@ -356,7 +356,7 @@ def test_everything_that_a_task_run_says_is_in_the_log_of_the_run(client: SyncPr
             print("nested work prints")  # noqa: T201
 
         get_run_logger().info("the task logs")
-        logging.getLogger("rayworks.stages.any").info("the library logs")
+        logging.getLogger("rayworks.data.any").info("the library logs")
         ray.get(nested.remote())
 
     state = run(lambda: talk.submit().wait())
@@ -498,6 +498,6 @@ def test_the_last_words_of_a_flow_are_with_the_server_before_it_is_stopped(clien
         get_run_logger().info("my last words")
 
     state = talks(return_state=True)
-    prefect_server.flush()
+    server.flush()
     question = {"logs": {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}}
     assert "my last words" in [line["message"] for line in client.request("POST", "/logs/filter", json=question).json()]

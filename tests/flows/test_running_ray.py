@@ -20,7 +20,7 @@ PROGRAM = """
 import os, sys
 from prefect import flow, task
 from rayworks.errors import RayworksError
-from rayworks.runner import RayTaskRunner
+from rayworks.runner.task_runner import RayTaskRunner
 
 @task
 def where() -> tuple[str, int, str]:

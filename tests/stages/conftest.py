@@ -22,7 +22,8 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def rides(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    from rayworks.stages import processing, training
+    from rayworks.data import processing
+    from rayworks.training import training
 
     folder = tmp_path_factory.mktemp("rides")
     random, rows = np.random.default_rng(1), 1000

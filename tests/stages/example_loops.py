@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from rayworks.errors import DataError
-from rayworks.stages import xgboost_loop
+from rayworks.training.loops import xgboost
 
 DEFAULTS = {"max_depth": 2}
 
@@ -61,14 +61,14 @@ def data_are_bad_for_the_second(context):
         log.write(f"{context.rank}\n")
     if context.rank == 1:
         raise DataError("a file is not readable", where="part-7.parquet")
-    return xgboost_loop.train(context)
+    return xgboost.train(context)
 
 
 def fails_when_shallow(context):
     """Fails for some hyperparameters only, as a loop does that was not tried with all of them."""
     if context.hyperparameters["max_depth"] < 4:
         raise ZeroDivisionError("too shallow")
-    return xgboost_loop.train(context)
+    return xgboost.train(context)
 
 
 def killed_once(context):
@@ -77,7 +77,7 @@ def killed_once(context):
     The rounds that it did are written to the file that the hyperparameter ``log`` names; ``storage`` is the storage's folder.
     """
     log, storage = (Path(context.hyperparameters.pop(name)) for name in ("log", "storage"))
-    return xgboost_loop.train(_KilledWithACheckpoint(context, log, storage))
+    return xgboost.train(_KilledWithACheckpoint(context, log, storage))
 
 
 class _Wrapped:
@@ -90,7 +90,7 @@ class _Wrapped:
 
 def slow(context):
     """The built-in loop, each round of which takes a while, as on data of some size."""
-    return xgboost_loop.train(_Slow(context))
+    return xgboost.train(_Slow(context))
 
 
 class _Slow(_Wrapped):

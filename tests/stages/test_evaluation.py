@@ -8,11 +8,13 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from rayworks import storage, tabular_model
+from rayworks import storage
+from rayworks.data import processing, split_rows
 from rayworks.errors import ParameterError, RayworksError, RegistryError, TrainingError
+from rayworks.evaluation import evaluation
+from rayworks.models import tabular
 from rayworks.params import EvaluateOptions, ProcessOptions, SplitOptions
 from rayworks.records import Dataset, DatasetRef, Evaluation
-from rayworks.stages import evaluation, processing, share
 
 ROWS = 3000
 TRACKING = "sqlite:///no-registry-is-asked.db"
@@ -47,9 +49,9 @@ def amounts(ray_session, table: pd.DataFrame, tmp_path_factory: pytest.TempPathF
 def save(predictor: Any, dataset: DatasetRef, name: str) -> str:
     """Fit ``predictor`` on the training rows, and keep it as a model."""
     whole = processing.load(dataset)
-    features, target = share.sampled(whole, "train", ROWS)
+    features, target = split_rows.sampled(whole, "train", ROWS)
     uri = f"{dataset.uri}-{name}"
-    tabular_model.save(predictor.fit(features, target), uri, dataset=whole, metadata={})
+    tabular.save(predictor.fit(features, target), uri, dataset=whole, metadata={})
     return uri
 
 
@@ -84,8 +86,8 @@ def evaluate(
 
 def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, good, poor, storage_uri, table):
     found = evaluate(good, amounts, storage_uri, poor)
-    test = pl.concat(share.frames(processing.load(amounts), "test", [*table.columns.drop("size")])).to_pandas()
-    said = tabular_model.load(good).predict(test.drop(columns="minutes"))["prediction"]
+    test = pl.concat(split_rows.frames(processing.load(amounts), "test", [*table.columns.drop("size")])).to_pandas()
+    said = tabular.load(good).predict(test.drop(columns="minutes"))["prediction"]
     assert found.candidate.rows == len(test) == found.baseline.rows == found.champion.rows
     assert found.candidate.values["rmse"] == pytest.approx(np.sqrt(np.square(test.minutes - said).mean()))
     assert found.candidate.values["rmse"] < found.champion.values["rmse"] < found.baseline.values["rmse"]
@@ -170,10 +172,10 @@ def test_a_candidate_that_predicts_no_numbers_is_an_error_that_says_so(amounts, 
     broken = DummyRegressor(strategy="constant", constant=0.0)
     uri = f"{amounts.uri}-broken"
     whole: Dataset = processing.load(amounts)
-    features, target = share.sampled(whole, "train", ROWS)
+    features, target = split_rows.sampled(whole, "train", ROWS)
     broken.fit(features, target)
     broken.constant_ = np.array([[np.nan]])
-    tabular_model.save(broken, uri, dataset=whole, metadata={})
+    tabular.save(broken, uri, dataset=whole, metadata={})
     with pytest.raises(TrainingError, match="no number"):
         evaluate(uri, amounts, storage_uri)
 

@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 
 from rayworks import storage
+from rayworks.data import processing
 from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.params import ColumnDeclaration, ProcessOptions, SplitOptions
 from rayworks.records import SPLITS
-from rayworks.stages import processing
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -42,13 +42,13 @@ def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, stora
         "age": "numeric",
         "fare": "numeric",
     }
-    assert (dataset.rows_in, dataset.rows_kept, dataset.rows_set_aside) == (602, 600, 2)
+    assert (dataset.rows_in, dataset.rows_kept, dataset.rows_rejected) == (602, 600, 2)
     assert dataset.reasons == {"column age: not a number": 1, "the target survived is missing": 1}
     assert sum(dataset.split(name).rows for name in SPLITS) == 600
     assert all(len(rows_of(dataset, name)) == dataset.split(name).rows for name in SPLITS)
 
 
-def test_rows_set_aside_are_kept_with_file_row_reason_and_content(tmp_path: Path, storage_uri: str):
+def test_rows_rejected_are_kept_with_file_row_reason_and_content(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
     dataset = processing.load(processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri))
     aside = pl.read_parquet(f"{dataset.rejected_uri}/*.parquet").sort("row")
@@ -63,7 +63,7 @@ def test_the_flights_of_two_months_add_up(storage_uri: str):
     dataset = processing.load(processing.process(months, "arr_delay", ProcessOptions(), storage_uri=storage_uri))
     assert dataset.target.problem == "regression"
     assert dataset.rows_in == 51_889
-    assert dataset.rows_kept + dataset.rows_set_aside == dataset.rows_in
+    assert dataset.rows_kept + dataset.rows_rejected == dataset.rows_in
     assert set(dataset.reasons) == {"the target arr_delay is missing"}
     train, test = rows_of(dataset, "train"), rows_of(dataset, "test")
     assert train["time_hour"].max() < test["time_hour"].min()

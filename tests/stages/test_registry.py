@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from rayworks import storage, tabular_model
+from rayworks import storage
+from rayworks.data import processing
 from rayworks.errors import DataError, RegistryError
+from rayworks.evaluation import evaluation, registry
+from rayworks.models import tabular
 from rayworks.params import EvaluateOptions, PromoteOptions
 from rayworks.records import Evaluation, ModelVersion, PromotionDecision
-from rayworks.stages import evaluation, processing, registry
 
 OPTIONS = PromoteOptions()
 
@@ -131,16 +133,16 @@ def test_a_registry_that_does_not_answer_is_told_of_within_seconds():
 def test_a_model_answers_for_raw_rows_as_mlflow_does(rides):
     import mlflow.pyfunc
 
-    example = tabular_model.example_rows(processing.load(rides.dataset))
-    ours = tabular_model.load(rides.model.uri).predict(example)
+    example = tabular.example_rows(processing.load(rides.dataset))
+    ours = tabular.load(rides.model.uri).predict(example)
     theirs = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
     assert ours["prediction"].tolist() == theirs["prediction"].tolist()
     assert mlflow.pyfunc.load_model(rides.model.uri).metadata.signature is not None
 
 
 def test_rows_may_lack_columns_and_have_others_but_not_values_of_wrong_types(rides):
-    model = tabular_model.load(rides.model.uri)
-    example = tabular_model.example_rows(processing.load(rides.dataset))
+    model = tabular.load(rides.model.uri)
+    example = tabular.example_rows(processing.load(rides.dataset))
     assert len(model.predict(example.drop(columns=["city"]).assign(color="red"))) == len(example)
     assert list(model.predict(example.set_index(example.index + 100)).index) == [100, 101, 102, 103, 104]
     with pytest.raises(DataError, match="'long' is not a number"):
@@ -149,4 +151,4 @@ def test_rows_may_lack_columns_and_have_others_but_not_values_of_wrong_types(rid
 
 def test_a_model_that_cannot_be_loaded_is_refused_with_its_place(tmp_path: Path):
     with pytest.raises(RegistryError, match=str(tmp_path)):
-        tabular_model.load(str(tmp_path))
+        tabular.load(str(tmp_path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import made_up_run
 import pytest
 
-from rayworks.stages import report
+from rayworks.reporting import report
 
 CHROMIUM = os.environ.get("RAYWORKS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 

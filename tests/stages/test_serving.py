@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rayworks import tabular_model
+from rayworks.data import processing
 from rayworks.errors import ServingError
+from rayworks.evaluation import registry
 from rayworks.free_port import free_port
+from rayworks.models import tabular
 from rayworks.params import ServeCheckOptions, ServeOptions
-from rayworks.stages import processing, registry, serving
+from rayworks.serving import application
 
 
 def ask(url: str, body=None) -> tuple[int, dict]:
@@ -36,8 +38,8 @@ def registered(rides, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def url(registered):
     version, tracking_uri = registered
-    yield serving.run(version.uri, ServeOptions(port=0, cpus_per_replica=0), tracking_uri=tracking_uri)
-    serving.stop()
+    yield application.run(version.uri, ServeOptions(port=0, cpus_per_replica=0), tracking_uri=tracking_uri)
+    application.stop()
 
 
 ROW = {"ride length": 4.5, "city": "Rome", "passengers": 2, "night": True, "start": "2024-01-01T10:00:00+02:00"}
@@ -51,8 +53,8 @@ def test_it_is_well_and_tells_what_answers(url: str):
 
 
 def test_it_answers_as_the_model_does(url: str, rides):
-    rows = tabular_model.example_rows(processing.load(rides.dataset))
-    own = tabular_model.load(rides.model.uri).predict(rows)["prediction"].tolist()
+    rows = tabular.example_rows(processing.load(rides.dataset))
+    own = tabular.load(rides.model.uri).predict(rows)["prediction"].tolist()
     status, answer = ask(f"{url}/predict", {"rows": json.loads(rows.to_json(orient="records", date_format="iso"))})
     assert status == 200
     assert answer["predictions"] == own
@@ -92,7 +94,7 @@ def test_many_requests_at_once_get_each_their_own_answer(url: str):
 
 def test_the_check_passes_beside_a_running_application_and_leaves_it_alone(url: str, registered, rides, tmp_path):
     version, tracking_uri = registered
-    found = serving.check(
+    found = application.check(
         version.uri,
         rides.dataset,
         options=ServeCheckOptions(rows=40),
@@ -107,11 +109,11 @@ def test_the_check_passes_beside_a_running_application_and_leaves_it_alone(url: 
 def test_an_application_that_does_not_answer_is_told_with_its_address():
     url = f"http://127.0.0.1:{free_port()}/model"
     with pytest.raises(ServingError, match=rf"The application does not answer: {url} .*Connection refused"):
-        serving._ask(url, None, 1)
+        application._ask(url, None, 1)
 
 
 def test_a_model_that_cannot_be_served_is_a_finding(url: str, rides, tmp_path):
-    found = serving.check(
+    found = application.check(
         str(tmp_path / "nowhere"),
         rides.dataset,
         options=ServeCheckOptions(),
@@ -131,18 +133,18 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(ray_session, monkeypatch:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ServingError, match=f"port is taken: 127.0.0.1:{port}"):
-            serving.run("models:/x/1", ServeOptions(port=port), tracking_uri="")
+            application.run("models:/x/1", ServeOptions(port=port), tracking_uri="")
 
 
 def test_a_batch_is_bounded_by_rows_and_a_request_of_more_goes_alone(url: str, registered):
     version, tracking_uri = registered
     options = ServeOptions(port=0, cpus_per_replica=0, max_batch_rows=3, batch_wait_ms=200)
-    small = serving.run(version.uri, options, tracking_uri=tracking_uri, application="small")
+    small = application.run(version.uri, options, tracking_uri=tracking_uri, application="small")
     try:
         with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(lambda rows: ask(f"{small}/predict", {"rows": [ROW] * rows}), (2, 2, 7, 1, 3, 0)))
     finally:
-        serving.stop("small")
+        application.stop("small")
     assert [(status, len(answer["predictions"])) for status, answer in answers] == [
         (200, n) for n in (2, 2, 7, 1, 3, 0)
     ]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from rayworks.evaluation import registry
 from rayworks.params import ServeOptions
-from rayworks.stages import registry, serving
+from rayworks.serving import application
 from tests.waiting import eventually
 
 
@@ -49,7 +50,7 @@ def test_a_promotion_and_a_rollback_are_followed_without_dropping_a_request(
 ):
     from mlflow import MlflowClient
 
-    monkeypatch.setattr(serving, "ALIAS_SECONDS", 0.5)
+    monkeypatch.setattr(application, "ALIAS_SECONDS", 0.5)
     other = rides.model.model_copy(update={"uri": f"{rides.model.uri}-other"})
     if not Path(other.uri).exists():
         Path(other.uri).symlink_to(rides.model.uri)
@@ -68,7 +69,7 @@ def test_a_promotion_and_a_rollback_are_followed_without_dropping_a_request(
     options = ServeOptions(port=0, cpus_per_replica=0)
     uri = f"models:/rides@{registry.CHAMPION}"
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(serving.hold, uri, options, tracking_uri=tracking_uri, progress=progress)
+        held = pool.submit(application.hold, uri, options, tracking_uri=tracking_uri, progress=progress)
         try:
             eventually(lambda: said or held.done(), 60, "the service did not start")
             client = Client(said[0].split(" answers at ")[1].split(",")[0])

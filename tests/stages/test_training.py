@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rayworks import tabular_model
+from rayworks.data import processing, split_rows
 from rayworks.errors import ClusterError, DataError, ParameterError, TrainingError
+from rayworks.models import tabular
 from rayworks.params import ProcessOptions, TrainOptions
 from rayworks.records import DatasetRef
-from rayworks.stages import processing, share, training
+from rayworks.training import training
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 LOOPS = "tests.stages.example_loops"
@@ -45,8 +46,8 @@ def amounts(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 def quality(model_uri: str, dataset: DatasetRef) -> float:
     """Share of the variance, or of the rows, that the model gets right on the test split."""
-    rows = pl.concat(share.frames(processing.load(dataset), "test", [*table().columns[:3], dataset.target]))
-    predicted = tabular_model.load(model_uri).predict(rows.drop(dataset.target).to_pandas())["prediction"].to_numpy()
+    rows = pl.concat(split_rows.frames(processing.load(dataset), "test", [*table().columns[:3], dataset.target]))
+    predicted = tabular.load(model_uri).predict(rows.drop(dataset.target).to_pandas())["prediction"].to_numpy()
     actual = rows[dataset.target].to_numpy()
     if dataset.problem == "regression":
         return 1 - float(((predicted - actual) ** 2).mean() / actual.var())

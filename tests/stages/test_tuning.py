@@ -9,13 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rayworks.data import processing
 from rayworks.errors import ParameterError
 from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TuneOptions
 from rayworks.records import DatasetRef
-from rayworks.stages import processing, tuning
+from rayworks.training import tuning
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-BUILT_IN = "rayworks.stages.xgboost_loop:train"
+BUILT_IN = "rayworks.training.loops.xgboost:train"
 DEPTHS = {"max_depth": Choice(values=[2, 6])}
 
 
@@ -74,7 +75,8 @@ SEARCH = """
 import sys
 import ray
 from rayworks.params import IntRange, TuneOptions
-from rayworks.stages import tuning, processing
+from rayworks.data import processing
+from rayworks.training import tuning
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 dataset = processing.load(sys.argv[1]).ref()
 options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})

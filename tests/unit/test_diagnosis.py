@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import pytest
 
-from rayworks.cluster import diagnosis
-from rayworks.cluster.diagnosis import Condition, Snapshot, error, findings, out_of_memory, refusal
+from rayworks.cluster.kubernetes import diagnosis
+from rayworks.cluster.kubernetes.diagnosis import Condition, Snapshot, error, findings, out_of_memory, refusal
 
 STATUSES = Path(__file__).parent / "statuses"
 
@@ -90,12 +90,12 @@ def test_the_condition_is_found_with_kubernetes_words_and_nothing_else_is(name: 
     assert {one.condition for one in found} == {condition}
     first = found[0]
     assert first.is_final == is_final
-    assert words in first.said
+    assert words in first.detail
     assert (first.is_head, first.group) == (part == "head", part.removesuffix("head"))
     namespace = snapshot.cluster["metadata"]["namespace"]
     assert first.object.startswith(f"{kind} {namespace}/{snapshot.cluster['metadata']['name']}")
     told = error(first)
-    assert (told.where, told.said, told.remedy) == (first.object, f"{condition}: {first.said}", first.remedy)
+    assert (told.where, told.detail, told.remedy) == (first.object, f"{condition}: {first.detail}", first.remedy)
     assert "{" not in first.remedy
 
 
@@ -140,7 +140,7 @@ def test_a_pod_for_which_an_autoscaler_makes_a_node_waits(reason: str):
     }
     first = findings(replace(snapshot, events=(*snapshot.events, event)), now)[0]
     assert not first.is_final
-    assert "gpu 0->1" in first.said
+    assert "gpu 0->1" in first.detail
 
 
 def unschedulable(message: str, snapshot: Snapshot) -> Snapshot:
@@ -257,7 +257,7 @@ def test_what_the_api_server_refused_is_told_with_its_words(name: str):
     told = json.loads((STATUSES / f"refused-{name}.json").read_text())
     failure = refusal(told["status"], told["body"], "RayCluster ns/ray")
     assert clause in failure.what
-    assert words in failure.said
+    assert words in failure.detail
     assert remedy in failure.remedy
     assert failure.where == "RayCluster ns/ray"
 
@@ -275,7 +275,7 @@ def test_a_task_that_ray_ended_for_memory_is_told_with_its_pod():
     assert failure
     assert failure.what == "the task train ran out of memory"
     assert failure.where == f"Pod {pod['metadata']['namespace']}/{pod['metadata']['name']}"
-    assert failure.said.startswith("Memory on the node (IP: ")
+    assert failure.detail.startswith("Memory on the node (IP: ")
     assert "@resources(memory=...)" in failure.remedy
 
 
@@ -290,7 +290,7 @@ def test_a_task_whose_pod_the_kernel_ended_for_memory_is_told_with_that_pod():
     failure = out_of_memory("train", "The worker died unexpectedly", snapshot, now)
     assert failure
     assert "worker group small" in failure.remedy
-    assert "OOMKilled" in failure.said
+    assert "OOMKilled" in failure.detail
 
 
 def test_a_task_that_failed_for_another_reason_is_left_alone():

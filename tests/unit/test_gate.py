@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from rayworks.evaluation import gate
 from rayworks.params import PromoteOptions
 from rayworks.records import Evaluation, Metrics, ServeCheck, SliceMetrics
-from rayworks.stages import gate
 
 OPTIONS = PromoteOptions(margin=0.01, slice_tolerance=0.05)
 

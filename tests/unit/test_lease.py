@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rayworks.cluster.lease import is_abandoned, lost_runs
+from rayworks.cluster.kubernetes.lease import is_abandoned, lost_runs
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 

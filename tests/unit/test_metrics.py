@@ -2,9 +2,9 @@ import made_up_run
 import numpy as np
 import pytest
 
+from rayworks import metrics
 from rayworks.errors import ParameterError
 from rayworks.records import Target
-from rayworks.stages import metrics
 
 AMOUNT = Target(name="y", problem="regression")
 BINARY = Target(name="y", problem="binary", classes=("no", "yes"))

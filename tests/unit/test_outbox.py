@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from rayworks import outbox
-from rayworks.outbox import Mail, Outbox
+from rayworks.runner import outbox
+from rayworks.runner.outbox import Mail, Outbox
 from tests.waiting import eventually
 
 MAIL = Mail(lines=[{"message": "a line", "__payload_size__": 6}], events=['{"event": "one"}'])

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rayworks.data import column_kinds, features, processing, reading, splitting, validation
 from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.params import ColumnDeclaration, ProcessOptions, SplitOptions
 from rayworks.records import Column, Feature, FeatureSet, Target
-from rayworks.stages import features, inference, processing, reading, splitting, validation
 
 
 def read(uri: Path | str) -> tuple[pl.DataFrame, list[tuple[int, str, str]]]:
@@ -121,7 +121,7 @@ def test_data_that_are_not_there_are_refused_with_their_place(tmp_path: Path):
 
 def columns_of(data: dict, target: str = "y", **options) -> dict[str, Column]:
     sample = pl.DataFrame(data)
-    return {c.name: c for c in inference.infer_columns(sample, target, ProcessOptions(**options))}
+    return {c.name: c for c in column_kinds.infer_columns(sample, target, ProcessOptions(**options))}
 
 
 def test_the_kinds_of_text_columns_are_inferred_from_their_values():
@@ -177,18 +177,18 @@ def test_a_declaration_of_a_column_that_is_not_there_is_refused():
     ids=["truth", "text", "0 and 1", "whole floats", "five numbers", "fractions", "many numbers"],
 )
 def test_the_kind_of_problem_follows_from_the_target(values: list, problem: str):
-    assert inference.infer_problem(pl.Series(values), "auto") == problem
+    assert column_kinds.infer_problem(pl.Series(values), "auto") == problem
 
 
 def test_a_target_of_one_class_is_refused():
     with pytest.raises(DataError, match="only one value"):
-        inference.problem_of_classes(["a"], "auto", "y", 100)
+        column_kinds.problem_of_classes(["a"], "auto", "y", 100)
 
 
 def test_amounts_that_are_written_in_another_way_do_not_pass_for_classes():
     with pytest.raises(DataError, match=r"600 classes in 1,000 rows.*1,000\.00.*write them like 1234\.5"):
-        inference.problem_of_classes([f"1,{i:03}.00" for i in range(600)], "auto", "y", 1000)
-    assert inference.problem_of_classes(["a", "b"], "auto", "y", 3) == "binary"
+        column_kinds.problem_of_classes([f"1,{i:03}.00" for i in range(600)], "auto", "y", 1000)
+    assert column_kinds.problem_of_classes(["a", "b"], "auto", "y", 3) == "binary"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rayworks.cluster import raycluster
-from rayworks.cluster.raycluster import Needs
+from rayworks.cluster.kubernetes import raycluster_manifest
+from rayworks.cluster.kubernetes.raycluster_manifest import Needs
 from rayworks.errors import ParameterError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/raycluster.yaml"
@@ -16,12 +16,12 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/rayclust
 
 @pytest.fixture
 def manifest() -> dict[str, Any]:
-    return raycluster.read(str(SHIPPED))
+    return raycluster_manifest.read(str(SHIPPED))
 
 
 def test_the_manifest_is_taken_as_it_stands(manifest: dict[str, Any]):
     before = copy.deepcopy(manifest)
-    made = raycluster.for_run(manifest, Needs("one", "apart", image="registry/image:1", flow_run_id="f"))
+    made = raycluster_manifest.for_run(manifest, Needs("one", "apart", image="registry/image:1", flow_run_id="f"))
     assert manifest == before
     for group in (made["spec"]["headGroupSpec"], *made["spec"]["workerGroupSpecs"]):
         assert group["template"]["spec"]["containers"][0].pop("image") == "registry/image:1"
@@ -32,13 +32,13 @@ def test_the_manifest_is_taken_as_it_stands(manifest: dict[str, Any]):
 def test_an_image_that_the_manifest_names_stays(manifest: dict[str, Any]):
     head = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     head["image"] = "theirs:1"
-    made = raycluster.for_run(manifest, Needs("one", "apart", image="ours:1"))
+    made = raycluster_manifest.for_run(manifest, Needs("one", "apart", image="ours:1"))
     assert made["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == "theirs:1"
     assert made["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["image"] == "ours:1"
 
 
 def test_a_cluster_of_one_run_belongs_to_its_job(manifest: dict[str, Any]):
-    made = raycluster.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid")))
+    made = raycluster_manifest.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid")))
     metadata = made["metadata"]
     assert (metadata["name"], metadata["namespace"]) == ("one", "apart")
     assert metadata["labels"] == {"app.kubernetes.io/managed-by": "rayworks", "rayworks.io/flow-run-id": "f"}
@@ -47,7 +47,9 @@ def test_a_cluster_of_one_run_belongs_to_its_job(manifest: dict[str, Any]):
 
 
 def test_a_shared_cluster_belongs_to_no_run_and_tells_how_long_it_may_idle(manifest: dict[str, Any]):
-    made = raycluster.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid"), idle_seconds=600))
+    made = raycluster_manifest.for_run(
+        manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid"), idle_seconds=600)
+    )
     assert "ownerReferences" not in made["metadata"]
     assert made["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "rayworks"}
     assert made["metadata"]["annotations"]["rayworks.io/idle-seconds"] == "600"
@@ -56,9 +58,13 @@ def test_a_shared_cluster_belongs_to_no_run_and_tells_how_long_it_may_idle(manif
 def test_a_shared_cluster_of_another_manifest_or_image_is_told_apart(manifest: dict[str, Any]):
     other = copy.deepcopy(manifest)
     other["spec"]["workerGroupSpecs"][0]["maxReplicas"] += 1
-    digests = {raycluster.digest(manifest, "a"), raycluster.digest(manifest, "b"), raycluster.digest(other, "a")}
+    digests = {
+        raycluster_manifest.digest(manifest, "a"),
+        raycluster_manifest.digest(manifest, "b"),
+        raycluster_manifest.digest(other, "a"),
+    }
     assert len(digests) == 3
-    assert raycluster.digest(copy.deepcopy(manifest), "a") in digests
+    assert raycluster_manifest.digest(copy.deepcopy(manifest), "a") in digests
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_what_could_never_come_up_is_refused_with_its_place(
     change(manifest)
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(manifest))
     with pytest.raises(ParameterError) as error:
-        raycluster.read(str(tmp_path / "cluster.yaml"))
+        raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
     assert said in str(error.value)
     assert "cluster.yaml" in str(error.value)
 
@@ -93,7 +99,7 @@ def test_what_could_never_come_up_is_refused_with_its_place(
 def test_a_file_that_is_not_one_raycluster_is_refused(content: str, tmp_path: Path):
     (tmp_path / "cluster.yaml").write_text(content)
     with pytest.raises(ParameterError, match=r"cluster\.yaml"):
-        raycluster.read(str(tmp_path / "cluster.yaml"))
+        raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +111,9 @@ def test_a_file_that_is_not_one_raycluster_is_refused(content: str, tmp_path: Pa
         ("head:6379", False),
         ("ray://head:10001", False),
         ("raycluster.yaml", True),
-        ("/etc/rayworks/raycluster.yml", True),
+        ("/etc/rayworks/manifest.yml", True),
         ("s3://lake/cluster.json", True),
     ],
 )
 def test_an_address_is_a_manifest_by_its_name(address: str | None, is_manifest: bool):
-    assert raycluster.is_manifest(address) == is_manifest
+    assert raycluster_manifest.is_manifest(address) == is_manifest

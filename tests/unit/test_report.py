@@ -6,7 +6,7 @@ import pytest
 from made_up_run import EVIL
 
 from rayworks import storage
-from rayworks.stages import charts, report
+from rayworks.reporting import charts, report
 
 
 def test_the_page_says_the_verdict_and_shows_candidate_champion_and_baseline():

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from rayworks.errors import TrainingError
+from rayworks.models.tabular import TabularModel
 from rayworks.records import Column, Feature, FeatureSet, Target
-from rayworks.tabular_model import TabularModel
 
 FEATURES = FeatureSet(
     columns=(Column(name="x", kind="numeric", dtype="float"),),

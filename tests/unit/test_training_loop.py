@@ -5,7 +5,8 @@ import pytest
 from rayworks.errors import ParameterError, TrainingError
 from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, TuneOptions
 from rayworks.records import Dataset, DatasetRef, FeatureSet, Target
-from rayworks.stages import loop, training, tuning, xgboost_loop
+from rayworks.training import loop, training, tuning
+from rayworks.training.loops import xgboost
 
 
 def context(problem: str = "regression") -> loop.LoopContext:
@@ -27,7 +28,7 @@ def test_a_loop_that_returns_no_model_is_told_what_is_needed():
 
 def test_a_loop_that_is_not_there_is_a_bad_parameter():
     with pytest.raises(ParameterError, match="no function 'tarin'"):
-        loop.run("rayworks.stages.xgboost_loop:tarin", context())
+        loop.run("rayworks.training.loops.xgboost:tarin", context())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -38,7 +39,7 @@ def test_a_loss_that_is_no_number_ends_the_training(value: float):
 
 def test_the_built_in_search_starts_at_the_built_in_defaults():
     space = tuning.space_of(TuneOptions(), TrainOptions().loop)
-    assert tuning.first_point(space, xgboost_loop.DEFAULTS) == xgboost_loop.DEFAULTS
+    assert tuning.first_point(space, xgboost.DEFAULTS) == xgboost.DEFAULTS
 
 
 def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
@@ -48,9 +49,9 @@ def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
 
 
 def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(xgboost_loop, "SPACE", {"max_depth": {"type": "int", "low": 3}})
+    monkeypatch.setattr(xgboost, "SPACE", {"max_depth": {"type": "int", "low": 3}})
     with pytest.raises(
-        ParameterError, match=r"SPACE of rayworks.stages.xgboost_loop:train, max_depth.int.high \(Field required\)"
+        ParameterError, match=r"SPACE of rayworks.training.loops.xgboost:train, max_depth.int.high \(Field required\)"
     ):
         tuning.space_of(TuneOptions(), TrainOptions().loop)
 
@@ -66,7 +67,7 @@ def test_defaults_outside_of_the_search_space_are_not_tried(dimension: IntRange 
 
 def test_the_fingerprint_knows_what_changes_the_model_and_nothing_else():
     dataset = DatasetRef(
-        uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_set_aside=0
+        uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_rejected=0
     )
     same = [TrainOptions(), TrainOptions(workers=4), TrainOptions(max_failures=0, checkpoint_seconds=1)]
     other = [TrainOptions(rounds=5), TrainOptions(hyperparameters={"seed": 1})]

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from rayworks.errors import ParameterError
+from rayworks.models.xgboost import XGBoostModel
 from rayworks.records import Dataset, Feature, FeatureSet, Target
-from rayworks.stages.loop import LoopContext
-from rayworks.stages.xgboost_loop import XGBoostModel, train
+from rayworks.training.loop import LoopContext
+from rayworks.training.loops.xgboost import train
 
 CITIES = ("Oslo", "Rome", "Lima")
 FEATURES = (

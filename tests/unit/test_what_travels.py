@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import rayworks
-from rayworks.cluster.kuberay import reachable_from_pods, uploaded
+from rayworks.cluster.kubernetes.raycluster import reachable_from_pods, uploaded
 
 
 @pytest.mark.parametrize(

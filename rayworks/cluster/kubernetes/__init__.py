@@ -1,0 +1,1 @@
+"""RayClusters that KubeRay creates: manifest, lifecycle, diagnosis and clean-up."""

@@ -1,0 +1,1 @@
+"""Raw files to a dataset: reading, typing, validation, features, splits and statistics."""

@@ -1,0 +1,66 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# pyarrow brings no types.
+"""The rows of a split that one worker reads, straight from storage.
+
+Contiguous shares do no harm to trees, whose histograms are summed over all workers, and need no shuffle; reading
+Parquet directly spares the start and the copies of a Ray Data ingest, for data that a worker holds whole anyway.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import polars as pl
+
+from rayworks import storage
+from rayworks.data import features
+from rayworks.records import Dataset, SplitName
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+def row_range(rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and last (excluded) row of a worker's share: shares differ by one row at most."""
+    return rows * rank // world_size, rows * (rank + 1) // world_size
+
+
+def frames(
+    dataset: Dataset, split: SplitName, columns: Sequence[str], *, rank: int = 0, world_size: int = 1
+) -> Iterator[pl.DataFrame]:
+    """A worker's share of a split, a row group at a time. Row groups of others are not read."""
+    import pyarrow.parquet as pq
+
+    part = dataset.split(split)
+    first, last = row_range(part.rows, rank, world_size)
+    row = 0
+    for uri, _ in storage.list_files(part.uri):
+        with storage.open_input(uri) as source:
+            file: Any = pq.ParquetFile(source)
+            for group in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                start, stop = max(first - row, 0), min(last - row, rows)
+                if start < stop:
+                    table = file.read_row_group(group, columns=list(dict.fromkeys(columns)))
+                    yield cast(pl.DataFrame, pl.from_arrow(table)).slice(start, stop - start)
+                row += rows
+
+
+def encoded(
+    dataset: Dataset, split: SplitName, *, rank: int = 0, world_size: int = 1
+) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
+    """A worker's share as a model sees it: features and target, a row group at a time."""
+    made = dataset.feature_set.features
+    names = [*(feature.name for feature in made), dataset.target.name]
+    for frame in frames(dataset, split, names, rank=rank, world_size=world_size):
+        yield features.encode(frame, made), features.encode_target(frame[dataset.target.name], dataset.target)
+
+
+def sampled(dataset: Dataset, split: SplitName, max_rows: int) -> "tuple[pd.DataFrame, np.ndarray]":
+    """At most about ``max_rows`` of a split, every n-th, in memory."""
+    made = dataset.feature_set.features
+    names = list(dict.fromkeys([*(f.name for f in made), dataset.target.name]))
+    step = -(-dataset.split(split).rows // max_rows)
+    whole = pl.concat([frame.gather_every(step) for frame in frames(dataset, split, names)])
+    return features.encode(whole, made), features.encode_target(whole[dataset.target.name], dataset.target)

@@ -1,0 +1,144 @@
+"""Which rows train, which validate and which test. The same row always gets the same part. Pure."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, cast
+
+import polars as pl
+
+from rayworks.errors import DataError, ParameterError
+from rayworks.params import SplitOptions
+from rayworks.records import SPLITS, Column
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """How rows are assigned. For ``time``: rows before ``validation_from`` train, those from ``test_from`` on test."""
+
+    by: Literal["time", "hash", "random"]
+    column: str | None
+    validation: float
+    test: float
+    seed: int
+    validation_from: datetime | None = None
+    test_from: datetime | None = None
+
+    def describe(self) -> str:
+        """In words, for people."""
+        shares = f"{1 - self.validation - self.test:.0%} train, {self.validation:.0%} validation, {self.test:.0%} test"
+        match self.by:
+            case "time":
+                return (
+                    f"by time ({self.column}): train before {self.validation_from:%Y-%m-%d %H:%M}, "
+                    f"test from {self.test_from:%Y-%m-%d %H:%M}"
+                )
+            case "hash":
+                return f"by a hash of {self.column}: {shares}"
+            case _:
+                return f"at random (seed {self.seed}): {shares}"
+
+    def assign(self, rows: pl.DataFrame, file: str, numbers: pl.Series) -> pl.Series:
+        """The part of each row.
+
+        Args:
+            rows: Typed rows.
+            file: Name of their file; with the row's number it decides a random split, so that new files do not
+                move the rows of old ones.
+            numbers: Number of each row in that file.
+        """
+        if self.by == "time":
+            time = rows[cast(str, self.column)]  # a row without a time trains: it can leak nothing into the test
+            part = (time >= self.validation_from).cast(pl.Int8).fill_null(0) + (time >= self.test_from).cast(
+                pl.Int8
+            ).fill_null(0)
+        else:
+            share = self._hash(rows, file, numbers) / float(1 << 64)
+            part = pl.Series((share >= 1 - self.test - self.validation).astype("int8") + (share >= 1 - self.test))
+        return part.replace_strict([0, 1, 2], list(SPLITS), return_dtype=pl.String)
+
+    def _hash(self, rows: pl.DataFrame, file: str, numbers: pl.Series) -> "np.ndarray":
+        import numpy as np
+        from pandas.util import hash_array
+
+        if self.by == "hash":
+            keys = rows[cast(str, self.column)].cast(pl.String).fill_null("").to_numpy()
+            return _mixed(hash_array(keys.astype(object), categorize=True) ^ np.uint64(self.seed))
+        start = int.from_bytes(hashlib.sha256(f"{self.seed}/{file}".encode()).digest()[:8], "big")
+        with np.errstate(over="ignore"):
+            return _mixed(numbers.to_numpy().astype("uint64") + np.uint64(start))
+
+
+def _mixed(numbers: "np.ndarray") -> "np.ndarray":
+    """SplitMix64's finaliser (Steele, Lea and Flood, 2014): neighbours become unrelated. The same on every machine."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        z = numbers + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def choose(options: SplitOptions, columns: Sequence[Column]) -> Splitter:
+    """The way to split, without its thresholds.
+
+    Raises:
+        ParameterError: The column is not there, or is no timestamp.
+    """
+    times = [column.name for column in columns if column.kind == "timestamp"]
+    by, column = options.by, options.column
+    if by == "auto":
+        by = "hash" if column and column not in times else "time" if column or len(times) == 1 else "random"
+    if by == "time":
+        column = column or (times[0] if len(times) == 1 else None)
+        if column not in times:
+            raise ParameterError(
+                "a split by time needs a timestamp column",
+                where=column or "split.column",
+                detail=f"the timestamp columns are {', '.join(times) or 'none'}",
+                remedy="Set split.column, or split.by to random",
+            )
+    if by == "hash" and column not in {c.name for c in columns if c.kind != "ignored"}:
+        raise ParameterError(
+            "the key of the split is not among the columns in use",
+            where=str(column),
+            remedy="Name another, or declare its kind: columns that are ignored cannot be the key",
+        )
+    return Splitter(by, None if by == "random" else column, options.validation, options.test, options.seed)
+
+
+def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
+    """The splitter with the two times that give the shares best. Rows of one time stay together.
+
+    Args:
+        counts: Columns ``time`` and ``rows``: how many rows have which time.
+
+    Raises:
+        DataError: There are too few different times for three parts.
+    """
+    ordered = counts.drop_nulls("time").group_by("time").agg(pl.col("rows").sum()).sort("time")
+    if len(ordered) < 3:
+        raise DataError(
+            "there are fewer than three different times to split by",
+            where=str(splitter.column),
+            remedy="Set split.by to random",
+        )
+    before = ordered["rows"].cum_sum() / ordered["rows"].sum()
+    first = int((before < 1 - splitter.validation - splitter.test - 1e-12).sum()) + 1
+    last = int((before < 1 - splitter.test - 1e-12).sum()) + 1
+    first = min(max(first, 1), len(ordered) - 2)
+    last = min(max(last, first + 1), len(ordered) - 1)
+    return Splitter(
+        splitter.by,
+        splitter.column,
+        splitter.validation,
+        splitter.test,
+        splitter.seed,
+        validation_from=ordered["time"][first],
+        test_from=ordered["time"][last],
+    )

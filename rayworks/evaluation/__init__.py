@@ -1,0 +1,1 @@
+"""How good a model is, whether it is promoted, and the registry."""

@@ -1,0 +1,1 @@
+"""The Prefect API: the embedded server, its address, and what a run shows there."""

@@ -1,0 +1,1 @@
+"""Records to pages, tables and figures for people. Pure."""

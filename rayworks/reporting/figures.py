@@ -1,0 +1,202 @@
+"""The figures of a report: records in, charts with their titles and legends out. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from rayworks.records import ColumnStatistics, Dataset, Evaluation, ModelRef, PlotData, SliceMetrics, Trial, TuneResult
+from rayworks.reporting import charts
+from rayworks.reporting.charts import number
+
+LABELS = {
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "median_absolute_error": "median absolute error",
+    "r2": "R²",
+    "log_loss": "log loss",
+    "error_rate": "error rate",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+}
+HIGHER_IS_BETTER = frozenset(("r2", "accuracy", "roc_auc", "f1", "macro_f1"))
+COLUMNS_SHOWN = 6
+CATEGORIES_SHOWN = 12
+VALUES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with what stands above it. ``legend`` names the series whose colours need telling."""
+
+    title: str
+    chart: Markup
+    legend: tuple[str, ...] = ()
+    note: str = ""
+
+
+def label(metric: str) -> str:
+    """What a metric is called."""
+    return LABELS.get(metric, metric)
+
+
+def of_dataset(dataset: Dataset, important: Sequence[str]) -> list[Figure]:
+    """The target and the most important columns, training rows against test rows: a shift shows here first."""
+    train, test = ({s.name: s for s in dataset.split(name).statistics} for name in ("train", "test"))
+    sources = {feature.name: feature.source for feature in dataset.feature_set.features}
+    names = [dataset.target.name, *(name if name in train else sources.get(name, name) for name in important), *train]
+    wanted = [name for name in dict.fromkeys(names) if name in train and name in test][:COLUMNS_SHOWN]
+    figures = [_distribution(train[name], test[name], target=name == dataset.target.name) for name in wanted]
+    return [figure for figure in figures if figure]
+
+
+def _distribution(train: ColumnStatistics, test: ColumnStatistics, *, target: bool) -> Figure | None:
+    title = f"{train.name} (target)" if target else train.name
+    missing = (
+        f"missing: {train.missing / max(train.rows, 1):.1%} of train, {test.missing / max(test.rows, 1):.1%} of test"
+    )
+    note = missing if train.missing or test.missing else ""
+    if train.edges and train.counts and test.counts:
+        shares = {"train": _shares(train.counts), "test": _shares(test.counts)}
+        chart = charts.histogram(train.edges, shares, title, train.name, time=train.kind == "timestamp")
+    elif train.values:
+        values, counts = train.values[:CATEGORIES_SHOWN], dict(zip(test.values, test.counts, strict=True))
+        present = [max(s.rows - s.missing, 1) for s in (train, test)]
+        shares = {
+            "train": [count / present[0] for count in train.counts[: len(values)]],
+            "test": [counts.get(value, 0) / present[1] for value in values],
+        }
+        chart = charts.bars(values, shares, title, "share of rows")
+    else:
+        return None
+    return Figure(title, chart, ("train", "test"), note)
+
+
+def _shares(counts: Sequence[int]) -> list[float]:
+    total = sum(counts) or 1
+    return [count / total for count in counts]
+
+
+def of_tuning(tune: TuneResult) -> list[Figure]:
+    """How the search went on, and each searched hyperparameter against the metric."""
+    done = [(trial, trial.metric) for trial in tune.trials if trial.metric is not None]
+    if not done:
+        return []
+    so_far = [min(metric for _, metric in done[: count + 1]) for count in range(len(done))]
+    curves = {
+        "trial": [(float(trial.number), metric) for trial, metric in done],
+        "best": [(float(trial.number), best) for (trial, _), best in zip(done, so_far, strict=True)],
+    }
+    name = label(tune.metric)
+    found = [Figure("Best so far", charts.lines(curves, "Best so far", "trial", name, dots=True), ("trial", "best"))]
+    for key in tune.best.hyperparameters:
+        values = {str(trial.hyperparameters.get(key)) for trial, _ in done}
+        if len(values) > 1 and all(key in trial.hyperparameters for trial, _ in done):
+            found.append(Figure(key, _trials(key, done, tune), ("trial", "best")))
+    return found
+
+
+def _trials(key: str, done: Sequence[tuple[Trial, float]], tune: TuneResult) -> Markup:
+    places = [
+        (t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done
+    ]
+    best = next((index for index, (trial, _) in enumerate(done) if trial.number == tune.best.number), 0)
+    return charts.points(places, best, f"{key} of the trials", key, label(tune.metric))
+
+
+def of_curve(model: ModelRef) -> Figure | None:
+    """Training and validation by round, with the round that was kept."""
+    if len(model.curve) < 2:
+        return None
+    curves = {
+        "train": [(float(point.round), point.train) for point in model.curve if point.train is not None],
+        "validation": [(float(point.round), point.validation) for point in model.curve],
+    }
+    mark = (float(model.best_round), model.validation, f"round {model.best_round}: {number(model.validation)}")
+    chart = charts.lines(curves, "Learning curve", "round", label(model.metric), mark=mark)
+    return Figure("Learning curve", chart, ("train", "validation"), "The model of the marked round was kept.")
+
+
+def of_slices(evaluation: Evaluation) -> list[Figure]:
+    """Candidate and champion on each value, a figure a column; beside the baseline where there is no champion."""
+    columns = dict.fromkeys(part.column for part in evaluation.slices)
+    return [_of_column(evaluation, [s for s in evaluation.slices if s.column == column]) for column in columns]
+
+
+def _of_column(evaluation: Evaluation, slices: Sequence[SliceMetrics]) -> Figure:
+    metric, shown = evaluation.metric, slices[:VALUES_SHOWN]
+    rival = "champion" if evaluation.champion else "baseline"
+    rivals = [part.champion if evaluation.champion else part.baseline for part in shown]
+    series = {
+        "candidate": [part.candidate.values.get(metric) for part in shown],
+        rival: [found.values.get(metric) if found else None for found in rivals],
+    }
+    some = f", the {len(shown)} largest of {len(slices)} values" if len(shown) < len(slices) else ""
+    chart = charts.dumbbells([s.value for s in shown], series, f"{metric} by {slices[0].column}", label(metric))
+    return Figure(f"By {slices[0].column}", chart, tuple(series), f"Left is better{some}.")
+
+
+def of_predictions(evaluation: Evaluation) -> list[Figure]:
+    """Calibration, residuals, ROC, confusion and importance: whatever the evaluation has."""
+    draw = {
+        "calibration": _calibration,
+        "residuals": _residuals,
+        "roc": _roc,
+        "confusion": _confusion,
+        "importance": _importance,
+    }
+    plots = {plot.name: plot for plot in evaluation.plots if plot.x and plot.series}
+    return [make(plots[name]) for name, make in draw.items() if name in plots]
+
+
+def _models(plot: PlotData) -> tuple[str, ...]:
+    return tuple(name for name in ("candidate", "champion") if any(key.split()[0] == name for key in plot.series))
+
+
+def _calibration(plot: PlotData) -> Figure:
+    curves = {
+        name: list(zip(plot.series[f"{name} predicted"], plot.series[f"{name} actual"], strict=True))
+        for name in _models(plot)
+    }
+    chart = charts.lines(curves, "Calibration", "mean predicted", "mean actual", diagonal=True, dots=True)
+    return Figure(
+        "Calibration",
+        chart,
+        _models(plot),
+        "A dot is a tenth of the rows; on the dashed line, what was said came true.",
+    )
+
+
+def _residuals(plot: PlotData) -> Figure:
+    middles = [float(x) for x in plot.x]
+    half = (middles[1] - middles[0]) / 2
+    edges = [middles[0] - half, *(sum(pair) / 2 for pair in pairwise(middles)), middles[-1] + half]
+    chart = charts.histogram(edges, plot.series, "Residuals", "actual minus predicted")
+    return Figure("Residuals", chart, _models(plot), "Centred on zero and narrow is good.")
+
+
+def _curves(plot: PlotData) -> Mapping[str, list[tuple[float, float]]]:
+    return {name: [(float(x), y) for x, y in zip(plot.x, values, strict=True)] for name, values in plot.series.items()}
+
+
+def _roc(plot: PlotData) -> Figure:
+    chart = charts.lines(_curves(plot), "ROC", "false positive rate", "true positive rate", diagonal=True)
+    return Figure("ROC curve", chart, _models(plot), "The dashed line is a guess.")
+
+
+def _confusion(plot: PlotData) -> Figure:
+    labels = [str(x) for x in plot.x][:VALUES_SHOWN]
+    rows = [[plot.series[said][true] for said in labels] for true in range(len(labels))]
+    totals = [sum(values[true] for values in plot.series.values()) or 1 for true in range(len(labels))]
+    shares = [[value / total for value in row] for row, total in zip(rows, totals, strict=True)]
+    chart = charts.heatmap(labels, shares, "Confusion of the candidate", "predicted (rows: actual)")
+    return Figure("Confusion of the candidate", chart, (), "Shares of each actual class.")
+
+
+def _importance(plot: PlotData) -> Figure:
+    chart = charts.bars([str(x) for x in plot.x], plot.series, "Importance", "share of the total gain")
+    return Figure("Importance of features", chart, (), f"The {len(plot.x)} that the candidate gains most from.")

@@ -1,0 +1,1 @@
+"""Prefect task runs on Ray."""

@@ -1,0 +1,1 @@
+"""The training loops that ship with rayworks. A loop is named by its import path."""

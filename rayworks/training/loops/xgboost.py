@@ -1,0 +1,170 @@
+# pyright: reportUnknownMemberType=false, reportUntypedBaseClass=false, reportAttributeAccessIssue=false
+# XGBoost's callbacks bring no types.
+"""The built-in training loop: gradient-boosted trees by XGBoost, data-parallel over the workers.
+
+It uses nothing but the ``TrainContext`` that a user's own loop is given.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayworks.errors import ParameterError
+from rayworks.models.contract import TrainContext
+from rayworks.models.xgboost import XGBoostModel, positional
+from rayworks.records import Problem
+
+if TYPE_CHECKING:
+    import xgboost as xgb
+
+OBJECTIVES: dict[Problem, str] = {
+    "regression": "reg:squarederror",
+    "binary": "binary:logistic",
+    "multiclass": "multi:softprob",
+}
+METRICS: dict[Problem, str] = {"regression": "rmse", "binary": "logloss", "multiclass": "mlogloss"}
+# https://xgboost.readthedocs.io/en/stable/parameter.html; a misspelt one would only be warned of
+HYPERPARAMETERS = frozenset(
+    """
+    eta learning_rate gamma min_split_loss max_depth min_child_weight max_delta_step subsample sampling_method
+    colsample_bytree colsample_bylevel colsample_bynode lambda reg_lambda alpha reg_alpha scale_pos_weight
+    grow_policy max_leaves max_bin num_parallel_tree max_cat_to_onehot max_cat_threshold objective seed device
+    tree_method base_score huber_slope quantile_alpha tweedie_variance_power
+    """.split()  # noqa: SIM905 - as a list it would take thirty lines
+)
+# XGBoost's own, of those that are worth a search: the first trial of tuning
+DEFAULTS = {
+    "learning_rate": 0.3,
+    "max_depth": 6,
+    "min_child_weight": 1.0,
+    "subsample": 1.0,
+    "colsample_bytree": 1.0,
+    "reg_lambda": 1.0,
+}
+# the ranges that matter most for boosted trees, around these
+SPACE = {
+    "learning_rate": {"type": "float", "low": 0.03, "high": 0.4, "log": True},
+    "max_depth": {"type": "int", "low": 3, "high": 10},
+    "min_child_weight": {"type": "float", "low": 1, "high": 50, "log": True},
+    "subsample": {"type": "float", "low": 0.6, "high": 1.0},
+    "colsample_bytree": {"type": "float", "low": 0.5, "high": 1.0},
+    "reg_lambda": {"type": "float", "low": 0.1, "high": 20, "log": True},
+}
+
+
+def train(context: TrainContext) -> XGBoostModel:
+    """Boost until the rounds are done or validation has not improved for the patience.
+
+    Raises:
+        ParameterError: XGBoost does not know a hyperparameter, or refuses its value.
+    """
+    import xgboost as xgb
+
+    parameters = _parameters(context)
+    rest = _restored(context)
+    try:
+        matrices = _matrices(context, int(parameters.get("max_bin", 256)))
+        done = rest.num_boosted_rounds() if rest else 0
+        reporting = _Reporting(context, rest)
+        booster = xgb.train(
+            parameters,
+            matrices[0],
+            num_boost_round=context.rounds - done,
+            xgb_model=rest,
+            evals=[(matrices[0], "train"), (matrices[1], "validation")],
+            verbose_eval=False,
+            callbacks=[reporting.callback],
+        )
+    except xgb.core.XGBoostError as error:
+        raise ParameterError(
+            "XGBoost refused to train",
+            where=json.dumps(context.hyperparameters),
+            detail=_said(error),
+            remedy="Check the hyperparameters' values",
+        ) from error
+    names = [feature.name for feature in context.features]
+    return XGBoostModel(booster[: reporting.best_round], context.target.problem, names)
+
+
+def _said(error: Exception) -> str:
+    """XGBoost's own sentence, without where in its code it came from."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("Stack trace", "  ["))]
+    return lines[0].rpartition(": ")[2] if lines else str(error)
+
+
+def _parameters(context: TrainContext) -> dict[str, Any]:
+    unknown = sorted(set(context.hyperparameters) - HYPERPARAMETERS)
+    if unknown:
+        raise ParameterError(
+            "XGBoost has no such hyperparameter",
+            where=", ".join(unknown),
+            remedy=f"Use {', '.join(sorted(HYPERPARAMETERS))}",
+        )
+    problem = context.target.problem
+    classes = {"num_class": len(context.target.classes)} if problem == "multiclass" else {}
+    own = {"objective": OBJECTIVES[problem], "eval_metric": METRICS[problem], "tree_method": "hist"}
+    return {**own, **classes, **context.hyperparameters, "nthread": context.threads}
+
+
+def _restored(context: TrainContext) -> "xgb.Booster | None":
+    import xgboost as xgb
+
+    folder = context.restore()
+    return xgb.Booster(model_file=folder / "booster.ubj") if folder else None
+
+
+def _matrices(context: TrainContext, max_bin: int) -> "tuple[xgb.QuantileDMatrix, xgb.QuantileDMatrix]":
+    """Quantised batch by batch: a byte a value, and never all rows as floats."""
+    import xgboost as xgb
+
+    class Batches(xgb.DataIter):
+        def __init__(self, split: Any) -> None:
+            self.split, self.rows = split, iter(())
+            super().__init__()
+
+        def next(self, input_data: Callable[..., Any]) -> bool:
+            batch: Any = next(self.rows, None)
+            if batch is None:
+                return False
+            input_data(data=positional(batch[0]), label=batch[1])
+            return True
+
+        def reset(self) -> None:
+            self.rows: Iterator[Any] = context.batches(self.split)
+
+    settings = {"nthread": context.threads, "enable_categorical": True, "max_bin": max_bin}
+    train = xgb.QuantileDMatrix(Batches("train"), **settings)
+    return train, xgb.QuantileDMatrix(Batches("validation"), ref=train, **settings)
+
+
+class _Reporting:
+    """Tells the context after each round, and stops when validation no longer improves."""
+
+    def __init__(self, context: TrainContext, rest: "xgb.Booster | None") -> None:
+        import xgboost as xgb
+
+        self.context = context
+        self.round = rest.num_boosted_rounds() if rest else 0
+        self.best_round = int(rest.attr("best_round") or 0) if rest else 0
+        self.best = float(rest.attr("best") or "inf") if rest else float("inf")
+        reporting = self
+
+        class Callback(xgb.callback.TrainingCallback):
+            def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+                return reporting.after_round(model, evals_log)
+
+        self.callback = Callback()
+
+    def after_round(self, model: "xgb.Booster", history: Any) -> bool:
+        self.round += 1
+        values = {split: float(next(iter(metrics.values()))[-1]) for split, metrics in history.items()}
+        if values["validation"] < self.best:
+            self.best, self.best_round = values["validation"], self.round
+            model.set_attr(best_round=str(self.best_round), best=repr(self.best))
+
+        def save(folder: Path) -> None:
+            model.save_model(folder / "booster.ubj")
+
+        self.context.report(self.round, validation=values["validation"], train=values["train"], save=save)
+        return self.round - self.best_round >= self.context.early_stopping_rounds

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 GROWS = "RAYWORKS_RAY_GROWS"
-"""Set for Ray's workers where an autoscaler may bring nodes. Ray itself cannot tell (2.60): only who started it knows."""
+"""Set for Ray's workers where an autoscaler may add nodes. Ray 2.60 does not expose this: only its starter knows."""
 
 
 def may_grow() -> bool:

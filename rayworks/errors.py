@@ -1,14 +1,14 @@
-"""Exceptions made of facts: what is wrong, with which object, what it said, and what to do next."""
+"""Exceptions with structured facts: what is wrong, with which object, the detail, and what to do next."""
 
 
 class RayworksError(Exception):
-    """A failure that the user can act on.
+    """Base class of failures that the user can act on.
 
     Args:
         what: What is wrong, as a clause without a full stop: ``"the target column is missing"``.
-        where: The object it is about: a URI, a column, a parameter, a pod.
-        detail: What that object or the library beneath said, if it helps.
-        remedy: What to do next, as an imperative sentence without a full stop.
+        where: The object concerned: a URI, a column, a parameter, a pod.
+        detail: The message of that object or of the underlying library, if it helps.
+        remedy: What to do next, as an imperative sentence without a full stop, or a question.
     """
 
     def __init__(self, what: str, *, where: str = "", detail: str = "", remedy: str = "") -> None:
@@ -24,7 +24,7 @@ class RayworksError(Exception):
         remedy = self.remedy if self.remedy.endswith("?") else f"{self.remedy}."
         return f"{sentence}. {remedy}" if self.remedy else f"{sentence}."
 
-    def __reduce__(self):  # keyword arguments do not survive pickle's default, and errors cross from Ray workers
+    def __reduce__(self):  # pickle's default drops keyword arguments, and errors are sent from Ray workers
         return _rebuild, (type(self), self.what, self.where, self.detail, self.remedy)
 
 
@@ -33,36 +33,36 @@ def _rebuild(kind: type[RayworksError], what: str, where: str, detail: str, reme
 
 
 class ParameterError(RayworksError):
-    """A parameter cannot be used: an unknown column, a bad import path, contradicting options."""
+    """A parameter is invalid: an unknown column, a bad import path, contradicting options."""
 
 
 class DataError(RayworksError):
-    """The data cannot be used: missing, empty, unreadable, all rows invalid, a constant target."""
+    """The data cannot be used: missing, empty, unreadable, all rows rejected, a constant target."""
 
 
 class StorageError(RayworksError):
-    """A place cannot be read or written: absent, forbidden, full, read-only."""
+    """A URI cannot be read or written: not found, forbidden, disk full, read-only."""
 
 
 class TrainingError(RayworksError):
-    """Training or tuning gave no model."""
+    """Training or tuning did not produce a model."""
 
 
 class RegistryError(RayworksError):
-    """The model registry cannot be reached, or lacks what was asked of it."""
+    """The model registry cannot be reached, or does not have the requested model."""
 
 
 class ServingError(RayworksError):
-    """A model could not be served, or did not answer as it must."""
+    """A model could not be served, or its responses are wrong."""
 
 
 class ClusterError(RayworksError):
-    """Ray cannot be started or reached, or its nodes do not fit the driver."""
+    """Ray cannot be started or reached, or its nodes are incompatible with the driver."""
 
 
 class ClusterLostError(ClusterError):
-    """The Ray that a run worked on is gone. Another one could take its place: what was finished is kept."""
+    """The run lost its Ray cluster. It can restart on another one: finished stages are reused."""
 
 
 class TransferError(RayworksError):
-    """A task, or what it is given, cannot be sent to a worker: it holds a lock, an open file, a connection."""
+    """A task or its arguments cannot be pickled: they hold a lock, an open file, a connection."""

@@ -1,4 +1,4 @@
-"""The user's own code, named as ``module:attribute`` or ``module.attribute``."""
+"""User code by import path: ``module:attribute`` or ``module.attribute``."""
 
 import contextlib
 import importlib
@@ -14,8 +14,8 @@ from rayworks.errors import ParameterError
 def load(path: str) -> Callable[..., Any]:
     """Import the callable at ``path``.
 
-    The working directory is searched as well, after everything that is installed, so that a module beside
-    the user's data is found however the run was started.
+    The working directory is searched after all installed packages, so that a module beside the user's data is found
+    however the run was started.
 
     Raises:
         ParameterError: The module or the attribute does not exist, fails to import, or is not callable.
@@ -29,33 +29,33 @@ def load(path: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: whatever it raises on import is the answer
+    except Exception as error:  # user code: importing it may raise anything
         raise ParameterError(
             "the module could not be imported",
             where=module_name,
             detail=f"{type(error).__name__}: {error}",
             remedy=f"Check the spelling, or that {module_name.partition('.')[0]}.py is in {os.getcwd()} or installed",
         ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
         raise ParameterError(
             f"the module has no function {attribute!r}",
             where=path,
             detail=f"its functions are {', '.join(names) or 'none'}",
             remedy="Name one of them, or add it",
         )
-    return found
+    return function
 
 
 def fingerprint(path: str) -> str:
-    """Text that changes when the code behind ``path`` does: the source of the named module and of the one that defines it."""
-    found: Any = load(path)
-    named = sys.modules[_parts(path)[0]]
-    defines = inspect.getmodule(getattr(found, "func", found))  # func: of a functools.partial
+    """Return a text that changes with the code at ``path``: the source of the named and of the defining module."""
+    function: Any = load(path)
+    named_module = sys.modules[_parts(path)[0]]
+    defining_module = inspect.getmodule(getattr(function, "func", function))  # func: of a functools.partial
     sources: list[str] = []
-    for module in dict.fromkeys((named, defines)):
-        with contextlib.suppress(OSError, TypeError):  # compiled, or typed into a shell
+    for module in dict.fromkeys((named_module, defining_module)):
+        with contextlib.suppress(OSError, TypeError):  # a compiled module, or one typed into a shell
             sources.append(inspect.getsource(module) if module else "")
     return "\n".join(sources) or path
 

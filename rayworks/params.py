@@ -1,4 +1,4 @@
-"""What flows accept. These models are the form in the Prefect UI, the command line, and the Python interface."""
+"""Parameters of flows. These models define the form in the Prefect UI, the command line and the Python interface."""
 
 import contextlib
 from typing import Annotated, Any, Literal
@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 
 def _number(value: Any) -> Any:
-    """The number that a text is, which is all that a command line knows."""
+    """Parse text as a number where possible: command-line arguments are text."""
     if isinstance(value, str):
         for kind in (int, float):
             with contextlib.suppress(ValueError):
@@ -19,10 +19,10 @@ Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
 
 
 def parameter(title: str, description: str | None = None) -> Any:
-    """How a flow's parameter is shown in a form and on the command line.
+    """Return the field for a flow's parameter, with its title and description in the form and on the command line.
 
-    Prefect gives each parameter of a flow its name for a title and no description, over what a ``Field`` says; the
-    extra schema is all that it keeps.
+    Prefect overwrites the title of a flow's parameter with its name and drops the description; only the extra JSON
+    schema survives.
     """
     shown: dict[str, Any] = {"title": title} if description is None else {"title": title, "description": description}
     return Field(**shown, json_schema_extra=shown)
@@ -35,75 +35,75 @@ DataUri = Annotated[
 DataTarget = Annotated[str, parameter("Target", "The column to predict.")]
 DataName = Annotated[
     str | None,
-    parameter("Name", "Of the dataset and the model: letters, digits, - and _. None: from the name of the data."),
+    parameter(
+        "Name", "Name of the dataset and the model: letters, digits, - and _. None: derived from the name of the data."
+    ),
     Field(pattern=r"^[A-Za-z0-9_-]+$"),
 ]
 DatasetUri = Annotated[
-    str, parameter("Dataset", "Folder of a dataset that the process flow made; its summary tells it.")
+    str, parameter("Dataset", "Folder of a dataset created by the process flow, as shown in that flow's summary.")
 ]
 ModelUri = Annotated[
     str, parameter("Model", "Registered model: models:/name@champion, models:/name@candidate, or models:/name/version.")
 ]
-Namespace = Annotated[str | None, parameter("Namespace", "Of Kubernetes, where to look. None: where this run is.")]
+Namespace = Annotated[str | None, parameter("Namespace", "Kubernetes namespace. None: the namespace of this run.")]
 FromWorker = Annotated[
-    bool, parameter("From a worker", "Whether to start Ray, as a run would, and to look from its workers too.")
+    bool, parameter("From a worker", "Start Ray, as a flow run would, and run the checks on its workers too.")
 ]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
 
 
 def _positions(schema: dict[str, Any]) -> None:
-    """Say where each field stands in the form, as Prefect does for a flow's own parameters: PostgreSQL keeps no order."""
+    """Number the fields for the form, as Prefect does for a flow's parameters: PostgreSQL's jsonb keeps no order."""
     for position, field in enumerate(schema.get("properties", {}).values()):
         field["position"] = position
 
 
 class Options(BaseModel):
-    """Frozen, and strict about names, so that a misspelt option is an error and not a default."""
+    """Base class of all options. Frozen and strict: a misspelt option is an error, not a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=_positions)
 
 
 class ColumnDeclaration(Options):
-    """What must hold for a column. Whatever is not declared is inferred."""
+    """Constraints on a column. Everything that is not declared is inferred."""
 
     kind: Literal["auto", "numeric", "categorical", "boolean", "timestamp", "ignored"] = Field(
-        default="auto", title="Kind", description="What the column holds. 'ignored' keeps it from the model."
+        default="auto", title="Kind", description="What the column holds. 'ignored' hides it from the model."
     )
-    required: bool = Field(default=False, title="Required", description="Set rows aside that have no value here.")
-    minimum: float | None = Field(default=None, title="Minimum", description="Set rows aside whose value is smaller.")
-    maximum: float | None = Field(default=None, title="Maximum", description="Set rows aside whose value is larger.")
+    required: bool = Field(default=False, title="Required", description="Reject rows without a value in this column.")
+    minimum: float | None = Field(default=None, title="Minimum", description="Reject rows with a smaller value.")
+    maximum: float | None = Field(default=None, title="Maximum", description="Reject rows with a larger value.")
     allowed: list[str] | None = Field(
-        default=None, title="Allowed values", description="Set rows aside with any other value."
+        default=None, title="Allowed values", description="Reject rows with any other value."
     )
 
 
 class SplitOptions(Options):
-    """How rows become training, validation and test rows. The same row always gets the same part."""
+    """How rows are split into train, validation and test. A row is always assigned to the same split."""
 
     by: Literal["auto", "time", "hash", "random"] = Field(
         default="auto",
         title="Split by",
-        description="time: the newest rows are the test. hash: rows that share a key stay together. "
-        "random: by the content of the row and the seed. auto: time if there is just one timestamp column, else random.",
+        description="time: the newest rows are the test split. hash: rows with the same key stay together. "
+        "random: by file, row number and seed. auto: time if there is exactly one timestamp column, else random.",
     )
     column: str | None = Field(
         default=None,
         title="Column",
-        description="The timestamp column, or the key column. None: the only timestamp column.",
+        description="Timestamp or key column. None: the only timestamp column.",
     )
     validation: float = Field(
         default=0.15,
         gt=0,
         lt=0.9,
         title="Validation share",
-        description="Of the rows: they stop training and rank trials.",
+        description="Share of the rows used for early stopping and to rank trials.",
     )
     test: float = Field(
-        default=0.15, gt=0, lt=0.9, title="Test share", description="Of the rows: held out, a model is judged by them."
+        default=0.15, gt=0, lt=0.9, title="Test share", description="Share of the rows held out to evaluate models."
     )
-    seed: int = Field(
-        default=0, title="Seed", description="Another seed puts other rows into the parts of a random split."
-    )
+    seed: int = Field(default=0, title="Seed", description="Seed of a random split.")
 
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> "SplitOptions":
@@ -115,40 +115,40 @@ class SplitOptions(Options):
 
 
 class ProcessOptions(Options):
-    """How data are read, validated, turned into features, and split."""
+    """How data is read, validated, turned into features and split."""
 
     format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
-        default="auto", title="Format", description="auto: by the file names."
+        default="auto", title="Format", description="auto: inferred from the file names."
     )
     problem: Literal["auto", "regression", "binary", "multiclass"] = Field(
-        default="auto", title="Kind of problem", description="auto: by the target's values."
+        default="auto", title="Kind of problem", description="auto: inferred from the target's values."
     )
     columns: dict[str, ColumnDeclaration] = Field(
         default_factory=dict,
         title="Columns",
-        description='Declarations by column name, such as {"age": {"kind": "numeric", "minimum": 0, "required": true}}. '
-        "Also allowed, maximum; kinds are numeric, categorical, boolean, timestamp, ignored. The others are inferred.",
+        description='By column name, such as {"age": {"kind": "numeric", "minimum": 0, "required": true}}. '
+        "Also allowed and maximum. Kinds: numeric, categorical, boolean, timestamp, ignored. Others are inferred.",
     )
     feature_function: str | None = Field(
         default=None,
         title="Feature function",
-        description="Import path of a function from a pandas DataFrame of raw rows to the same rows with columns added, "
-        "such as my_features:add_columns.",
+        description="Import path of a function that takes a pandas DataFrame of raw rows and returns the same rows "
+        "with columns added, such as my_features:add_columns.",
     )
     split: SplitOptions = Field(default_factory=SplitOptions, title="Split")
     max_categories: int = Field(
         default=1000,
         ge=2,
         le=100_000,
-        title="Most categories",
-        description="Values kept of a categorical column, the most frequent; the others count as missing.",
+        title="Maximum categories",
+        description="The most frequent values of a categorical column that are kept. All others count as missing.",
     )
     sample_rows: int = Field(
         default=20_000,
         ge=100,
         le=10_000_000,
         title="Rows to infer from",
-        description="What columns hold is inferred from this many rows, spread over the files.",
+        description="Column types are inferred from this many rows, spread over the files.",
     )
 
 
@@ -163,40 +163,43 @@ class TrainOptions(Options):
     hyperparameters: dict[str, Hyperparameter] = Field(
         default_factory=dict,
         title="Hyperparameters",
-        description='Passed to the loop, such as {"max_depth": 6, "learning_rate": 0.1}; they win over what tuning found.',
+        description='Passed to the loop, such as {"max_depth": 6, "learning_rate": 0.1}. Override those of tuning.',
     )
-    rounds: int = Field(default=400, ge=1, le=100_000, title="Most rounds", description="Boosting rounds or epochs.")
+    rounds: int = Field(default=400, ge=1, le=100_000, title="Maximum rounds", description="Boosting rounds or epochs.")
     early_stopping_rounds: int = Field(
-        default=20, ge=1, title="Patience", description="Stop when validation has not improved for this many rounds."
+        default=20,
+        ge=1,
+        title="Patience",
+        description="Stop when the validation metric has not improved for this many rounds.",
     )
     workers: int = Field(
-        default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its share of the rows."
+        default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its shard of the rows."
     )
     cpus_per_worker: float | None = Field(
-        default=None, gt=0, title="CPUs per worker", description="None: the CPUs of Ray shared equally."
+        default=None, gt=0, title="CPUs per worker", description="None: an equal share of Ray's CPUs."
     )
     gpus_per_worker: float = Field(
         default=0,
         ge=0,
         title="GPUs per worker",
-        description="The built-in loop uses none unless a GPU build of XGBoost is installed.",
+        description="The built-in loop uses GPUs only with a GPU build of XGBoost.",
     )
     max_failures: int = Field(
         default=3,
         ge=0,
-        title="Restarts",
-        description="How often a training that lost a worker resumes from its last checkpoint.",
+        title="Maximum restarts",
+        description="How often training resumes from its last checkpoint after a worker is lost.",
     )
     checkpoint_seconds: float = Field(
         default=15,
         gt=0,
         title="Seconds between checkpoints",
-        description="So much training is lost with a worker, at most.",
+        description="At most this much training is lost with a worker.",
     )
 
 
 class FloatRange(Options):
-    """Real values between two bounds."""
+    """Real numbers between two bounds."""
 
     type: Literal["float"] = "float"
     low: float
@@ -205,7 +208,7 @@ class FloatRange(Options):
 
 
 class IntRange(Options):
-    """Whole numbers between two bounds, both included."""
+    """Integers between two bounds, both inclusive."""
 
     type: Literal["int"] = "int"
     low: int
@@ -214,7 +217,7 @@ class IntRange(Options):
 
 
 class Choice(Options):
-    """One of some values."""
+    """One of a list of values."""
 
     type: Literal["choice"] = "choice"
     values: list[Hyperparameter] = Field(min_length=1)
@@ -224,42 +227,44 @@ SearchDimension = Annotated[FloatRange | IntRange | Choice, Field(discriminator=
 
 
 class TuneOptions(Options):
-    """How hyperparameters are searched."""
+    """How hyperparameters are tuned."""
 
-    trials: int = Field(default=8, ge=0, le=10_000, title="Trials", description="0 tunes nothing.")
+    trials: int = Field(default=8, ge=0, le=10_000, title="Trials", description="0 disables tuning.")
     seconds: float = Field(
         default=300,
         gt=0,
         title="Time limit in seconds",
-        description="No trial starts after this; what was found until then counts.",
+        description="No trial starts after this limit. The best trial so far is used.",
     )
     rounds: int = Field(
-        default=100, ge=1, title="Most rounds a trial", description="Trials that fall behind are stopped before."
+        default=100, ge=1, title="Maximum rounds per trial", description="Trials that fall behind are stopped early."
     )
     grace_rounds: int = Field(
-        default=10, ge=1, title="Rounds before a trial may be stopped", description="ASHA's grace period."
+        default=10, ge=1, title="Grace period", description="Rounds before ASHA may stop a trial."
     )
     max_rows: int = Field(
         default=100_000,
         ge=100,
-        title="Training rows a trial",
-        description="A sample of this many rows is enough to rank configurations.",
+        title="Training rows per trial",
+        description="Trials train on a sample of this many rows.",
     )
     concurrent: int | None = Field(
-        default=None, ge=1, title="Trials at a time", description="None: as many as there are CPUs for."
+        default=None, ge=1, title="Concurrent trials", description="None: as many as the CPUs allow."
     )
-    cpus_per_trial: float = Field(default=1, gt=0, title="CPUs per trial", description="Of Ray's CPUs.")
+    cpus_per_trial: float = Field(
+        default=1, gt=0, title="CPUs per trial", description="CPUs that Ray reserves for each trial."
+    )
     space: dict[str, SearchDimension] | None = Field(
         default=None,
         title="Search space",
-        description='By hyperparameter, such as {"max_depth": {"type": "int", "low": 3, "high": 10}}; or type float, both with log '
-        "for a logarithmic scale; or type choice with values. None: what the loop's module names as SPACE.",
+        description='By hyperparameter, such as {"max_depth": {"type": "int", "low": 3, "high": 10}}; or type float, both '
+        "with log for a logarithmic scale; or type choice with values. None: the SPACE of the loop's module.",
     )
-    seed: int = Field(default=0, title="Seed", description="The same seed proposes the same first trials.")
+    seed: int = Field(default=0, title="Seed", description="The same seed suggests the same first trials.")
 
 
 class EvaluateOptions(Options):
-    """How a model is judged."""
+    """How a model is evaluated."""
 
     metric: Literal["auto", "rmse", "mae", "log_loss", "error_rate"] = Field(
         default="auto",
@@ -269,62 +274,73 @@ class EvaluateOptions(Options):
     slices: list[str] | None = Field(
         default=None,
         title="Slice by",
-        description="Columns whose values make slices. None: the categorical columns with few values.",
+        description="Columns whose values define slices. None: the categorical columns with few values.",
     )
     minimum_slice_rows: int = Field(
         default=200,
         ge=1,
-        title="Fewest rows of a slice",
-        description="Smaller slices are left out: their metrics are noise.",
+        title="Minimum slice rows",
+        description="Smaller slices are skipped: their metrics are noise.",
     )
 
 
 class PromoteOptions(Options):
-    """When a candidate becomes the champion."""
+    """When a candidate is promoted to champion."""
 
     margin: float = Field(
         default=0.005,
         ge=0,
         lt=1,
         title="Margin",
-        description="The candidate's metric must be better by this share of the champion's.",
+        description="Relative improvement over the champion's metric that a candidate needs.",
     )
     slice_tolerance: float = Field(
         default=0.05,
         ge=0,
         title="Slice tolerance",
-        description="On no slice may its metric be worse by more than this share of the champion's.",
+        description="Maximum relative loss against the champion's metric on any slice.",
     )
 
 
 class ServeOptions(Options):
     """How a model is served."""
 
-    host: str = Field(default="127.0.0.1", title="Address to bind", description="Only this machine by default.")
-    port: int = Field(default=8000, ge=0, le=65535, title="Port", description="0 takes a free one.")
-    replicas: int = Field(
-        default=1, ge=1, le=1000, title="Replicas", description="Processes that answer, each with the model in memory."
+    host: str = Field(
+        default="127.0.0.1",
+        title="Address to bind",
+        description="The default accepts connections from this machine only.",
     )
-    cpus_per_replica: float = Field(default=0.5, ge=0, title="CPUs per replica", description="Reserved of Ray's CPUs.")
+    port: int = Field(default=8000, ge=0, le=65535, title="Port", description="0 chooses a free port.")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        title="Replicas",
+        description="Processes that serve requests, each with the model in memory.",
+    )
+    cpus_per_replica: float = Field(
+        default=0.5, ge=0, title="CPUs per replica", description="CPUs that Ray reserves for each replica."
+    )
     max_batch_rows: int = Field(
         default=256,
         ge=1,
-        title="Rows a batch",
-        description="Requests that arrive together are predicted together, up to this many rows; one that has more goes alone.",
+        title="Rows per batch",
+        description="Concurrent requests are predicted in batches of up to this many rows. "
+        "A larger request is a batch of its own.",
     )
     batch_wait_ms: float = Field(
         default=5,
         ge=0,
         le=1000,
-        title="Milliseconds to wait for a batch",
-        description="The first request of a batch waits for others.",
+        title="Batch wait in milliseconds",
+        description="How long the first request of a batch waits for others.",
     )
 
 
 class ServeCheckOptions(Options):
-    """How a candidate is tried before it may be promoted."""
+    """How a candidate's serving is checked before it may be promoted."""
 
-    rows: int = Field(
-        default=100, ge=1, le=10_000, title="Rows", description="Hold-out rows that are asked for over HTTP."
+    rows: int = Field(default=100, ge=1, le=10_000, title="Rows", description="Hold-out rows to predict over HTTP.")
+    timeout_seconds: float = Field(
+        default=120, gt=0, title="Timeout in seconds", description="Timeout of each request."
     )
-    timeout_seconds: float = Field(default=120, gt=0, title="Time limit in seconds", description="Of each request.")

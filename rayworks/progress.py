@@ -1,15 +1,20 @@
-"""How a stage tells how far it is, without knowing who listens."""
+"""How a stage reports its progress without knowing the listener."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called by a stage as it goes on; cheap to call often, the listener decides what to show."""
+    """A callback for the progress of a stage. Cheap to call often: the listener decides what to show."""
 
     def __call__(self, fraction: float, message: str) -> None:
-        """Args: ``fraction`` of the stage's work that is done, 0 to 1; ``message`` says what is being done."""
+        """Report progress.
+
+        Args:
+            fraction: Share of the stage's work that is done, 0 to 1.
+            message: What the stage is doing.
+        """
         ...
 
 
 def silent(fraction: float, message: str) -> None:
-    """The listener of nobody."""
+    """Ignore progress."""

@@ -1,6 +1,6 @@
-"""The small frozen records that stages hand each other: what was made, and where it is. Never the data themselves.
+"""Small frozen records that stages pass to each other: what was created, and where it is stored. Never the data itself.
 
-Each is stored as JSON beside what it describes, and is what a Prefect task returns.
+Each record is stored as JSON beside what it describes, and is what a Prefect task returns.
 """
 
 from datetime import datetime
@@ -17,52 +17,60 @@ Label = str | int | float | bool
 
 
 class Record(BaseModel):
-    """Frozen, and strict about its fields, so that a record of another version is refused and not misread."""
+    """Base class of all records. Frozen and strict: a record written by another version is refused, not misread."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Column(Record):
-    """A column of the source, as it was understood."""
+    """A column of the source data, as it was inferred or declared."""
 
     name: str
     kind: ColumnKind
     dtype: Literal["integer", "float", "string", "boolean", "timestamp"] = Field(
-        description="How its values are stored after validation."
+        description="Type of its values after validation."
     )
-    declared: bool = Field(default=False, description="Declared by the user, not inferred.")
-    required: bool = Field(default=False, description="A row without a value here is set aside.")
+    declared: bool = Field(default=False, description="Whether the user declared it.")
+    required: bool = Field(default=False, description="Whether rows without a value are rejected.")
     minimum: float | None = None
     maximum: float | None = None
-    allowed: tuple[str, ...] | None = Field(default=None, description="The only values that are valid, as text.")
-    note: str = Field(default="", description="Why it is of this kind: 'every value differs', 'constant'.")
+    allowed: tuple[str, ...] | None = Field(default=None, description="The valid values, as text.")
+    note: str = Field(default="", description="Why it has this kind: 'every value differs', 'constant'.")
 
 
 class Feature(Record):
-    """A column that the model sees. Numeric features are floats (missing: NaN); categorical ones are strings
-    of which the model knows ``categories`` (most frequent first) and takes every other as missing."""
+    """An input of the model.
+
+    Numeric features are floats (missing: NaN). Categorical features are strings: the model knows ``categories`` (most
+    frequent first) and treats every other value as missing.
+    """
 
     name: str
     kind: Literal["numeric", "categorical"]
-    source: str = Field(description="The raw column, or column added by the feature function, that it was made from.")
-    part: TimestampPart | None = Field(default=None, description="The part of the timestamp that it is.")
+    source: str = Field(
+        description="The raw column, or the column added by the feature function, that it is derived from."
+    )
+    part: TimestampPart | None = Field(default=None, description="The part of the timestamp that it holds.")
     categories: tuple[str, ...] = ()
 
 
 class FeatureSet(Record):
-    """All that is needed to turn a raw row into what a model sees, at training and at serving alike."""
+    """Everything needed to turn a raw row into the model's inputs, in training and in serving."""
 
     columns: tuple[Column, ...] = Field(description="The raw input columns, without the target.")
-    function: str | None = Field(default=None, description="The user's feature function, by import path.")
+    function: str | None = Field(default=None, description="Import path of the user's feature function.")
     features: tuple[Feature, ...]
     ignored: tuple[Column, ...] = Field(
-        default=(), description="Columns that the model does not see, each with its reason."
+        default=(), description="Columns that the model does not see. ``note`` has the reason."
     )
 
 
 class Target(Record):
-    """What is predicted. For classification ``classes`` are the labels as they stand in the data, in the order
-    of the model's class numbers 0..k-1; for regression there are none."""
+    """The column to predict.
+
+    For classification, ``classes`` are the labels as they occur in the data, in the order of the model's class numbers
+    0..k-1. For regression, it is empty.
+    """
 
     name: str
     problem: Problem
@@ -70,7 +78,7 @@ class Target(Record):
 
 
 class SourceFile(Record):
-    """A file that was read, as it was at the time."""
+    """A source file as it was when it was read."""
 
     uri: str
     bytes: int
@@ -78,9 +86,11 @@ class SourceFile(Record):
 
 
 class ColumnStatistics(Record):
-    """What the rows of one split look like in one column. ``edges`` (k+1) and ``counts`` (k) are the histogram of a
-    numeric or timestamp column (timestamps as seconds since 1970); ``values`` and ``counts`` the most frequent values of a
-    categorical one."""
+    """Statistics of one column in one split.
+
+    ``edges`` (k+1) and ``counts`` (k) are the histogram of a numeric or timestamp column (timestamps in seconds since
+    1970). For a categorical column, ``values`` and ``counts`` are its most frequent values.
+    """
 
     name: str
     kind: ColumnKind
@@ -96,7 +106,7 @@ class ColumnStatistics(Record):
 
 
 class Split(Record):
-    """One part of a dataset: ``{uri}`` is a folder of Parquet files that hold the raw columns, the features and the target."""
+    """One split of a dataset. ``uri`` is a folder of Parquet files with raw columns, features and target."""
 
     name: SplitName
     uri: str
@@ -105,7 +115,7 @@ class Split(Record):
 
 
 class DatasetRef(Record):
-    """A processed dataset, by reference. ``{uri}/dataset.json`` is its ``Dataset``."""
+    """A reference to a processed dataset. ``{uri}/dataset.json`` holds its ``Dataset``."""
 
     uri: str
     fingerprint: str
@@ -118,7 +128,7 @@ class DatasetRef(Record):
 
 
 class Dataset(Record):
-    """The manifest of a processed dataset. It is written last: where it is, the dataset is whole."""
+    """The manifest of a processed dataset. It is written last: if it exists, the dataset is complete."""
 
     name: str
     fingerprint: str
@@ -126,12 +136,14 @@ class Dataset(Record):
     target: Target
     feature_set: FeatureSet
     splits: tuple[Split, ...]
-    split_by: str = Field(description="How rows were assigned, in words: 'time_hour: before 2013-09-13 train, …'.")
+    split_by: str = Field(description="How rows were assigned, for people: 'time_hour: before 2013-09-13 train, …'.")
     sources: tuple[SourceFile, ...]
     rows_in: int
     rows_kept: int
     rows_rejected: int
-    reasons: dict[str, int] = Field(description="Rows set aside, by reason. A row has one reason: the first found.")
+    reasons: dict[str, int] = Field(
+        description="Number of rejected rows by reason. A row counts under its first reason only."
+    )
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
     rejected_uri: str = Field(
         description="Folder of Parquet files with the rows set aside, each with file, row and reason."
@@ -154,12 +166,12 @@ class Dataset(Record):
 
 
 class Trial(Record):
-    """One configuration that was tried."""
+    """One trial of a hyperparameter search."""
 
     number: int
     hyperparameters: dict[str, float | int | str]
     metric: float | None = Field(
-        description="Best validation value of the tuning metric; none if it failed before its first report."
+        description="Best validation value of the metric. None if the trial failed before its first report."
     )
     rounds: int
     seconds: float
@@ -168,13 +180,13 @@ class Trial(Record):
 
 
 class TuneResult(Record):
-    """The outcome of a search."""
+    """The result of a hyperparameter search."""
 
-    uri: str = Field(description="Folder of the search, with its trials.")
+    uri: str = Field(description="Folder of the search and its trials.")
     metric: str
     best: Trial
     trials: tuple[Trial, ...]
-    resumed: int = Field(default=0, description="Trials taken over from an interrupted search.")
+    resumed: int = Field(default=0, description="Number of trials reused from an interrupted search.")
 
 
 class CurvePoint(Record):
@@ -186,7 +198,7 @@ class CurvePoint(Record):
 
 
 class ModelRef(Record):
-    """A trained model that is not registered yet. ``{uri}`` is an MLflow model folder."""
+    """A trained model that is not registered yet. ``uri`` is an MLflow model folder."""
 
     uri: str
     name: str
@@ -195,7 +207,7 @@ class ModelRef(Record):
     loop: str
     hyperparameters: dict[str, float | int | str]
     metric: str
-    validation: float = Field(description="The metric on the validation split, at the best round.")
+    validation: float = Field(description="Metric on the validation split at the best round.")
     best_round: int
     seconds: float
     workers: int
@@ -210,19 +222,19 @@ class ModelVersion(Record):
     version: int
     uri: str = Field(description="models:/name/version")
     run_id: str
-    fingerprint: str = Field(description="Of what it was made from; the same inputs register no second version.")
-    created: bool = Field(default=True, description="False when this very model was registered before.")
+    fingerprint: str = Field(description="Fingerprint of its inputs. The same inputs do not register a second version.")
+    created: bool = Field(default=True, description="False if the same model was already registered.")
 
 
 class Metrics(Record):
-    """Metric values by name on some rows."""
+    """Metric values by name, computed on a set of rows."""
 
     rows: int
     values: dict[str, float]
 
 
 class SliceMetrics(Record):
-    """Metrics of candidate and champion on the rows where ``column`` is ``value``."""
+    """Metrics of candidate, baseline and champion on the rows where ``column`` is ``value``."""
 
     column: str
     value: str
@@ -232,7 +244,7 @@ class SliceMetrics(Record):
 
 
 class PlotData(Record):
-    """Named series of numbers or labels of equal length, made to be drawn: calibration, residuals, importance."""
+    """Series of equal length for a plot: calibration, residuals, importance."""
 
     name: str
     x: tuple[float | str, ...]
@@ -240,7 +252,7 @@ class PlotData(Record):
 
 
 class Evaluation(Record):
-    """A candidate beside a naive baseline and the champion, on the same hold-out rows. Lower ``metric`` is better."""
+    """Metrics of a candidate, a naive baseline and the champion on the same hold-out rows."""
 
     uri: str
     metric: str
@@ -250,24 +262,24 @@ class Evaluation(Record):
     candidate: Metrics
     baseline: Metrics
     champion: Metrics | None
-    champion_error: str = Field(default="", description="Why the champion could not be scored, if it could not.")
+    champion_error: str = Field(default="", description="Why the champion could not be scored. Empty if it could.")
     slices: tuple[SliceMetrics, ...]
     plots: tuple[PlotData, ...]
 
 
 class ServeCheck(Record):
-    """What a candidate answered when it was served for a trial."""
+    """The result of serving a candidate and comparing its responses with the model's own predictions."""
 
     model_uri: str
     passed: bool
-    rows: int = Field(description="Rows asked for over HTTP and compared with the model's own predictions.")
+    rows: int = Field(description="Rows predicted over HTTP and compared with the model's own predictions.")
     largest_difference: float
     milliseconds_per_request: float
-    findings: tuple[str, ...] = Field(default=(), description="What was wrong, one sentence each.")
+    findings: tuple[str, ...] = Field(default=(), description="Problems, one sentence each.")
 
 
 class GateCheck(Record):
-    """One condition of the promotion."""
+    """One condition of a promotion."""
 
     name: str
     passed: bool
@@ -275,20 +287,20 @@ class GateCheck(Record):
 
 
 class PromotionDecision(Record):
-    """Whether the candidate became the champion, and why."""
+    """Whether the candidate was promoted to champion, and why."""
 
     promoted: bool
-    changed: bool = Field(description="False when it was the champion already, or stayed a candidate.")
+    changed: bool = Field(description="False if it already was the champion, or stayed a candidate.")
     reason: str
     candidate: ModelVersion
     previous: str | None = Field(description="URI of the champion before the decision.")
     checks: tuple[GateCheck, ...]
-    uri: str = Field(description="Where this decision is kept.")
+    uri: str = Field(description="Where this decision is stored.")
 
 
 class Report(Record):
-    """What people look at after a run."""
+    """The report of a run."""
 
-    uri: str = Field(description="The HTML page.")
-    promoted: bool | None = Field(description="The decision; none if nothing was to be decided.")
-    summary: tuple[tuple[str, str], ...] = Field(description="Name and text of each line for a terminal.")
+    uri: str = Field(description="URI of the HTML page.")
+    promoted: bool | None = Field(description="The promotion decision. None if there was nothing to decide.")
+    summary: tuple[tuple[str, str], ...] = Field(description="Label and text of each line for a terminal.")

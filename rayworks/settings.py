@@ -1,4 +1,4 @@
-"""Where things are: one frozen settings class, ``RAYWORKS_*``. The defaults are a laptop. Knows neither Ray nor Prefect."""
+"""Settings of an installation (``RAYWORKS_*``). The defaults suit a laptop. Imports neither Ray nor Prefect."""
 
 from pathlib import Path
 
@@ -23,45 +23,45 @@ class Settings(BaseSettings):
     )
     ray_address: str | None = Field(
         default=None,
-        description="Where Ray runs: 'auto', 'host:port' or 'ray://host:port' of a running Ray, or a RayCluster manifest "
-        "(.yaml, .json) that KubeRay brings up for the run. By default Ray is started on this machine.",
+        description="Where Ray runs: 'auto', 'host:port' or 'ray://host:port' of an existing Ray cluster, or a "
+        "RayCluster manifest (.yaml, .json) that KubeRay creates for the run. By default Ray starts on this machine.",
     )
     ray_idle_seconds: float = Field(
         default=0,
         ge=0,
-        description="Share the manifest's cluster with other runs, and keep it until no run has used it for so long. "
-        "0: a cluster for each run.",
+        description="Share the manifest's cluster with other runs, and delete it after it was idle for this long. "
+        "0: one cluster per run.",
     )
     ray_start_seconds: float = Field(
-        default=600, gt=0, description="How long a cluster may take to come up, with whatever nodes it has to wait for."
+        default=600, gt=0, description="How long a cluster may take to start, including the time to wait for nodes."
     )
     ray_dashboard_url: str | None = Field(
         default=None,
-        description="Where browsers find the dashboard of a RayCluster, with {namespace} and {name} in it.",
+        description="URL template of a RayCluster's dashboard for browsers, with {namespace} and {name}.",
     )
-    image: str | None = Field(default=None, description="Image for Ray containers of the manifest that name none.")
+    image: str | None = Field(default=None, description="Image for the manifest's Ray containers that do not name one.")
     namespace: str | None = Field(
-        default=None, description="Where RayClusters are made. By default the pod's own, or that of the kubeconfig."
+        default=None, description="Namespace of RayClusters. By default that of the pod or of the kubeconfig's context."
     )
     job_name: str | None = Field(
-        default=None, description="The Job that this run is; Kubernetes ends its RayCluster with it."
+        default=None, description="Name of this run's Job. Kubernetes deletes the RayCluster with it."
     )
-    job_uid: str | None = Field(default=None, description="UID of that Job.")
+    job_uid: str | None = Field(default=None, description="UID of this run's Job.")
 
     def tracking_uri(self) -> str:
-        """Where MLflow keeps runs and the registry.
+        """Return the URI of MLflow's tracking server and registry.
 
         Raises:
-            ParameterError: The storage is an object store, which cannot hold a database, and no server is named.
-            StorageError: The folder cannot be made.
+            ParameterError: The storage is an object store, which cannot hold a database, and no server is configured.
+            StorageError: The folder cannot be created.
         """
         if self.mlflow_tracking_uri:
             return self.mlflow_tracking_uri
         if "://" in self.storage_uri:
             raise ParameterError(
-                "a storage that is no folder needs an MLflow server",
+                "an object store as storage needs an MLflow server",
                 where=self.storage_uri,
-                remedy="Set RAYWORKS_MLFLOW_TRACKING_URI to the server's URL, or to a database",
+                remedy="Set RAYWORKS_MLFLOW_TRACKING_URI to the URL of a server or a database",
             )
         folder = Path(self.storage_uri).expanduser().absolute()
         with storage.explained(str(folder), "write"):

@@ -1,7 +1,7 @@
-"""URIs in, URIs out; nothing else opens a path.
+"""Files by URI. No other module opens a path.
 
-A URI is a local path, or anything that pyarrow reads by itself (``s3://``, ``gs://``, ``hdfs://``, ``file://``) or
-through fsspec. Writes are atomic: a reader sees the old content or the new, never a part.
+A URI is a local path, or any URI that pyarrow supports directly (``s3://``, ``gs://``, ``hdfs://``, ``file://``) or
+through fsspec. Writes are atomic: a reader sees the old or the new content, never a part of it.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def filesystem(uri: str) -> "tuple[FileSystem, str]":
-    """The pyarrow file system that serves ``uri``, and the path in it.
+    """Return the pyarrow file system for ``uri``, and the path within it.
 
-    ``AWS_ENDPOINT_URL`` and the usual AWS and Google variables are honoured. What follows the scheme is taken as it
-    stands: ``s3://lake/a b#1`` is that key, and ``%20`` is no blank.
+    ``AWS_ENDPOINT_URL`` and the usual AWS and Google variables are honoured. Everything after the scheme is taken
+    literally: ``s3://lake/a b#1`` is that very key, and ``%20`` is not decoded.
 
     Raises:
-        StorageError: No file system knows the scheme, its optional package is missing, or the store does not answer.
+        StorageError: No file system supports the scheme, its package is not installed, or the store does not respond.
     """
     import pyarrow as pa
     from pyarrow import fs
@@ -41,10 +41,10 @@ def filesystem(uri: str) -> "tuple[FileSystem, str]":
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     scheme, _, rest = uri.partition("://")
     try:
-        with explained(uri, "reach"):  # S3 is asked for the region of the bucket
+        with explained(uri, "reach"):  # requests the region of an S3 bucket
             return fs.FileSystem.from_uri(uri if scheme == "file" else f"{scheme}://{quote(rest, safe='/:@')}")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotImplementedError) as error:
-        said = str(error)
+        problem = str(error)
     try:
         import fsspec
 
@@ -52,48 +52,48 @@ def filesystem(uri: str) -> "tuple[FileSystem, str]":
         return fs.PyFileSystem(fs.FSSpecHandler(backend)), path
     except (ImportError, ValueError, OSError) as error:
         raise StorageError(
-            "no file system serves this URI",
+            "no file system supports this URI",
             where=uri,
-            detail=f"{said}; {error}",
+            detail=f"{problem}; {error}",
             remedy="Check the scheme, and install the extra for it (s3, gcs)",
         ) from error
 
 
 def absolute(uri: str) -> str:
-    """``uri`` so that another process, with another working directory, finds the same place."""
+    """Return ``uri`` in a form that does not depend on the working directory."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def join(uri: str, *parts: str) -> str:
-    """``uri`` with ``parts`` beneath it."""
+    """Return ``uri`` with ``parts`` appended."""
     return "/".join([uri.rstrip("/"), *parts])
 
 
 @contextlib.contextmanager
 def explained(uri: str, verb: str) -> Generator[None]:
-    """Turn what a file system raises into a sentence."""
+    """Turn the exceptions of a file system into a ``StorageError``."""
     try:
         yield
     except StorageError:
         raise
     except FileNotFoundError as error:
-        raise StorageError(f"cannot {verb}: nothing is there", where=uri, remedy="Check the path") from error
+        raise StorageError("the file or folder does not exist", where=uri, remedy="Check the path") from error
     except OSError as error:
         remedy = {
-            errno.ENOSPC: "The disk is full: free space, or set RAYWORKS_STORAGE_URI to another place",
-            errno.EROFS: "The place is read-only: set RAYWORKS_STORAGE_URI to one that can be written",
-            errno.EACCES: "Grant access, or name another place",
-            errno.EPERM: "Grant access, or name another place",
-        }.get(error.errno or 0, "Check the path, the credentials and the connection, and that the file is whole")
+            errno.ENOSPC: "The disk is full: free space, or set RAYWORKS_STORAGE_URI to another location",
+            errno.EROFS: "The location is read-only: set RAYWORKS_STORAGE_URI to a writable one",
+            errno.EACCES: "Grant access, or choose another location",
+            errno.EPERM: "Grant access, or choose another location",
+        }.get(error.errno or 0, "Check the path, the credentials and the connection, and that the file is complete")
         raise StorageError(f"cannot {verb}", where=uri, detail=str(error), remedy=remedy) from error
 
 
 @contextlib.contextmanager
 def open_input(uri: str) -> "Generator[NativeFile]":
-    """A seekable binary file, open for reading.
+    """Open a seekable binary file for reading.
 
     Raises:
-        StorageError: It is absent or cannot be read.
+        StorageError: It does not exist or cannot be read.
     """
     with explained(uri, "read"):
         files, path = filesystem(uri)
@@ -103,16 +103,16 @@ def open_input(uri: str) -> "Generator[NativeFile]":
 
 @contextlib.contextmanager
 def open_output(uri: str) -> "Generator[NativeFile]":
-    """A binary file, open for writing, that appears under its name only when the block ends without an error.
+    """Open a binary file for writing. It appears under its name only when the block ends without an exception.
 
     Raises:
-        StorageError: It cannot be written; nothing is left at ``uri``, or what was there before.
+        StorageError: It cannot be written. ``uri`` keeps its previous content, or stays absent.
     """
     with explained(uri, "write"):
         files, path = filesystem(uri)
         folder, name = PurePosixPath(path).parent, PurePosixPath(path).name
-        # Object stores as well: pyarrow cannot abort an upload, and completes it when the stream is thrown away.
-        # Hidden, so that what a killed process leaves is no data.
+        # On object stores too: pyarrow cannot abort an upload, and completes it when the stream is garbage-collected.
+        # The name is hidden, so that the leftovers of a killed process are not taken for data.
         part = str(folder / f".{name}.{uuid.uuid4().hex[:8]}.part")
         files.create_dir(str(folder), recursive=True)
         sink = files.open_output_stream(part)
@@ -128,22 +128,22 @@ def open_output(uri: str) -> "Generator[NativeFile]":
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of ``uri``. Raises StorageError when it is absent or cannot be read."""
+    """Return the content of ``uri``. Raise ``StorageError`` if it does not exist or cannot be read."""
     with open_input(uri) as source:
         return source.read()
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Replace the content of ``uri`` atomically. Raises StorageError when it cannot be written."""
+    """Replace the content of ``uri`` atomically. Raise ``StorageError`` if it cannot be written."""
     with open_output(uri) as sink:
         sink.write(content)
 
 
 def read_record(uri: str, kind: type[RecordT]) -> RecordT:
-    """The pydantic record stored at ``uri`` as JSON.
+    """Return the pydantic record stored as JSON at ``uri``.
 
     Raises:
-        StorageError: It is absent, or is not such a record.
+        StorageError: It does not exist, or is not such a record.
     """
     content = read_bytes(uri)
     try:
@@ -153,7 +153,7 @@ def read_record(uri: str, kind: type[RecordT]) -> RecordT:
             f"this is not a {kind.__name__}",
             where=uri,
             detail=str(error).splitlines()[0],
-            remedy="It was written by another version or by another program: make it anew",
+            remedy="It was written by another version or another program: delete it and create it again",
         ) from error
 
 
@@ -163,33 +163,33 @@ def write_record(uri: str, record: BaseModel) -> None:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is at ``uri``."""
+    """Return whether a file or folder exists at ``uri``."""
     from pyarrow import fs
 
-    with explained(uri, "look at"):
+    with explained(uri, "access"):
         files, path = filesystem(uri)
         return files.get_file_info(path).type != fs.FileType.NotFound
 
 
 def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
-    """The files at ``uri``: the file itself, all files beneath a folder, or those that a glob (``*``, ``?``, ``[``) matches.
+    """List the files at ``uri``: a file, all files beneath a folder, or the matches of a glob (``*``, ``?``, ``[``).
 
-    Hidden files, and those whose name starts with ``_``, are left out, as in every data lake. Sorted by name.
+    Hidden files and names that start with ``_`` are skipped, as is usual in data lakes. Sorted by name.
 
     Returns:
         Pairs of URI and pyarrow ``FileInfo`` (size in bytes, modification time).
 
     Raises:
-        StorageError: Nothing is there.
+        StorageError: It does not exist, or has no files.
     """
     from pyarrow import fs
 
     with explained(uri, "list"):
         files, path = filesystem(uri)
         info, pattern = files.get_file_info(path.rstrip("/") or "/"), ""
-        wild = next((position for position, character in enumerate(uri) if character in "*?["), None)
-        if info.type == fs.FileType.NotFound and wild is not None:
-            folder, slash, _ = uri[:wild].rpartition("/")
+        wildcard = next((position for position, character in enumerate(uri) if character in "*?["), None)
+        if info.type == fs.FileType.NotFound and wildcard is not None:
+            folder, slash, _ = uri[:wildcard].rpartition("/")
             root, pattern = folder + slash or ".", uri[len(folder + slash) :]
             files, path = filesystem(root)
             info = files.get_file_info(path.rstrip("/") or "/")
@@ -197,27 +197,27 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
             raise FileNotFoundError(uri)
         path = info.path
         prefix = uri.partition("://")[0] + "://" if "://" in uri and not uri.startswith("file://") else ""
-        found = [info] if info.type == fs.FileType.File else files.get_file_info(fs.FileSelector(path, recursive=True))
-        if pattern:  # a star stays within its folder, two stars do not
-            found = [
-                f
-                for f in found
-                if fnmatch(f.path, f"{path}/{pattern}")
-                and ("**" in pattern or f.path.count("/") == f"{path}/{pattern}".count("/"))
-            ]
-        visible = [
-            f
-            for f in found
-            if f.type == fs.FileType.File
-            and not any(part.startswith((".", "_")) for part in PurePosixPath(f.path).relative_to(path).parts)
+        is_file = info.type == fs.FileType.File
+        infos = [info] if is_file else files.get_file_info(fs.FileSelector(path, recursive=True))
+        listed = [
+            (prefix + info.path, info)
+            for info in infos
+            if info.type == fs.FileType.File
+            and (not pattern or _matches(info.path, f"{path}/{pattern}"))
+            and not any(part.startswith((".", "_")) for part in PurePosixPath(info.path).relative_to(path).parts)
         ]
-        if not visible:
+        if not listed:
             raise FileNotFoundError(uri)
-        return sorted(((prefix + f.path, f) for f in visible), key=lambda pair: pair[0])
+        return sorted(listed, key=lambda pair: pair[0])
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Return whether a path matches a glob: ``*`` does not cross folders, ``**`` does."""
+    return fnmatch(path, pattern) and ("**" in pattern or path.count("/") == pattern.count("/"))
 
 
 def delete(uri: str) -> None:
-    """Remove the file or the whole folder at ``uri``; nothing happens when it is absent."""
+    """Delete the file or the folder at ``uri``, if it exists."""
     from pyarrow import fs
 
     with explained(uri, "delete"):
@@ -230,10 +230,10 @@ def delete(uri: str) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Prove that ``uri`` can be written, by writing a small file beneath it and removing it.
+    """Check that ``uri`` is writable, by writing and deleting a small file beneath it.
 
     Raises:
-        StorageError: It cannot.
+        StorageError: It is not writable.
     """
     probe = join(uri, f"probe-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     write_bytes(probe, b"rayworks")

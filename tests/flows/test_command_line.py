@@ -78,7 +78,7 @@ def test_data_and_all_that_is_made_of_them_may_be_in_an_object_store(home: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--uri", "missing.csv", "--target", "y"), 1, "nothing is there: "),
+        (("--uri", "missing.csv", "--target", "y"), 1, "The file or folder does not exist: "),
         (("--uri", "passengers.csv", "--target", "Survived"), 1, "Did you mean 'survived'?"),
         (("--tune.trials", "-1"), 2, "--tune.trials (Input should be greater than or equal to 0)"),
     ],

@@ -123,7 +123,7 @@ def test_the_same_data_and_options_are_not_processed_twice(tmp_path: Path, stora
 
 
 BAD_DATA = {
-    "a missing file": ("missing.csv", None, "y", {}, StorageError, "nothing is there"),
+    "a missing file": ("missing.csv", None, "y", {}, StorageError, "does not exist"),
     "an unknown column": ("a.csv", "x,y\n1,2\n", "z", {}, DataError, "'z' is not in the data.*Name one of its columns"),
     "a target without values": (
         "a.csv",

@@ -1,4 +1,4 @@
-"""The user's code, by its name: found beside the data, told when it is not, and noticed when it changes. No Ray."""
+"""User code by import path: how it is found, reported when missing, and fingerprinted. No Ray."""
 
 import importlib
 import sys
@@ -12,16 +12,18 @@ from rayworks.errors import ParameterError
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory; what is imported from it is forgotten afterwards."""
+    """A working directory. Modules imported from it are unloaded afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", sys.modules.copy())
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions within a second would have one time stamp
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # two versions written within one second would have the same time stamp
     return tmp_path
 
 
 def write(file: Path, source: str) -> None:
-    """A module, as a new process would find it."""
+    """Write a module so that the next import loads it, as a new process would."""
     file.parent.mkdir(exist_ok=True)
     file.write_text(source)
     for name in [name for name in sys.modules if name.partition(".")[0] in (file.stem, file.parent.name)]:
@@ -30,12 +32,12 @@ def write(file: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["my_features:double", "my_features.double"])
-def test_a_function_in_a_file_of_the_working_directory_is_found(folder: Path, path: str):
+def test_a_function_in_a_file_of_the_working_directory_is_loaded(folder: Path, path: str):
     write(folder / "my_features.py", "def double(x):\n    return 2 * x\n")
     assert import_path.load(path)(2) == 4
 
 
-def test_what_is_installed_goes_before_the_working_directory(folder: Path):
+def test_installed_packages_take_precedence_over_the_working_directory(folder: Path):
     write(folder / "json.py", "def dumps(x):\n    return 'the wrong one'\n")
     assert import_path.load("json:dumps")(1) == "1"
 
@@ -57,7 +59,7 @@ def test_what_is_installed_goes_before_the_working_directory(folder: Path):
         ("..features:double", r"The module could not be imported: \.\.features"),
     ],
 )
-def test_a_path_that_leads_to_no_function_is_refused_in_a_sentence(folder: Path, path: str, words: str):
+def test_a_path_that_names_no_function_is_refused_with_a_sentence(folder: Path, path: str, words: str):
     write(folder / "my_features.py", "RATE = 2\ndef double(x):\n    return RATE * x\ndef _hidden():\n    pass\n")
     write(folder / "broken.py", "1 / 0\n")
     write(folder / "unfinished.py", "def f(\n")
@@ -75,7 +77,7 @@ def test_the_fingerprint_changes_with_any_line_of_the_module(folder: Path):
 
 
 @pytest.mark.parametrize(
-    "named",
+    "named_source",
     [
         "from my_code.inner import double",
         "import functools, my_code.inner as inner\ndouble = functools.partial(inner.double)",
@@ -83,8 +85,8 @@ def test_the_fingerprint_changes_with_any_line_of_the_module(folder: Path):
     ids=["imported", "partial"],
 )
 @pytest.mark.parametrize("changed", ["__init__", "inner"])
-def test_the_fingerprint_changes_with_the_named_and_the_defining_module(folder: Path, named: str, changed: str):
-    sources = {"__init__": named, "inner": "def double(x):\n    return 2 * x\n"}
+def test_the_fingerprint_changes_with_the_named_and_the_defining_module(folder: Path, named_source: str, changed: str):
+    sources = {"__init__": named_source, "inner": "def double(x):\n    return 2 * x\n"}
     for name, source in sources.items():
         write(folder / "my_code" / f"{name}.py", source)
     first = import_path.fingerprint("my_code:double")
@@ -92,5 +94,5 @@ def test_the_fingerprint_changes_with_the_named_and_the_defining_module(folder: 
     assert import_path.fingerprint("my_code:double") != first
 
 
-def test_code_without_a_source_has_its_name_for_a_fingerprint():
+def test_the_fingerprint_of_code_without_source_is_its_path():
     assert import_path.fingerprint("math:sqrt") == "math:sqrt"

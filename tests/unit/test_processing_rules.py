@@ -92,8 +92,8 @@ def test_numbers_with_a_decimal_comma_are_understood_in_files_separated_by_semic
         ("a.parquet", b"no parquet", "not readable as Parquet"),
         ("a.csv", "a,b\nä,1\n".encode("latin-1"), "Save it as UTF-8"),
         ("a.csv", b"a\n" + b"x\n" * 9000 + b"\xe4\n", "Save it as UTF-8"),
-        ("a.csv.gz", b"a,b\n1,2\n", r"cannot read: .*a.csv.gz.*that the file is whole"),
-        ("a.csv.gz", gzip.compress(b"a,b\n" + bytes(range(48, 58)) * 999)[:-20], "that the file is whole"),
+        ("a.csv.gz", b"a,b\n1,2\n", r"cannot read: .*a.csv.gz.*that the file is complete"),
+        ("a.csv.gz", gzip.compress(b"a,b\n" + bytes(range(48, 58)) * 999)[:-20], "that the file is complete"),
     ],
     ids=["no Parquet", "Latin-1", "Latin-1 further down", "not compressed", "cut off"],
 )
@@ -112,7 +112,7 @@ def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path):
 
 
 def test_data_that_are_not_there_are_refused_with_their_place(tmp_path: Path):
-    with pytest.raises(StorageError, match=r"nothing is there.*missing"):
+    with pytest.raises(StorageError, match=r"does not exist.*missing"):
         reading.source_files(str(tmp_path / "missing.csv"))
 
 

@@ -1,4 +1,4 @@
-"""The same promises on a disk and on an object store. No Ray."""
+"""Storage keeps the same promises on a local disk and on an object store. No Ray."""
 
 import os
 import uuid
@@ -38,7 +38,7 @@ def names(listed: list) -> list[str]:
     return [uri.rpartition("/")[2] for uri, _ in listed]
 
 
-def test_what_is_written_is_read_and_replaced(place: str):
+def test_written_content_can_be_read_and_replaced(place: str):
     uri = storage.join(place, "folder", "a.txt")
     assert not storage.exists(uri)
     storage.write_bytes(uri, b"one")
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_and_replaced(place: str):
 @pytest.mark.parametrize(
     "name", ["a b.txt", "ü#1.txt", "100%.txt", "a%20b.txt", "what?.txt", "a[1].txt", 'it\'s "so".txt']
 )
-def test_a_name_is_taken_as_it_stands(place: str, name: str):
+def test_a_name_with_special_characters_is_taken_literally(place: str, name: str):
     uri = storage.join(place, "a folder", name)
     storage.write_bytes(uri, b"x")
     assert everything(place) == [f"a folder/{name}"]
@@ -60,20 +60,20 @@ def test_a_name_is_taken_as_it_stands(place: str, name: str):
     assert storage.read_bytes(storage.list_files(uri)[0][0]) == b"x"
 
 
-def test_a_record_comes_back_as_it_was(place: str):
+def test_a_record_round_trips(place: str):
     record = Metrics(rows=3, values={"rmse": 0.1})
     storage.write_record(storage.join(place, "metrics.json"), record)
     assert storage.read_record(storage.join(place, "metrics.json"), Metrics) == record
 
 
-@pytest.mark.parametrize("content", [b'{"rows": 3, "values": {}, "of another version": 1}', b"{", b"\xff"])
-def test_what_is_no_such_record_is_refused_in_a_sentence(place: str, content: bytes):
+@pytest.mark.parametrize("content", [b'{"rows": 3, "values": {}, "from another version": 1}', b"{", b"\xff"])
+def test_content_that_is_not_the_expected_record_is_refused_with_a_sentence(place: str, content: bytes):
     storage.write_bytes(storage.join(place, "metrics.json"), content)
-    with pytest.raises(StorageError, match=r"This is not a Metrics: .*metrics\.json \(.*make it anew"):
+    with pytest.raises(StorageError, match=r"This is not a Metrics: .*metrics\.json \(.*create it again"):
         storage.read_record(storage.join(place, "metrics.json"), Metrics)
 
 
-def test_a_write_that_is_interrupted_leaves_what_was_there_and_nothing_else(place: str):
+def test_an_interrupted_write_leaves_the_previous_content_and_nothing_else(place: str):
     uri = storage.join(place, "a.txt")
     storage.write_bytes(uri, b"old")
     for name in ("a.txt", "new.txt"):
@@ -84,18 +84,18 @@ def test_a_write_that_is_interrupted_leaves_what_was_there_and_nothing_else(plac
     assert everything(place) == ["a.txt"]
 
 
-def test_a_reader_sees_the_old_content_until_the_new_is_whole(place: str):
+def test_a_reader_sees_the_old_content_until_the_write_is_complete(place: str):
     uri = storage.join(place, "a.txt")
     storage.write_bytes(uri, b"old")
     with storage.open_output(uri) as sink:
         sink.write(b"new")
         sink.flush()
         assert storage.read_bytes(uri) == b"old"
-        assert names(storage.list_files(place)) == ["a.txt"]  # what a killed writer leaves is no data
+        assert names(storage.list_files(place)) == ["a.txt"]  # the leftovers of a killed writer are not listed
     assert storage.read_bytes(uri) == b"new"
 
 
-def test_a_place_is_listed_by_file_folder_and_glob(place: str):
+def test_files_are_listed_by_file_folder_and_glob(place: str):
     for name in (
         "b/2.csv",
         "b/1.csv",
@@ -123,7 +123,7 @@ def test_a_place_is_listed_by_file_folder_and_glob(place: str):
     assert [(uri, info.size) for uri, info in storage.list_files(storage.join(place, "c"))] == [(f"{place}/c/4.csv", 4)]
 
 
-def test_a_file_or_a_whole_folder_is_deleted_and_what_is_absent_does_no_harm(place: str):
+def test_delete_removes_a_file_or_a_folder_and_ignores_what_does_not_exist(place: str):
     for name in ("a/1", "a/2", "b/3", "b/4"):
         storage.write_bytes(storage.join(place, name), b"")
     for name in ("a", "b/3", "c", "c/d"):
@@ -131,28 +131,28 @@ def test_a_file_or_a_whole_folder_is_deleted_and_what_is_absent_does_no_harm(pla
     assert everything(place) == ["b/4"]
 
 
-def test_that_a_place_can_be_written_is_proved_without_a_trace(place: str):
+def test_check_writable_leaves_no_file_behind(place: str):
     storage.check_writable(place)
     assert everything(place) == []
 
 
-@pytest.mark.parametrize(("verb", "look"), [("read", storage.read_bytes), ("list", storage.list_files)])
+@pytest.mark.parametrize("access", [storage.read_bytes, storage.list_files])
 @pytest.mark.parametrize("name", ["missing.csv", "missing/*.csv", "*.csv"])
-def test_what_is_not_there_is_told_with_its_place(place: str, name: str, verb: str, look):
+def test_a_missing_file_is_reported_with_its_uri(place: str, name: str, access):
     uri = storage.join(place, name)
-    with pytest.raises(StorageError) as told:
-        look(uri)
-    assert str(told.value) == f"Cannot {verb}: nothing is there: {uri}. Check the path."
+    with pytest.raises(StorageError) as raised:
+        access(uri)
+    assert str(raised.value) == f"The file or folder does not exist: {uri}. Check the path."
 
 
-def test_a_bucket_that_is_not_there_is_told_with_its_name(bucket: str):
+def test_a_missing_bucket_is_reported_with_its_name(bucket: str):
     with pytest.raises(
         StorageError, match=r"Cannot write: s3://nowhere/a\.txt \(Bucket 'nowhere' not found.*Check the path"
     ):
         storage.write_bytes("s3://nowhere/a.txt", b"")
 
 
-def test_a_store_that_does_not_answer_is_told_with_what_the_connection_said(
+def test_an_unreachable_object_store_is_reported_with_the_connection_error(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -162,18 +162,18 @@ def test_a_store_that_does_not_answer_is_told_with_what_the_connection_said(
         storage.read_bytes("s3://lake/a.txt")
 
 
-def test_a_scheme_that_nobody_knows_is_told():
-    with pytest.raises(StorageError, match=r"No file system serves this URI: nope://a/b \(.*Check the scheme"):
+def test_an_unknown_scheme_is_reported():
+    with pytest.raises(StorageError, match=r"No file system supports this URI: nope://a/b \(.*Check the scheme"):
         storage.read_bytes("nope://a/b")
 
 
-def test_a_scheme_that_only_fsspec_knows_is_served():
+def test_a_scheme_that_only_fsspec_supports_works():
     storage.write_bytes("memory://folder/a.txt", b"x")
     assert [uri for uri, _ in storage.list_files("memory://folder/*.txt")] == ["memory:///folder/a.txt"]
     assert storage.read_bytes("memory:///folder/a.txt") == b"x"
 
 
-def test_a_relative_path_becomes_one_that_every_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_relative_path_becomes_absolute_for_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert storage.absolute("a/b") == storage.absolute("~/a/b") == f"{tmp_path}/a/b"
@@ -183,7 +183,7 @@ def test_a_relative_path_becomes_one_that_every_process_finds(tmp_path: Path, mo
     assert storage.list_files("*/b")[0][0] == f"{tmp_path}/a/b"
 
 
-def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path):
+def test_writing_to_the_path_of_a_folder_is_reported(tmp_path: Path):
     os.mkdir(tmp_path / "folder")
     with pytest.raises(StorageError, match=r"Cannot write: .*folder \(.*irectory"):
         storage.write_bytes(str(tmp_path / "folder"), b"")

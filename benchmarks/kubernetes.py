@@ -38,7 +38,7 @@ import sys, time
 
 import ray
 from prefect import flow, task
-from rayworks.runner.task_runner import RayTaskRunner, resources
+from rayworks import RayTaskRunner, resources
 
 @task
 @resources(num_cpus=0.5)

@@ -15,8 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 
+from rayworks import RayTaskRunner, ray_running
 from rayworks.prefect_api import server
-from rayworks.runner.task_runner import RayTaskRunner, ray_running
 
 FINAL_SECONDS = 120
 

@@ -29,7 +29,7 @@ def body() -> None:
 """
 OURS = f"""{TASK}
 from rayworks.command_line import run
-from rayworks.runner.task_runner import RayTaskRunner
+from rayworks import RayTaskRunner
 
 @flow(task_runner=RayTaskRunner())
 def small() -> None:

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from prefect import flow
 
+from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, parameter
 from rayworks.records import Report
-from rayworks.runner.task_runner import RayTaskRunner
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.open_dataset import open_dataset
 from tasks.open_model import open_model

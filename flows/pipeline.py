@@ -4,6 +4,7 @@ from typing import Annotated
 
 from prefect import flow
 
+from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.params import (
     DataName,
@@ -18,7 +19,6 @@ from rayworks.params import (
     parameter,
 )
 from rayworks.records import Report
-from rayworks.runner.task_runner import RayTaskRunner
 from tasks.check_serving import check_serving
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.process import process as process_task

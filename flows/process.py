@@ -4,10 +4,10 @@ from typing import Annotated
 
 from prefect import flow
 
+from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions, parameter
 from rayworks.records import Report
-from rayworks.runner.task_runner import RayTaskRunner
 from tasks.process import process as process_task
 from tasks.report import report
 

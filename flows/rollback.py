@@ -2,10 +2,10 @@
 
 from prefect import flow
 
+from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.params import ModelName
 from rayworks.records import ModelVersion
-from rayworks.runner.task_runner import RayTaskRunner
 from tasks.rollback import rollback as rollback_task
 
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from prefect import flow
 
+from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.params import ModelUri, ServeOptions, parameter
-from rayworks.runner.task_runner import RayTaskRunner
 from tasks.serve import serve as serve_task
 
 

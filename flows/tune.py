@@ -4,10 +4,10 @@ from typing import Annotated
 
 from prefect import flow
 
+from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.params import DatasetUri, TrainOptions, TuneOptions, parameter
 from rayworks.records import Report
-from rayworks.runner.task_runner import RayTaskRunner
 from tasks.open_dataset import open_dataset
 from tasks.report import report
 from tasks.tune import tune as tune_task

@@ -1,3 +1,77 @@
-"""rayworks: data to a served model, on Ray. Knows no flow and no task; importing it does nothing."""
+"""Prefect flows whose tasks run on Ray, and the stages that take data to a served model.
+
+These names are the public interface. Each is imported when it is first used, so ``import rayworks`` loads nothing, and
+:class:`RayTaskRunner` costs what Prefect's own import costs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rayworks.errors import (
+        ClusterError,
+        ClusterLostError,
+        DataError,
+        ParameterError,
+        RayworksError,
+        RegistryError,
+        ServingError,
+        StorageError,
+        TrainingError,
+        TransferError,
+    )
+    from rayworks.models.contract import Model, TrainContext
+    from rayworks.runner.task_runner import RayTaskRunner, ray_running, resources
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ClusterError",
+    "ClusterLostError",
+    "DataError",
+    "Model",
+    "ParameterError",
+    "RayTaskRunner",
+    "RayworksError",
+    "RegistryError",
+    "ServingError",
+    "StorageError",
+    "TrainContext",
+    "TrainingError",
+    "TransferError",
+    "__version__",
+    "ray_running",
+    "resources",
+]
+
+_MODULES = {
+    "ClusterError": "rayworks.errors",
+    "ClusterLostError": "rayworks.errors",
+    "DataError": "rayworks.errors",
+    "Model": "rayworks.models.contract",
+    "ParameterError": "rayworks.errors",
+    "RayTaskRunner": "rayworks.runner.task_runner",
+    "RayworksError": "rayworks.errors",
+    "RegistryError": "rayworks.errors",
+    "ServingError": "rayworks.errors",
+    "StorageError": "rayworks.errors",
+    "TrainContext": "rayworks.models.contract",
+    "TrainingError": "rayworks.errors",
+    "TransferError": "rayworks.errors",
+    "ray_running": "rayworks.runner.task_runner",
+    "resources": "rayworks.runner.task_runner",
+}
+"""The module that defines each public name."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,11 +4,10 @@ from typing import Any
 
 from prefect import task
 
-from rayworks import storage
+from rayworks import resources, storage
 from rayworks.params import ServeCheckOptions
 from rayworks.prefect_api.task_progress import TaskProgress, reused
 from rayworks.records import DatasetRef, ModelVersion, ServeCheck
-from rayworks.runner.task_runner import resources
 from rayworks.serving import application
 from rayworks.settings import Settings
 

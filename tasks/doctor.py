@@ -3,8 +3,8 @@
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
+from rayworks import ClusterError
 from rayworks import doctor as checks
-from rayworks.errors import ClusterError
 from rayworks.runner.task_runner import configured_api_url, worker_environment
 from rayworks.settings import Settings
 

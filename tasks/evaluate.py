@@ -4,12 +4,11 @@ from typing import Any
 
 from prefect import task
 
-from rayworks import storage
+from rayworks import resources, storage
 from rayworks.evaluation import evaluation, registry
 from rayworks.params import EvaluateOptions
 from rayworks.prefect_api.task_progress import TaskProgress, reused
 from rayworks.records import DatasetRef, Evaluation, ModelVersion
-from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
 
 

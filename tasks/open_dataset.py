@@ -2,9 +2,9 @@
 
 from prefect import task
 
+from rayworks import resources
 from rayworks.data import processing
 from rayworks.records import DatasetRef
-from rayworks.runner.task_runner import resources
 
 
 @task(name="open-dataset")

@@ -2,9 +2,9 @@
 
 from prefect import task
 
+from rayworks import resources
 from rayworks.evaluation import registry
 from rayworks.records import ModelVersion
-from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
 
 

@@ -2,10 +2,10 @@
 
 from prefect import task
 
+from rayworks import resources
 from rayworks.evaluation import registry
 from rayworks.params import PromoteOptions
 from rayworks.records import Evaluation, ModelVersion, PromotionDecision, ServeCheck
-from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
 
 

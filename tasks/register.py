@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import task
 
+from rayworks import resources
 from rayworks.evaluation import registry
 from rayworks.prefect_api.task_progress import reused
 from rayworks.records import ModelRef, ModelVersion, TuneResult
-from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
 
 

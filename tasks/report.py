@@ -3,7 +3,7 @@
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from rayworks import storage
+from rayworks import resources, storage
 from rayworks.data import processing
 from rayworks.prefect_api import flow_run_links
 from rayworks.records import (
@@ -18,7 +18,6 @@ from rayworks.records import (
 )
 from rayworks.reporting import report as pages
 from rayworks.reporting.report import readable
-from rayworks.runner.task_runner import resources
 from rayworks.settings import Settings
 
 

@@ -2,9 +2,9 @@
 
 from prefect import task
 
+from rayworks import resources
 from rayworks.params import ServeOptions
 from rayworks.prefect_api.task_progress import TaskProgress
-from rayworks.runner.task_runner import resources
 from rayworks.serving import application
 from rayworks.settings import Settings
 

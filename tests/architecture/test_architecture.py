@@ -35,6 +35,40 @@ def test_importing_the_library_loads_nothing_heavy():
     assert heavy & set(loaded.split()) == set()
 
 
+def test_importing_the_package_loads_none_of_its_modules():
+    loaded = in_a_fresh_python("import sys, rayworks; print(*(name for name in sys.modules if 'rayworks' in name))")
+    assert loaded.split() == ["rayworks"]
+
+
+def test_importing_the_task_runner_loads_prefect_but_neither_ray_nor_a_library_of_data_or_models():
+    heavy = {"mlflow", "numpy", "optuna", "pandas", "polars", "pyarrow", "sklearn", "xgboost", "kubernetes", "jinja2"}
+    # prefect_ray puts a placeholder for `ray` into sys.modules, so an import shows by Ray's own modules.
+    code = "import sys; from rayworks import RayTaskRunner, resources, ray_running; print(*sys.modules)"
+    loaded = in_a_fresh_python(code).split()
+    assert "prefect_ray.task_runners" in loaded
+    assert [name for name in loaded if name.partition(".")[0] in heavy or name.startswith("ray.")] == []
+
+
+def test_every_public_name_exists_and_is_typed():
+    import rayworks
+
+    tree = ast.parse((ROOT / "rayworks" / "__init__.py").read_text())
+    (for_type_checkers,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = [alias.name for node in for_type_checkers.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted([*typed, "__version__"]) == sorted(rayworks.__all__)
+    assert set(rayworks.__all__) <= set(dir(rayworks))
+    for name in typed:
+        assert getattr(rayworks, name).__name__ == name
+    assert (ROOT / "rayworks" / "py.typed").exists()
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    import rayworks
+
+    with pytest.raises(AttributeError, match="module 'rayworks' has no attribute 'RayTaskRuner'"):
+        _ = rayworks.RayTaskRuner
+
+
 def test_importing_the_flows_touches_no_file_and_starts_no_ray(tmp_path: Path):
     code = (
         "import sys, os; sys.path.insert(0, sys.argv[1]);"

@@ -15,7 +15,7 @@ PROGRAM = """
 from prefect import flow, task
 
 from discounts import discounted
-from rayworks.runner.task_runner import RayTaskRunner
+from rayworks import RayTaskRunner
 
 
 @task

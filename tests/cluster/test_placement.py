@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 PROGRAM = """
 from prefect import flow, task
 
-from rayworks.runner.task_runner import RayTaskRunner, resources
+from rayworks import RayTaskRunner, resources
 
 
 @task

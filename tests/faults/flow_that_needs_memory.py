@@ -9,8 +9,8 @@ import time
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 
+from rayworks import RayTaskRunner, ray_running, resources
 from rayworks.prefect_api import server
-from rayworks.runner.task_runner import RayTaskRunner, ray_running, resources
 
 
 def take_all() -> None:

@@ -22,9 +22,8 @@ from prefect.futures import wait
 from prefect.states import State
 from prefect_ray.context import remote_options
 
-from rayworks.errors import TransferError
+from rayworks import RayTaskRunner, TransferError, resources
 from rayworks.prefect_api import server
-from rayworks.runner.task_runner import RayTaskRunner, resources
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")

@@ -19,8 +19,7 @@ from tests.waiting import eventually
 PROGRAM = """
 import os, sys
 from prefect import flow, task
-from rayworks.errors import RayworksError
-from rayworks.runner.task_runner import RayTaskRunner
+from rayworks import RayTaskRunner, RayworksError
 
 @task
 def where() -> tuple[str, int, str]:

@@ -34,7 +34,7 @@ STAGES = ("process", "tune", "train", "register", "evaluate", "check-serving", "
 def plain(storage_uri: str, answer: str, trials: int) -> None:
     """The script that somebody would write without Prefect."""
     from rayworks.cluster import places
-    from rayworks.data import processing
+    from rayworks.data import manifest, processing
     from rayworks.evaluation import evaluation, registry
     from rayworks.params import (
         EvaluateOptions,
@@ -94,7 +94,7 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
     began = time.time()
     run = report.Run(
         title=dataset.name,
-        dataset=processing.load(dataset),
+        dataset=manifest.load(dataset),
         tune=tuned,
         model=model,
         version=version,

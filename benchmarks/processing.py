@@ -47,13 +47,13 @@ def copies(folder: Path, millions: float) -> int:
 
 def rayworks(source: str, out: str) -> dict[str, int]:
     from rayworks.cluster import places
-    from rayworks.data import processing
+    from rayworks.data import manifest, processing
     from rayworks.params import ProcessOptions
 
     places.prepare()
     ray = places.EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
-    dataset = processing.load(processing.process(source, TARGET, ProcessOptions(), storage_uri=out))
+    dataset = manifest.load(processing.process(source, TARGET, ProcessOptions(), storage_uri=out))
     ray.release()
     return {"set aside": dataset.rows_rejected, **{split.name: split.rows for split in dataset.splits}}
 

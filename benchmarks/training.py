@@ -36,7 +36,7 @@ def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     """Read the rows, boost and save, with nothing around."""
     import xgboost as xgb
 
-    from rayworks.data import processing, split_rows
+    from rayworks.data import manifest, split_rows
     from rayworks.training.loop import LoopContext
     from rayworks.training.loops.xgboost import _matrices, _parameters
 
@@ -46,7 +46,7 @@ def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
                 for start in range(0, len(labels), rows):
                     yield features.iloc[start : start + rows], labels[start : start + rows]
 
-    dataset = processing.load(ref)
+    dataset = manifest.load(ref)
     context = Context(dataset, {}, rounds=rounds, patience=rounds, threads=os.cpu_count() or 1)
     clock = Clock()
     train, validation = _matrices(context, 256)

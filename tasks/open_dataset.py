@@ -3,7 +3,7 @@
 from prefect import task
 
 from rayworks import resources
-from rayworks.data import processing
+from rayworks.data import manifest
 from rayworks.records import DatasetRef
 
 
@@ -11,4 +11,4 @@ from rayworks.records import DatasetRef
 @resources(num_cpus=0)
 def open_dataset(dataset_uri: str) -> DatasetRef:
     """Read the manifest that processing wrote."""
-    return processing.load(dataset_uri).ref()
+    return manifest.load(dataset_uri).ref()

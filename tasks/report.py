@@ -4,7 +4,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from rayworks import resources, storage
-from rayworks.data import processing
+from rayworks.data import manifest
 from rayworks.prefect_api import flow_run_links
 from rayworks.records import (
     DatasetRef,
@@ -38,7 +38,7 @@ def report(
     links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.places(settings.tracking_uri(), version)}
     run = pages.Run(
         title=dataset.name,
-        dataset=processing.load(dataset),
+        dataset=manifest.load(dataset),
         tune=tuned,
         model=model,
         version=version,

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from rayworks import __version__, metrics, reuse, storage
-from rayworks.data import features, processing, split_rows
+from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
 from rayworks.errors import DataError, ParameterError, TrainingError
 from rayworks.evaluation import plots
@@ -76,7 +76,7 @@ def evaluate(
     uri = location(candidate_uri, dataset, champion_uri, options, storage_uri=storage_uri)
     if storage.exists(uri):
         return storage.read_record(uri, Evaluation)
-    whole = processing.load(dataset)
+    whole = manifest.load(dataset)
     metric = metrics.metric_for(dataset.problem, options.metric)
     columns = slice_columns(whole, options.slices)
     candidate = tabular.load(candidate_uri, tracking_uri=tracking_uri)

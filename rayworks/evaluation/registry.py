@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayworks import __version__, storage
-from rayworks.data import processing
+from rayworks.data import manifest
 from rayworks.errors import RegistryError
 from rayworks.evaluation import gate
 from rayworks.models import tabular
@@ -80,7 +80,7 @@ def register(model: ModelRef, *, tracking_uri: str, storage_uri: str, tune: Tune
         for known in _versions(client, model.name):
             if known.tags.get(FINGERPRINT) == key:
                 return _version(known, created=False)
-        dataset = processing.load(model.dataset_uri)
+        dataset = manifest.load(model.dataset_uri)
         run = client.create_run(
             _experiment(client, model.name, storage_uri), run_name=key, tags=_tags(model, dataset, key)
         )

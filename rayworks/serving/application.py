@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rayworks import reuse, storage
-from rayworks.data import processing, split_rows
+from rayworks.data import manifest, split_rows
 from rayworks.errors import RayworksError, RegistryError, ServingError
 from rayworks.free_port import free_port
 from rayworks.params import ServeCheckOptions, ServeOptions
@@ -186,7 +186,7 @@ def check(
     uri = location(model_uri, dataset, options, storage_uri=storage_uri)
     if storage.exists(uri) and (kept := storage.read_record(uri, ServeCheck)).passed:
         return kept
-    whole = processing.load(dataset)
+    whole = manifest.load(dataset)
     columns = whole.feature_set.columns
     rows = next(split_rows.frames(whole, "test", [column.name for column in columns])).head(options.rows).to_pandas()
     progress(0.1, "starting the candidate's application")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter
 
 from rayworks import __version__, capacity, import_path, reuse, storage
-from rayworks.data import processing, split_rows
+from rayworks.data import manifest, split_rows
 from rayworks.errors import ClusterError, DataError, ParameterError, RayworksError, StorageError, TrainingError
 from rayworks.models import tabular
 from rayworks.params import TrainOptions
@@ -102,7 +102,7 @@ def train(
     merged = {**(hyperparameters or {}), **options.hyperparameters}
     cpus = _cpus_per_worker(options)
     run_uri = storage.join(storage.absolute(storage_uri), "training", uri.rpartition("/")[2])
-    job = _Job(processing.load(dataset), options, merged, cpus, uri, run_uri)
+    job = _Job(manifest.load(dataset), options, merged, cpus, uri, run_uri)
     progress(0.0, f"starting {options.workers} worker{'s' if options.workers > 1 else ''} with {cpus:g} CPUs each")
     with _showing(storage.join(run_uri, "rounds.json"), options.rounds, job.dataset, progress):
         outcome = _fit(job)

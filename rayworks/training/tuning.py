@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from rayworks import __version__, import_path, reuse, storage
-from rayworks.data import processing, split_rows
+from rayworks.data import manifest, split_rows
 from rayworks.errors import ParameterError, RayworksError, TrainingError
 from rayworks.params import Choice, FloatRange, SearchDimension, TuneOptions
 from rayworks.progress import Progress, silent
@@ -71,7 +71,7 @@ def tune(
     declared = {name: dimension for name, dimension in space_of(options, loop).items() if name not in hyperparameters}
     space = {name: _dimension(name, dimension) for name, dimension in declared.items()}
     first = first_point(declared, default_hyperparameters(loop))
-    search = _Search(processing.load(dataset), options, loop, hyperparameters, space, first, uri)
+    search = _Search(manifest.load(dataset), options, loop, hyperparameters, space, first, uri)
     results, resumed = _run(search, progress)
     trials = tuple(_trial(number, result, search) for number, result in enumerate(results))
     result = TuneResult(

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rayworks import storage
-from rayworks.data import processing, reading
+from rayworks.data import planning, processing, reading
 from rayworks.errors import RegistryError, StorageError
 from rayworks.evaluation import registry
 from rayworks.params import ProcessOptions
@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up_while_processing_holds_no_part_of_a_file(disk: Pat
     random = np.random.default_rng(0)
     pl.DataFrame({name: random.normal(size=200_000) for name in "xzy"}).write_parquet(tmp_path / "a.parquet")
     chunks = reading.chunks(reading.source_files(str(tmp_path / "a.parquet")))
-    plan = processing.make_plan(chunks, "y", ProcessOptions(), str(disk / "dataset"))
+    plan = planning.make_plan(chunks, "y", ProcessOptions(), str(disk / "dataset"))
     with pytest.raises(
         StorageError, match=r"Cannot write: .*part-00000\.parquet .*The disk is full: free space, or set RAYWORKS"
     ):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rayworks import storage
-from rayworks.data import processing, split_rows
+from rayworks.data import manifest, processing, split_rows
 from rayworks.errors import ParameterError, RayworksError, RegistryError, TrainingError
 from rayworks.evaluation import evaluation
 from rayworks.models import tabular
@@ -48,7 +48,7 @@ def amounts(ray_session, table: pd.DataFrame, tmp_path_factory: pytest.TempPathF
 
 def save(predictor: Any, dataset: DatasetRef, name: str) -> str:
     """Fit ``predictor`` on the training rows, and keep it as a model."""
-    whole = processing.load(dataset)
+    whole = manifest.load(dataset)
     features, target = split_rows.sampled(whole, "train", ROWS)
     uri = f"{dataset.uri}-{name}"
     tabular.save(predictor.fit(features, target), uri, dataset=whole, metadata={})
@@ -86,7 +86,7 @@ def evaluate(
 
 def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, good, poor, storage_uri, table):
     found = evaluate(good, amounts, storage_uri, poor)
-    test = pl.concat(split_rows.frames(processing.load(amounts), "test", [*table.columns.drop("size")])).to_pandas()
+    test = pl.concat(split_rows.frames(manifest.load(amounts), "test", [*table.columns.drop("size")])).to_pandas()
     said = tabular.load(good).predict(test.drop(columns="minutes"))["prediction"]
     assert found.candidate.rows == len(test) == found.baseline.rows == found.champion.rows
     assert found.candidate.values["rmse"] == pytest.approx(np.sqrt(np.square(test.minutes - said).mean()))
@@ -171,7 +171,7 @@ def test_a_candidate_that_predicts_no_numbers_is_an_error_that_says_so(amounts, 
 
     broken = DummyRegressor(strategy="constant", constant=0.0)
     uri = f"{amounts.uri}-broken"
-    whole: Dataset = processing.load(amounts)
+    whole: Dataset = manifest.load(amounts)
     features, target = split_rows.sampled(whole, "train", ROWS)
     broken.fit(features, target)
     broken.constant_ = np.array([[np.nan]])

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rayworks import storage
-from rayworks.data import processing
+from rayworks.data import manifest, processing
 from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.params import ColumnDeclaration, ProcessOptions, SplitOptions
 from rayworks.records import SPLITS
@@ -32,7 +32,7 @@ def rows_of(dataset, name: str) -> pl.DataFrame:
 
 
 def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, storage_uri: str):
-    dataset = processing.load(
+    dataset = manifest.load(
         processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri)
     )
     assert (dataset.target.problem, dataset.target.classes) == ("binary", ("no", "yes"))
@@ -50,7 +50,7 @@ def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, stora
 
 def test_rows_rejected_are_kept_with_file_row_reason_and_content(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
-    dataset = processing.load(processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri))
+    dataset = manifest.load(processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri))
     aside = pl.read_parquet(f"{dataset.rejected_uri}/*.parquet").sort("row")
     assert aside["file"].to_list() == [uri, uri]
     assert aside["row"].to_list() == [601, 602]
@@ -60,7 +60,7 @@ def test_rows_rejected_are_kept_with_file_row_reason_and_content(tmp_path: Path,
 
 def test_the_flights_of_two_months_add_up(storage_uri: str):
     months = "example://flights/2013-0[1-2]*"
-    dataset = processing.load(processing.process(months, "arr_delay", ProcessOptions(), storage_uri=storage_uri))
+    dataset = manifest.load(processing.process(months, "arr_delay", ProcessOptions(), storage_uri=storage_uri))
     assert dataset.target.problem == "regression"
     assert dataset.rows_in == 51_889
     assert dataset.rows_kept + dataset.rows_rejected == dataset.rows_in
@@ -70,7 +70,7 @@ def test_the_flights_of_two_months_add_up(storage_uri: str):
 
 
 def test_statistics_are_those_of_the_rows(tmp_path: Path, storage_uri: str):
-    dataset = processing.load(
+    dataset = manifest.load(
         processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri)
     )
     train = rows_of(dataset, "train")
@@ -93,7 +93,7 @@ def test_files_of_other_columns_and_types_make_one_dataset(tmp_path: Path, stora
         tmp_path / "2.parquet"
     )
     options = ProcessOptions(columns={"x": ColumnDeclaration(kind="numeric")})
-    dataset = processing.load(processing.process(str(tmp_path / "*.parquet"), "y", options, storage_uri=storage_uri))
+    dataset = manifest.load(processing.process(str(tmp_path / "*.parquet"), "y", options, storage_uri=storage_uri))
     assert dataset.reasons == {"column x: not a number": 100}
     assert dataset.rows_kept == 500
 
@@ -102,7 +102,7 @@ def test_columns_that_are_no_plain_values_are_left_out_with_a_note(tmp_path: Pat
     pl.DataFrame({"x": range(100), "nested": [[1, 2]] * 100, "y": [i % 2 for i in range(100)]}).write_parquet(
         tmp_path / "a.parquet"
     )
-    dataset = processing.load(
+    dataset = manifest.load(
         processing.process(str(tmp_path / "a.parquet"), "y", ProcessOptions(), storage_uri=storage_uri)
     )
     assert [c.name for c in dataset.feature_set.ignored] == ["nested"]

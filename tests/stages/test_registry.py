@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rayworks import storage
-from rayworks.data import processing
+from rayworks.data import manifest
 from rayworks.errors import DataError, RegistryError
 from rayworks.evaluation import evaluation, registry
 from rayworks.models import tabular
@@ -133,7 +133,7 @@ def test_a_registry_that_does_not_answer_is_told_of_within_seconds():
 def test_a_model_answers_for_raw_rows_as_mlflow_does(rides):
     import mlflow.pyfunc
 
-    example = tabular.example_rows(processing.load(rides.dataset))
+    example = tabular.example_rows(manifest.load(rides.dataset))
     ours = tabular.load(rides.model.uri).predict(example)
     theirs = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
     assert ours["prediction"].tolist() == theirs["prediction"].tolist()
@@ -142,7 +142,7 @@ def test_a_model_answers_for_raw_rows_as_mlflow_does(rides):
 
 def test_rows_may_lack_columns_and_have_others_but_not_values_of_wrong_types(rides):
     model = tabular.load(rides.model.uri)
-    example = tabular.example_rows(processing.load(rides.dataset))
+    example = tabular.example_rows(manifest.load(rides.dataset))
     assert len(model.predict(example.drop(columns=["city"]).assign(color="red"))) == len(example)
     assert list(model.predict(example.set_index(example.index + 100)).index) == [100, 101, 102, 103, 104]
     with pytest.raises(DataError, match="'long' is not a number"):

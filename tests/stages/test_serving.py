@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rayworks.data import processing
+from rayworks.data import manifest
 from rayworks.errors import ServingError
 from rayworks.evaluation import registry
 from rayworks.free_port import free_port
@@ -53,7 +53,7 @@ def test_it_is_well_and_tells_what_answers(url: str):
 
 
 def test_it_answers_as_the_model_does(url: str, rides):
-    rows = tabular.example_rows(processing.load(rides.dataset))
+    rows = tabular.example_rows(manifest.load(rides.dataset))
     own = tabular.load(rides.model.uri).predict(rows)["prediction"].tolist()
     status, answer = ask(f"{url}/predict", {"rows": json.loads(rows.to_json(orient="records", date_format="iso"))})
     assert status == 200

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rayworks.data import processing, split_rows
+from rayworks.data import manifest, processing, split_rows
 from rayworks.errors import ClusterError, DataError, ParameterError, TrainingError
 from rayworks.models import tabular
 from rayworks.params import ProcessOptions, TrainOptions
@@ -46,7 +46,7 @@ def amounts(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 def quality(model_uri: str, dataset: DatasetRef) -> float:
     """Share of the variance, or of the rows, that the model gets right on the test split."""
-    rows = pl.concat(split_rows.frames(processing.load(dataset), "test", [*table().columns[:3], dataset.target]))
+    rows = pl.concat(split_rows.frames(manifest.load(dataset), "test", [*table().columns[:3], dataset.target]))
     predicted = tabular.load(model_uri).predict(rows.drop(dataset.target).to_pandas())["prediction"].to_numpy()
     actual = rows[dataset.target].to_numpy()
     if dataset.problem == "regression":

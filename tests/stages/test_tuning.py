@@ -75,10 +75,10 @@ SEARCH = """
 import sys
 import ray
 from rayworks.params import IntRange, TuneOptions
-from rayworks.data import processing
+from rayworks.data import manifest
 from rayworks.training import tuning
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-dataset = processing.load(sys.argv[1]).ref()
+dataset = manifest.load(sys.argv[1]).ref()
 options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
 result = tuning.tune(dataset, options, loop="tests.stages.example_loops:slow", hyperparameters={},
                      storage_uri=sys.argv[2], progress=lambda fraction, message: print(message, flush=True))

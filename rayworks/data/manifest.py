@@ -1,0 +1,132 @@
+"""The manifest of a dataset: assembled from what the tasks counted, stored in the dataset's folder, and loaded."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayworks import storage
+from rayworks.data import column_kinds, planning
+from rayworks.data.planning import Plan
+from rayworks.data.statistics import Statistics
+from rayworks.errors import DataError
+from rayworks.params import ProcessOptions
+from rayworks.records import (
+    SPLITS,
+    ColumnKind,
+    Dataset,
+    DatasetRef,
+    Feature,
+    SourceFile,
+    Split,
+    SplitName,
+    Target,
+)
+
+FILE = "dataset.json"
+
+
+def load(dataset: DatasetRef | str) -> Dataset:
+    """Return the manifest of a dataset, by reference or by the URI of its folder.
+
+    Raises:
+        StorageError: There is none, or another version wrote it.
+    """
+    uri = dataset if isinstance(dataset, str) else dataset.uri
+    return storage.read_record(storage.join(uri, FILE), Dataset)
+
+
+@dataclass
+class RowCounts:
+    """What was counted in one chunk, or in several that were merged."""
+
+    rows_in: int = 0
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    """Rejected rows by reason, without the single value."""
+    splits: dict[SplitName, Statistics] = field(default_factory=dict[SplitName, Statistics])
+    classes: dict[SplitName, Counter[Any]] = field(default_factory=dict[SplitName, Counter[Any]])
+    """Rows of each class; empty for regression."""
+
+    def merge(self, other: "RowCounts") -> None:
+        """Add the counts of another chunk."""
+        self.rows_in += other.rows_in
+        self.reasons.update(other.reasons)
+        for name, statistics in other.splits.items():
+            self.splits.setdefault(name, Statistics(statistics.edges)).merge(statistics)
+        for name, classes in other.classes.items():
+            self.classes.setdefault(name, Counter()).update(classes)
+
+
+def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list[SourceFile], name: str) -> Dataset:
+    """Assemble the manifest from the counts of all chunks.
+
+    Raises:
+        DataError: Nothing can be learned from these data: no valid rows, an empty split, a target with one value.
+    """
+    rows = {part: statistics.rows for part, statistics in counts.splits.items()}
+    if not sum(rows.values()):
+        raise planning.no_valid_rows(counts.reasons, counts.rows_in, files[0].uri)
+    if empty := [part for part in SPLITS if not rows.get(part)]:
+        raise DataError(
+            f"no row is left to {' and '.join(empty)} with",
+            where=files[0].uri,
+            detail=f"{sum(rows.values()):,} usable rows, split {plan.splitter.describe()}",
+            remedy="Provide more rows, or choose other shares or another way to split",
+        )
+    train = counts.splits["train"]
+    features = tuple(_with_categories(feature, train, options.max_categories) for feature in plan.feature_set.features)
+    ignored = tuple(c for c in plan.columns if c.kind == "ignored" and c.name != plan.target)
+    classes = sorted(counts.classes.get("train", Counter[Any]()).items())
+    return Dataset(
+        name=name,
+        fingerprint=plan.uri.rpartition("-")[2],
+        uri=plan.uri,
+        target=_target(plan, counts, options),
+        splits=_splits(plan, counts, features),
+        sources=tuple(files),
+        feature_set=plan.feature_set.model_copy(update={"features": features, "ignored": ignored}),
+        split_by=plan.splitter.describe(),
+        rows_in=counts.rows_in,
+        rows_kept=sum(rows.values()),
+        rows_rejected=counts.reasons.total(),
+        class_counts={str(label): count for label, count in classes},
+        reasons=dict(counts.reasons.most_common()),
+        rejected_uri=storage.join(plan.uri, "rejected"),
+    )
+
+
+def _splits(plan: Plan, counts: RowCounts, features: tuple[Feature, ...]) -> tuple[Split, ...]:
+    """Each split with the statistics of the columns in use and of the features."""
+    kinds: dict[str, ColumnKind] = {**{f.name: f.kind for f in features}, **{c.name: c.kind for c in plan.columns}}
+    return tuple(
+        Split(
+            name=part,
+            uri=storage.join(plan.uri, part),
+            rows=counts.splits[part].rows,
+            statistics=tuple(counts.splits[part].of_column(n, k) for n, k in kinds.items() if k != "ignored"),
+        )
+        for part in SPLITS
+    )
+
+
+def _with_categories(feature: Feature, train: Statistics, max_categories: int) -> Feature:
+    """The feature with its most frequent values in the training rows, if it is categorical."""
+    if feature.kind == "numeric":
+        return feature
+    counts = train.values.get(feature.name, Counter[str]())
+    most_frequent = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:max_categories]
+    return feature.model_copy(update={"categories": tuple(value for value, _ in most_frequent)})
+
+
+def _target(plan: Plan, counts: RowCounts, options: ProcessOptions) -> Target:
+    """The target, with its classes or as an amount."""
+    if counts.classes:
+        classes = tuple(sorted(set[Any]().union(*counts.classes.values())))
+        rows = sum(split.total() for split in counts.classes.values())
+        problem = column_kinds.problem_of_classes(classes, options.problem, plan.target, rows)
+        return Target(name=plan.target, problem=problem, classes=classes)
+    _, _, _, low, high = counts.splits["train"].moments[plan.target]
+    if low == high:
+        raise DataError(
+            "the target has only one value, there is nothing to learn", where=plan.target, detail=f"always {low:g}"
+        )
+    return Target(name=plan.target, problem="regression")

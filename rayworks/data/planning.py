@@ -1,0 +1,148 @@
+"""Decide from a sample how to process the data: columns, features and split. Reads files, but knows nothing of Ray."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from rayworks.data import column_kinds, features, reading, splitting, validation
+from rayworks.data.reading import Chunk
+from rayworks.data.splitting import Splitter
+from rayworks.data.statistics import edges_of
+from rayworks.errors import DataError
+from rayworks.params import ProcessOptions
+from rayworks.records import Column, FeatureSet
+
+SAMPLED_CHUNKS = 5
+TIMES_PER_CHUNK = 10_000  # makes the shares of a split by time exact to one part in ten thousand
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a task needs to process one chunk."""
+
+    uri: str
+    """The folder of the dataset."""
+    target: str
+    columns: tuple[Column, ...]
+    """All columns of the data, the target among them."""
+    feature_set: FeatureSet
+    """Without categories: they are known only after the training rows have been counted."""
+    splitter: Splitter
+    edges: dict[str, tuple[float, ...]]
+    """Histogram edges of each numeric column."""
+
+    @property
+    def time_column(self) -> Column | None:
+        """The column to split by, if the split is by time. Its values must be counted before rows can be assigned."""
+        if self.splitter.by != "time":
+            return None
+        return next(column for column in self.columns if column.name == self.splitter.column)
+
+    def with_times(self, counts: Iterable[pl.DataFrame]) -> "Plan":
+        """Return the plan with the times at which validation and test begin.
+
+        Args:
+            counts: What ``count_times`` returned for each chunk.
+        """
+        return replace(self, splitter=splitting.with_thresholds(self.splitter, pl.concat(counts)))
+
+
+def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:
+    """Infer from a sample what the columns hold, which features to make, and how to split.
+
+    Args:
+        chunks: The chunks of all files.
+        target: Name of the target column.
+        options: What the user declared; everything else is inferred.
+        folder: Where the dataset is written.
+
+    Raises:
+        DataError: There are no rows, or none of the sample is valid.
+        ParameterError: The options do not fit the data.
+    """
+    sample = _sample(chunks, options.sample_rows)
+    columns = column_kinds.infer_columns(sample, target, options)
+    valid, _ = validation.validate(sample, columns, target)
+    problem = column_kinds.infer_problem(valid[target], options.problem)
+    columns = tuple(_as_target(c, problem) if c.name == target else c for c in columns)
+    valid, rejected = validation.validate(sample, columns, target)
+    if valid.is_empty():
+        raise no_valid_rows(Counter(rejected[validation.REASON].to_list()), len(sample), chunks[0].uri)
+    inputs = tuple(column for column in columns if column.name != target)
+    feature_set = features.plan(valid.drop(target), inputs, options.feature_function, target)
+    splitter = splitting.choose(options.split, inputs)
+    edges = edges_of(with_features(valid, feature_set))
+    return Plan(folder, target, columns, feature_set, splitter, edges)
+
+
+def _as_target(column: Column, problem: str) -> Column:
+    """Amounts are stored as floats; classes that are whole numbers stay whole numbers."""
+    dtype = "float" if problem == "regression" else "integer" if column.dtype == "float" else column.dtype
+    return column.model_copy(
+        update={"dtype": dtype, "kind": "categorical" if column.kind == "ignored" else column.kind}
+    )
+
+
+def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
+    """The first rows of a few chunks, spread over all of them; columns whose types differ become text."""
+    if not chunks:
+        raise DataError("the data have no rows", remedy="Name data that have some")
+    step = max(1, len(chunks) // SAMPLED_CHUNKS)
+    chosen = chunks[::step][:SAMPLED_CHUNKS]
+    batches = [batch for chunk in chosen for batch in _first_batches(chunk, rows // len(chosen) + 1)]
+    frames = [batch.rows for batch in batches if len(batch.rows)]
+    if not frames:
+        reason = next((reason for batch in batches for _, _, reason in batch.malformed), "")
+        remedy = "Fix its lines" if reason else "Name data that have some"
+        raise DataError("the data have no rows", where=chunks[0].uri, detail=reason, remedy=remedy)
+    try:
+        return pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError:
+        return pl.concat([frame.cast(pl.String, strict=False) for frame in frames], how="diagonal")
+
+
+def _first_batches(chunk: Chunk, rows: int) -> Iterator[reading.Batch]:
+    """The batches with the first ``rows`` rows of a chunk."""
+    for batch in reading.batches(chunk):
+        batch.rows = batch.rows.head(rows)
+        rows -= len(batch.rows)
+        yield batch
+        if rows <= 0:
+            return
+
+
+def count_times(chunk: Chunk, column: Column) -> pl.DataFrame:
+    """Count how many rows of a chunk have which time.
+
+    Returns:
+        Columns ``time`` and ``rows``, at most ``TIMES_PER_CHUNK`` rows: beyond that, neighbouring times are merged
+        into the latest of them.
+    """
+    frames: list[pl.DataFrame] = []
+    for batch in reading.batches(chunk, [column.name]):
+        if column.name in batch.rows.columns:
+            time = validation.typed(column.name, batch.rows.schema[column.name], "timestamp").alias("time")
+            frames.append(batch.rows.select(time).drop_nulls().group_by("time").agg(pl.len().alias("rows")))
+    empty = pl.DataFrame(schema={"time": pl.Datetime("us"), "rows": pl.UInt32})
+    counts = pl.concat([empty, *frames]).group_by("time").agg(pl.col("rows").sum()).sort("time")
+    bucket = pl.int_range(pl.len()) * TIMES_PER_CHUNK // max(len(counts), TIMES_PER_CHUNK)
+    merged = counts.group_by(bucket.alias("bucket")).agg(pl.col("time").max(), pl.col("rows").sum())
+    return merged.select("time", "rows")
+
+
+def with_features(typed: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
+    """Return typed rows with those features added that are not columns already."""
+    transformed = features.transform(typed.select(c.name for c in feature_set.columns), feature_set)
+    return typed.hstack([column for column in transformed.iter_columns() if column.name not in typed.columns])
+
+
+def no_valid_rows(reasons: Counter[str], rows: int, where: str) -> DataError:
+    """Return the error for data of which every row was rejected, with the most frequent reasons."""
+    return DataError(
+        f"none of the {rows:,} rows can be used",
+        where=where,
+        detail="; ".join(f"{count:,} rows: {reason}" for reason, count in reasons.most_common(3)),
+        remedy="Fix the data or the declarations",
+    )

@@ -47,11 +47,12 @@ def copies(folder: Path, millions: float) -> int:
 
 def rayworks(source: str, out: str) -> dict[str, int]:
     from rayworks.cluster import places
+    from rayworks.cluster.embedded import EmbeddedRay
     from rayworks.data import manifest, processing
     from rayworks.params import ProcessOptions
 
     places.prepare()
-    ray = places.EmbeddedRay()
+    ray = EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
     dataset = manifest.load(processing.process(source, TARGET, ProcessOptions(), storage_uri=out))
     ray.release()

@@ -83,7 +83,7 @@ def trace() -> None:
     mark("rayworks.command_line", "_run", before="imports")
     mark("rayworks.prefect_api.server", "start", after="server started")
     mark("rayworks.prefect_api.server", "EmbeddedServer.wait", after="server answers")
-    mark("rayworks.cluster.places", "EmbeddedRay.acquire", after="Ray connected")
+    mark("rayworks.cluster.embedded", "EmbeddedRay.acquire", after="Ray connected")
     mark("rayworks.runner.task_runner", "RayTaskRunner.submit", before="first submit")
     mark("rayworks.command_line", "_run_watched", after="flow ended")
     atexit.register(lambda: Path(os.environ["MARKS"]).write_text(json.dumps(marks)))

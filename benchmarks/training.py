@@ -94,6 +94,7 @@ def timed(context: Any) -> Any:
 def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     """The training stage, with the built-in loop."""
     from rayworks.cluster import places
+    from rayworks.cluster.embedded import EmbeddedRay
     from rayworks.params import TrainOptions
     from rayworks.training import training
 
@@ -102,7 +103,7 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
         loop="benchmarks.training:timed", hyperparameters={"log": str(log)}, rounds=rounds, early_stopping_rounds=rounds
     )
     places.prepare()
-    ray = places.EmbeddedRay()
+    ray = EmbeddedRay()
     ray.acquire({}, {"log_to_driver": False})
     began = time.monotonic()
     training.train(ref, options, storage_uri=folder)
@@ -115,11 +116,12 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
 def made(folder: str) -> Any:
     """The flights, processed."""
     from rayworks.cluster import places
+    from rayworks.cluster.embedded import EmbeddedRay
     from rayworks.data import processing
     from rayworks.params import ProcessOptions
 
     places.prepare()
-    ray = places.EmbeddedRay()
+    ray = EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
     ref = processing.process("example://flights", "arr_delay", ProcessOptions(), storage_uri=folder)
     ray.release()

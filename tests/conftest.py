@@ -40,9 +40,10 @@ def storage_uri(tmp_path: Path) -> str:
 def ray_session():
     """One embedded Ray for all tests of a session that ask for no other: two CPUs, no dashboard."""
     from rayworks.cluster import places
+    from rayworks.cluster.embedded import EmbeddedRay
 
     places.prepare()
-    ray = places.EmbeddedRay()
+    ray = EmbeddedRay()
     ray.acquire({}, {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 500_000_000})
     yield
     ray.release()

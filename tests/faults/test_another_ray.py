@@ -17,12 +17,13 @@ import pytest
 PROGRAM = """
 import sys
 
-from rayworks.cluster import connection
+from rayworks.cluster import places
+from rayworks.cluster.embedded import EmbeddedRay
 
-connection.prepare()
+places.prepare()
 import ray
 
-embedded = connection.EmbeddedRay()
+embedded = EmbeddedRay()
 dashboard = {} if sys.argv[1:] else {"include_dashboard": False}
 embedded.acquire({}, {"num_cpus": 1, "object_store_memory": 100_000_000, **dashboard})
 

@@ -6,10 +6,10 @@ import sys
 PROGRAM = """
 import ray
 from ray.cluster_utils import Cluster
-from rayworks.cluster import connection
+from rayworks.cluster import places
 from rayworks.cluster.preflight import Preflight
 
-connection.prepare()
+places.prepare()
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000})
 going = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
 ray.init(address=cluster.address, log_to_driver=False)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
+from rayworks.cluster import _private
+from rayworks.cluster import out_of_memory as memory
 from rayworks.errors import ClusterError
 
 Object = dict[str, Any]
@@ -240,28 +242,30 @@ def refusal(status: int, body: Object, where: str) -> ClusterError:
     return ClusterError(what, where=where, detail=said, remedy=remedy)
 
 
-def out_of_memory(task: str, said: str, snapshot: Snapshot | None, now: datetime) -> ClusterError | None:
-    """The failure of a task that died for want of memory, from what Ray said; None when it was something else.
+def out_of_memory(task: str, message: str, snapshot: Snapshot | None, now: datetime) -> ClusterError | None:
+    """Return the failure of a task that ran out of memory; None if it failed for another reason.
 
-    Ray ends a worker process when its pod's memory runs out, and says so; when Ray is too slow, the kernel ends
+    Ray ends a worker process when its pod runs out of memory, and reports it. When Ray is too slow, the kernel ends
     processes or the whole container, and only Kubernetes may know.
+
+    Args:
+        task: Name of the task.
+        message: The error message that Ray gave.
+        snapshot: The cluster, as far as Kubernetes tells.
+        now: The time of the snapshot.
     """
-    found = [one for one in findings(snapshot, now) if one.condition == "OutOfMemory"] if snapshot else []
-    if "OutOfMemoryError" in said or "running low on memory" in said:
-        address = match[1] if (match := re.search(r"\(IP: ([0-9a-fA-F.:]+)", said)) else ""
-        words = match[0] if (match := re.search(r"Memory on the node.*? limit", said)) else said
-        pods = [pod for pod in (snapshot.pods if snapshot else ()) if address and pod["status"].get("podIP") == address]
-        remedy = (
-            "Say what the task needs by @resources(memory=...), let it run again with more by max_memory, "
-            "or give the Ray nodes more memory"
-        )
-        found = [_pod_finding(pod, "OutOfMemory", words, False) for pod in pods]
-        found = found or [Finding(f"node {address}".strip(), "OutOfMemory", words, remedy, False)]
-    if not found:
-        return None
-    return ClusterError(
-        f"the task {task} ran out of memory", where=found[0].object, detail=found[0].detail, remedy=found[0].remedy
-    )
+    if report := _private.memory_report(message):
+        pods = snapshot.pods if snapshot and report.node_ip else ()
+        pod = next((pod for pod in pods if pod["status"].get("podIP") == report.node_ip), None)
+        if pod is None:
+            return memory.explain(task, message)
+        finding = _pod_finding(pod, "OutOfMemory", report.detail, False)
+    else:
+        known = findings(snapshot, now) if snapshot else []
+        finding = next((finding for finding in known if finding.condition == "OutOfMemory"), None)
+        if finding is None:
+            return None
+    return memory.failure(task, finding.object, finding.detail, finding.remedy)
 
 
 # --- what is said of the RayCluster ------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import rayworks
+from rayworks.cluster.existing import ExistingRay
 from rayworks.cluster.kubernetes import api, diagnosis, driver_node, port_forward, post_mortem, raycluster_manifest
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
 from rayworks.cluster.kubernetes.background_process import BackgroundProcess
 from rayworks.cluster.kubernetes.diagnosis import Finding, Snapshot
 from rayworks.cluster.kubernetes.lease import USED_ANNOTATION, Hold
-from rayworks.cluster.places import RunningRay
 from rayworks.errors import ClusterError, ClusterLostError, ParameterError
 from rayworks.settings import Settings
 
@@ -52,7 +52,7 @@ class KubeRayCluster:
         self._name = ""
         self._uid = ""
         self._hold: Hold | None = None
-        self._ray: RunningRay | None = None
+        self._ray: ExistingRay | None = None
         self._beside: BackgroundProcess | None = None
         self._dashboard: str | None = None
         self._released = threading.Event()
@@ -240,12 +240,12 @@ class KubeRayCluster:
         if not self.is_elsewhere:
             ip = head["status"]["podIP"]
             self._beside = driver_node.join(f"{ip}:{GCS_PORT}")
-            ray, self._dashboard = RunningRay(f"{ip}:{GCS_PORT}"), f"http://{ip}:{DASHBOARD_PORT}"
+            ray, self._dashboard = ExistingRay(f"{ip}:{GCS_PORT}"), f"http://{ip}:{DASHBOARD_PORT}"
         else:
             service = f"service/{self._name}-head-svc"
             self._beside, ports = port_forward.forward(service, self._api.namespace, (CLIENT_PORT, DASHBOARD_PORT))
             ray, self._dashboard = (
-                RunningRay(f"ray://127.0.0.1:{ports[CLIENT_PORT]}"),
+                ExistingRay(f"ray://127.0.0.1:{ports[CLIENT_PORT]}"),
                 f"http://127.0.0.1:{ports[DASHBOARD_PORT]}",
             )
             kwargs["runtime_env"] = {**uploaded(Path.cwd()), **(kwargs.get("runtime_env") or {})}

@@ -1,0 +1,161 @@
+"""What this room uses of Ray that Ray does not promise: private names, undocumented variables, message texts, REST paths.
+
+Everything here was read in Ray 2.60. ``tests/seams/test_cluster_seams.py`` has a test for each of them.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+# Environment variables. Ray reads them in its own processes, or in the one that submits a task.
+
+OOM_RETRIES = {"RAY_task_oom_retries": "3"}
+"""How many more times Ray runs a task that ran out of memory: other tasks that used the memory may have ended.
+
+Ray's default is to retry for ever (ray-project/ray#31509), and a task that is too large would never fail. Ray reads the
+variable in the process that submits the task (ray-project/ray#30013), so the driver and the workers both need it.
+"""
+
+
+def gcs_port(port: int) -> dict[str, str]:
+    """Return the variable that makes the GCS of an embedded Ray listen on ``port``.
+
+    ``ray.init`` has no argument for it. The workers inherit the environment that Ray starts with, and
+    :func:`cluster_address` belongs in there, so the address must be known before Ray starts.
+    """
+    return {"RAY_GCS_SERVER_PORT": str(port)}
+
+
+def cluster_address(address: str) -> dict[str, str]:
+    """Return the variable that tells workers which Ray cluster they belong to.
+
+    ``ray.util.state`` in a worker does not ask the worker's own cluster: without ``RAY_ADDRESS`` it asks the one that
+    was last started on the machine (``/tmp/ray/ray_current_cluster``). Ray Train polls it every second to check that its
+    controller is alive. Another cluster answers no, and the training loses its resources; one that has ended costs 12 s.
+    """
+    return {"RAY_ADDRESS": address}
+
+
+def no_preemption_watcher() -> dict[str, str]:
+    """Return the variable that switches off Ray Train's preemption watcher, an extra process for each training.
+
+    It has no use where the only node is this machine.
+    """
+    return {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+def set_import_defaults() -> None:
+    """Set the variables that Ray reads once, when it is imported. Variables that are already set stay.
+
+    - ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=0``: by default, a driver that runs under ``uv run`` starts each worker through
+      ``uv run`` as well, which takes seconds. If Ray is already imported, the constant made from it is set.
+    - ``RAY_ENABLE_AUTO_CONNECT=0``: by default, a call to Ray that is not connected starts a local Ray. A lost ``ray://``
+      connection must raise an error instead.
+    - ``RAY_USAGE_STATS_ENABLED=0`` (documented): send no usage statistics.
+    """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    constants = sys.modules.get("ray._private.ray_constants")
+    if constants is not None and os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0":
+        constants.__dict__["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = False
+
+
+# Starting Ray
+
+
+def node_ip(init_kwargs: Mapping[str, Any]) -> str:
+    """Return the IP address that ``ray.init(**init_kwargs)`` gives to an embedded Ray."""
+    import ray
+
+    return init_kwargs.get("_node_ip_address") or cast(Any, ray.util).get_node_ip_address()
+
+
+def without_dashboard(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``init_kwargs`` with a dashboard port that no other Ray's dashboard has, if they ask for no dashboard.
+
+    Even with ``include_dashboard=False``, Ray tells its workers that a dashboard listens on ``dashboard_port``, by default
+    8265. There the state API would reach the dashboard of another Ray on this machine (see :func:`cluster_address`).
+    """
+    if init_kwargs.get("include_dashboard") is False:
+        return {"dashboard_port": 0, **init_kwargs}
+    return dict(init_kwargs)
+
+
+@contextlib.contextmanager
+def sigterm_handler_kept() -> Generator[None]:
+    """Restore this process's SIGTERM handler after the block, in which ``ray.init`` replaces it.
+
+    With Ray's handler, a cancelled flow run would end as a crashed one. See ray-project/ray#46997.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def processes_in_own_sessions() -> Generator[None]:
+    """Start each Ray process in a session of its own within the block, so that no signal to this process group reaches it.
+
+    ``prefect flow-run execute`` signals the process group to end a cancelled run. Ray would end before this process has
+    reported the states of its tasks. ``ray.init`` has no option for it, so ``services.ConsolePopen`` is replaced.
+
+    Only on Linux: elsewhere Ray uses the process group to find the processes that a killed driver leaves behind.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.__dict__["ConsolePopen"] = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.__dict__["ConsolePopen"] = popen
+
+
+# Message texts
+
+NODE_STARTED = "Ray runtime started"
+"""What ``ray start`` prints when its node is part of the cluster."""
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """What Ray reports of a task that it ended because its node ran out of memory."""
+
+    node_ip: str
+    """Empty if the message does not name it."""
+    detail: str
+    """The part of the message about the node's memory."""
+
+
+def memory_report(message: str) -> MemoryReport | None:
+    """Read the error message of a task; return None if Ray did not end it for lack of memory.
+
+    Ray names the node and its memory only in the text of the message.
+    """
+    if "OutOfMemoryError" not in message and "running low on memory" not in message:
+        return None
+    address = re.search(r"\(IP: ([0-9a-fA-F.:]+)", message)
+    usage = re.search(r"Memory on the node.*? limit", message)
+    return MemoryReport(address[1] if address else "", usage[0] if usage else message)
+
+
+# The dashboard's REST API. The functions of ``ray.util.state`` need a connection to Ray, and time out after minutes.
+
+TASK_SUMMARY_PATH = "/api/v0/tasks/summarize"
+NODES_PATH = "/api/v0/nodes"
+LOGS_PATH = "/api/v0/logs"
+LOG_FILE_PATH = "/api/v0/logs/file"
+LOG_FILE_PREFIXES = ("worker-", "job-driver", "python-core-driver", "gcs_server", "raylet", "monitor", "autoscaler")
+"""Names of the log files that explain a failure."""

@@ -1,0 +1,73 @@
+"""Embedded Ray: a Ray cluster on this machine that starts and ends with this process."""
+
+import concurrent.futures
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rayworks.cluster import _private, out_of_memory, ray_init
+from rayworks.errors import ClusterError
+from rayworks.free_port import free_port
+
+
+class EmbeddedRay:
+    """A Ray cluster of one node, started by this process."""
+
+    is_elsewhere = False
+    may_grow = False
+
+    def __init__(self) -> None:
+        self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
+        self._dashboard: str | None = None
+
+    def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
+        # "local" is never another Ray that happens to run on this machine.
+        arguments = {"address": "local", "logging_level": "WARNING", **_private.without_dashboard(init_kwargs)}
+        inherited = {**_environment(init_kwargs), **environment}
+        try:
+            with _private.processes_in_own_sessions():
+                self._dashboard = ray_init.connect(arguments, environment=inherited)
+        except Exception as error:  # Ray raises a plain Exception when a node starts too slowly
+            raise ClusterError(
+                "Ray could not be started on this machine",
+                detail=str(error),
+                remedy="Check that memory and disk space in /tmp are free, that the machine is not overloaded, "
+                "and that no firewall blocks local ports",
+            ) from error
+
+    def release(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def dashboard(self) -> str | None:
+        return self._dashboard
+
+    def explain(self, task: str, error: BaseException) -> ClusterError | None:
+        return out_of_memory.explain(task, str(error))
+
+
+def _environment(init_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment variables to start Ray with, which its workers inherit."""
+    port = free_port()
+    return {
+        # Ray would use a token that it finds on this machine, though the token belongs to another cluster.
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
+        "PYTHONPATH": _import_path(),
+        **_private.gcs_port(port),
+        **_private.cluster_address(f"{_private.node_ip(init_kwargs)}:{port}"),
+        **_private.no_preemption_watcher(),
+        **_private.OOM_RETRIES,
+    }
+
+
+def _import_path() -> str:
+    """Return the folders where this process finds modules, apart from those of its Python.
+
+    Ray itself adds only the script's folder to its workers' import path.
+    """
+    python_folders = (sys.prefix, sys.base_prefix)
+    added = [folder for folder in sys.path[1:] if os.path.isdir(folder) and not folder.startswith(python_folders)]
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys(folder for folder in [*inherited, *added] if folder))

@@ -1,0 +1,88 @@
+"""An existing Ray cluster, named by its address."""
+
+import concurrent.futures
+import contextlib
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from rayworks.cluster import _private, out_of_memory, ray_init
+from rayworks.errors import ClusterError
+
+CLIENT_ATTEMPTS = 3
+"""How many times to connect to a ``ray://`` address. Each failed attempt takes half a minute."""
+CONNECT_SECONDS = 10
+"""How long an existing Ray cluster may take to accept a TCP connection."""
+
+
+class ExistingRay:
+    """A Ray cluster that runs already, and that stays when this process disconnects.
+
+    Args:
+        address: ``auto`` (this machine is a node of it), ``host:port``, or ``ray://host:port``.
+    """
+
+    is_elsewhere = False
+    may_grow = True  # this process cannot know
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
+        self._dashboard: str | None = None
+
+    def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
+        arguments = self._arguments(environment, init_kwargs)
+        try:
+            if host_and_port := _host_and_port(self.address):  # if nothing listens there, Ray would retry for minutes
+                socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
+            self._dashboard = _connect(arguments)
+        except Exception as error:  # the client also raises plain Exceptions of its server
+            message = str(error).strip()
+            raise ClusterError(
+                "Ray cannot be reached",
+                where=self.address,
+                detail=message.splitlines()[-1] if message else type(error).__name__,
+                remedy="Check that it runs, that the address is right, that both sides have the same version of Ray, "
+                "and RAY_AUTH_MODE if it needs a token",
+            ) from error
+
+    def _arguments(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of ``ray.init``."""
+        runtime_env = dict(init_kwargs.get("runtime_env") or {})
+        is_node_address = _host_and_port(self.address) and not self.address.startswith("ray://")
+        runtime_env["env_vars"] = {
+            **_private.OOM_RETRIES,
+            **(_private.cluster_address(self.address) if is_node_address else {}),
+            **environment,
+            **runtime_env.get("env_vars", {}),
+        }
+        return {"logging_level": "WARNING", **init_kwargs, "address": self.address, "runtime_env": runtime_env}
+
+    def release(self) -> None:
+        import ray
+
+        ray.shutdown()  # ends this process's job with its tasks, actors and workers
+
+    def dashboard(self) -> str | None:
+        return self._dashboard
+
+    def explain(self, task: str, error: BaseException) -> ClusterError | None:
+        return out_of_memory.explain(task, str(error))
+
+
+def _connect(arguments: Mapping[str, Any]) -> str | None:
+    """Connect, and try again where the proxy behind ``ray://`` failed; return the URL of the dashboard.
+
+    The proxy forks a process for each client beside gRPC's threads. Sometimes that process dies before it starts:
+    ``ray_client_server.err`` has the reason, the process's own log is empty.
+    """
+    for _ in range(CLIENT_ATTEMPTS - 1):
+        with contextlib.suppress(ConnectionAbortedError):
+            return ray_init.connect(arguments, environment=_private.OOM_RETRIES)
+    return ray_init.connect(arguments, environment=_private.OOM_RETRIES)
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Return host and port of ``host:port`` or ``ray://host:port``; None for ``auto``."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None

@@ -1,0 +1,157 @@
+"""What ``rayworks/cluster/_private.py`` uses of Ray still exists and still works as it says. Starts no Ray cluster."""
+
+import importlib.util
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayworks.cluster import _private
+
+RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
+
+
+def source(path: str) -> str:
+    return (RAY / path).read_text()
+
+
+def in_binary(path: str, text: str) -> bool:
+    with (RAY / path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text.encode()) >= 0
+
+
+def in_a_fresh_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("binary", ["_raylet.so", "core/src/ray/raylet/raylet"])
+def test_ray_reads_how_often_to_retry_a_task_that_ran_out_of_memory(binary: str):
+    (name,) = _private.OOM_RETRIES
+    assert in_binary(binary, name.removeprefix("RAY_"))
+
+
+def test_ray_reads_the_port_of_the_gcs_from_the_environment():
+    from ray._private import ray_constants
+
+    assert _private.gcs_port(1) == {ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE: "1"}
+    assert "os.getenv(ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE)" in source("_private/node.py")
+
+
+def test_the_state_api_queries_the_cluster_that_the_environment_names():
+    from ray._private import services
+
+    os.environ.update(_private.cluster_address("192.0.2.1:1234"))
+    try:
+        assert services.canonicalize_bootstrap_address(None) == "192.0.2.1:1234"
+    finally:
+        del os.environ["RAY_ADDRESS"]
+    assert "services.canonicalize_bootstrap_address_or_die(" in source("dashboard/utils.py")
+
+
+def test_ray_train_reads_whether_to_watch_for_preemption():
+    (name,) = _private.no_preemption_watcher()
+    assert f'ENABLE_PREEMPTION_WATCHER_ENV_VAR = "{name}"' in source("train/v2/_internal/constants.py")
+    assert "ENABLE_PREEMPTION_WATCHER_ENV_VAR" in source("train/v2/_internal/execution/controller/controller.py")
+
+
+def test_import_defaults_take_effect_when_they_are_set_before_ray_is_imported():
+    code = """
+import os
+os.environ.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
+from rayworks.cluster import _private
+_private.set_import_defaults()
+from ray._private import auto_init_hook, ray_constants
+print(auto_init_hook.enable_auto_connect, ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
+"""
+    assert in_a_fresh_python(code) == "False False"
+
+
+def test_workers_start_without_uv_run_even_if_ray_was_imported_first():
+    code = """
+import os
+os.environ.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
+from ray._private import ray_constants
+print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
+from rayworks.cluster import _private
+_private.set_import_defaults()
+print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
+"""
+    assert in_a_fresh_python(code).split() == ["True", "False"]
+    assert "ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV" in source("_private/worker.py")
+
+
+def test_ray_init_takes_a_node_ip_and_picks_the_same_one_by_default():
+    assert '_node_ip_address: str = kwargs.pop("_node_ip_address", None)' in source("_private/worker.py")
+    assert _private.node_ip({"_node_ip_address": "10.0.0.1"}) == "10.0.0.1"
+    assert "ray.util.get_node_ip_address()" in source("_private/node.py")
+    assert _private.node_ip({}).count(".") == 3
+
+
+def test_ray_tells_its_workers_of_a_dashboard_on_the_dashboard_port():
+    assert "ray_params.dashboard_host, ray_params.dashboard_port" in source("_private/node.py")
+    assert _private.without_dashboard({"include_dashboard": False})["dashboard_port"] == 0
+    assert "dashboard_port" not in _private.without_dashboard({})
+
+
+def test_the_sigterm_handler_is_restored_after_ray_replaced_it():
+    from ray._private import utils
+
+    assert "ray._private.utils.set_sigterm_handler(sigterm_handler)" in source("_private/worker.py")
+    handler = signal.getsignal(signal.SIGTERM)
+    with _private.sigterm_handler_kept():
+        utils.set_sigterm_handler(lambda *_: None)
+        assert signal.getsignal(signal.SIGTERM) is not handler
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray's processes stay in this process's group")
+def test_ray_processes_start_in_sessions_of_their_own():
+    from ray._private import services
+
+    command = [sys.executable, "-c", "input()"]
+    popen = services.ConsolePopen
+    with _private.processes_in_own_sessions():
+        started = services.start_ray_process(command, "reporter", fate_share=False, pipe_stdin=True).process
+    try:
+        assert os.getsid(started.pid) == started.pid
+    finally:
+        started.kill()
+        started.wait()
+    assert services.ConsolePopen is popen
+
+
+def test_ray_start_prints_the_same_when_a_node_has_started():
+    assert f'startup_msg = "{_private.NODE_STARTED}.' in source("scripts/scripts.py")
+
+
+MEMORY_MESSAGES = (
+    "%d worker(s) were killed due to the node running low on memory. %s",
+    "Memory on the node (IP: %s, ID: %s) was %sGB used / %sGB limit (%f)",
+)
+
+
+def test_ray_reports_a_task_that_ran_out_of_memory_in_the_same_words():
+    assert all(in_binary("core/src/ray/raylet/raylet", message) for message in MEMORY_MESSAGES)
+    message = MEMORY_MESSAGES[0] % (1, MEMORY_MESSAGES[1] % ("10.0.0.1", "0a1b", "1.92", "2.00", 0.96))
+    report = _private.memory_report(message)
+    assert report == _private.MemoryReport(
+        "10.0.0.1", "Memory on the node (IP: 10.0.0.1, ID: 0a1b) was 1.92GB used / 2.00GB limit"
+    )
+    assert _private.memory_report("ValueError: no") is None
+
+
+@pytest.mark.parametrize("path", [_private.TASK_SUMMARY_PATH, _private.NODES_PATH, _private.LOGS_PATH])
+def test_the_dashboard_has_the_route(path: str):
+    assert f'@routes.get("{path}")' in source("dashboard/modules/state/state_head.py")
+
+
+def test_the_dashboard_serves_log_files():
+    folder, _, media_type = _private.LOG_FILE_PATH.rpartition("/")
+    assert f'@routes.get("{folder}/{{media_type}}"' in source("dashboard/modules/state/state_head.py")
+    assert f'self.media_type not in ["{media_type}", ' in source("util/state/common.py")

@@ -45,7 +45,7 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
         TuneOptions,
     )
     from rayworks.reporting import report
-    from rayworks.serving import application
+    from rayworks.serving import check
     from rayworks.settings import Settings
     from rayworks.training import training, tuning
 
@@ -88,7 +88,7 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
         options=EvaluateOptions(),
         **places,
     )
-    checked = timed("check-serving", application.check, version.uri, dataset, options=ServeCheckOptions(), **places)
+    checked = timed("check-serving", check.check_candidate, version.uri, dataset, options=ServeCheckOptions(), **places)
     decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **places)
     assert decision.promoted, decision.reason
     began = time.time()

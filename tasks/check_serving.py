@@ -8,20 +8,20 @@ from rayworks import resources, storage
 from rayworks.params import ServeCheckOptions
 from rayworks.prefect_api.task_progress import TaskProgress, reused
 from rayworks.records import DatasetRef, ModelVersion, ServeCheck
-from rayworks.serving import application
+from rayworks.serving import application, check
 from rayworks.settings import Settings
 
 
 @task(name="check-serving")
-@resources(num_cpus=0, resources=application.HEAD)
+@resources(num_cpus=0, resources=application.HEAD_NODE)
 def check_serving(candidate: ModelVersion, dataset: DatasetRef, options: ServeCheckOptions) -> ServeCheck | Any:
-    """Serve the candidate for a trial, and compare its answers with the model's own."""
+    """Serve the candidate beside the champion, and compare its responses with the model's own predictions."""
     settings = Settings()
     storage_uri = settings.storage_uri
-    where = application.location(candidate.uri, dataset, options, storage_uri=storage_uri)
-    if storage.exists(where) and (kept := storage.read_record(where, ServeCheck)).passed:
-        return reused(kept, where)
-    return application.check(
+    where = check.location(candidate.uri, dataset, options, storage_uri=storage_uri)
+    if storage.exists(where) and (stored := storage.read_record(where, ServeCheck)).passed:
+        return reused(stored, where)
+    return check.check_candidate(
         candidate.uri,
         dataset,
         options=options,

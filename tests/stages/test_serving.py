@@ -1,11 +1,11 @@
-"""The HTTP application on a real Ray Serve."""
+"""The prediction application on a real Ray Serve."""
 
 import json
 import socket
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import httpx
 import pytest
 
 from rayworks.data import manifest
@@ -14,18 +14,19 @@ from rayworks.evaluation import registry
 from rayworks.free_port import free_port
 from rayworks.models import tabular
 from rayworks.params import ServeCheckOptions, ServeOptions
-from rayworks.serving import application
+from rayworks.serving import _private, application, check
+
+ROW = {"ride length": 4.5, "city": "Rome", "passengers": 2, "night": True, "start": "2024-01-01T10:00:00+02:00"}
 
 
-def ask(url: str, body=None) -> tuple[int, dict]:
-    data = None if body is None else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30
-        ) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+def get(url: str) -> tuple[int, dict[str, Any]]:
+    response = httpx.get(url, timeout=30)
+    return response.status_code, response.json()
+
+
+def predict(url: str, rows: list[Any]) -> tuple[int, dict[str, Any]]:
+    response = httpx.post(f"{url}/predict", json={"rows": rows}, timeout=30)
+    return response.status_code, response.json()
 
 
 @pytest.fixture(scope="module")
@@ -42,28 +43,25 @@ def url(registered):
     application.stop()
 
 
-ROW = {"ride length": 4.5, "city": "Rome", "passengers": 2, "night": True, "start": "2024-01-01T10:00:00+02:00"}
-
-
-def test_it_is_well_and_tells_what_answers(url: str):
-    assert ask(f"{url}/healthz") == (200, {"status": "ok"})
-    _, card = ask(f"{url}/model")
+def test_the_application_reports_its_health_and_its_model(url: str):
+    assert get(f"{url}/healthz") == (200, {"status": "ok"})
+    _, card = get(f"{url}/model")
     assert (card["name"], card["version"], card["target"]) == ("rides", 1, "fare")
     assert {"name": "ride length", "type": "float"} in card["inputs"]
 
 
-def test_it_answers_as_the_model_does(url: str, rides):
+def test_served_predictions_equal_those_of_the_model(url: str, rides):
     rows = tabular.example_rows(manifest.load(rides.dataset))
-    own = tabular.load(rides.model.uri).predict(rows)["prediction"].tolist()
-    status, answer = ask(f"{url}/predict", {"rows": json.loads(rows.to_json(orient="records", date_format="iso"))})
+    expected = tabular.load(rides.model.uri).predict(rows)["prediction"].tolist()
+    status, response = predict(url, json.loads(rows.to_json(orient="records", date_format="iso")))
     assert status == 200
-    assert answer["predictions"] == own
+    assert response["predictions"] == expected
 
 
-def test_values_may_be_null_or_absent_and_no_rows_are_no_error(url: str):
-    status, answer = ask(f"{url}/predict", {"rows": [{**ROW, "city": None}, {"city": "Oslo"}, {}]})
-    assert (status, len(answer["predictions"])) == (200, 3)
-    assert ask(f"{url}/predict", {"rows": []})[1]["predictions"] == []
+def test_values_may_be_null_or_absent_and_a_request_may_have_no_rows(url: str):
+    status, response = predict(url, [{**ROW, "city": None}, {"city": "Oslo"}, {}])
+    assert (status, len(response["predictions"])) == (200, 3)
+    assert predict(url, [])[1]["predictions"] == []
 
 
 @pytest.mark.parametrize(
@@ -77,57 +75,58 @@ def test_values_may_be_null_or_absent_and_no_rows_are_no_error(url: str):
         ("passengers", 1.5),
     ],
 )
-def test_a_bad_value_is_answered_422_with_the_row_and_the_field(url: str, name: str, value):
-    status, answer = ask(f"{url}/predict", {"rows": [ROW, ROW, ROW, {**ROW, name: value}]})
+def test_a_bad_value_is_refused_with_422_that_names_the_row_and_the_field(url: str, name: str, value):
+    status, response = predict(url, [ROW, ROW, ROW, {**ROW, name: value}])
     assert status == 422
-    assert answer["detail"][0]["loc"] == ["body", "rows", 3, name]
+    assert response["detail"][0]["loc"] == ["body", "rows", 3, name]
 
 
-def test_many_requests_at_once_get_each_their_own_answer(url: str):
-    def length(i: int) -> float:
-        return ask(f"{url}/predict", {"rows": [{**ROW, "ride length": float(i)}]})[1]["predictions"][0]
+def test_concurrent_requests_each_get_their_own_predictions(url: str):
+    def prediction(length: int) -> float:
+        return predict(url, [{**ROW, "ride length": float(length)}])[1]["predictions"][0]
 
-    one_by_one = [length(i) for i in range(20)]
+    sequential = [prediction(length) for length in range(20)]
     with ThreadPoolExecutor(10) as pool:
-        assert list(pool.map(length, range(20))) == one_by_one
+        assert list(pool.map(prediction, range(20))) == sequential
 
 
-def test_the_check_passes_beside_a_running_application_and_leaves_it_alone(url: str, registered, rides, tmp_path):
+def test_the_serving_check_passes_beside_a_running_application_and_leaves_it_alone(
+    url: str, registered, rides, tmp_path
+):
     version, tracking_uri = registered
-    found = application.check(
+    result = check.check_candidate(
         version.uri,
         rides.dataset,
         options=ServeCheckOptions(rows=40),
         tracking_uri=tracking_uri,
         storage_uri=str(tmp_path),
     )
-    assert found.findings == ()
-    assert (found.passed, found.rows, found.largest_difference) == (True, 40, 0.0)
-    assert ask(f"{url}/healthz")[0] == 200
+    assert result.findings == ()
+    assert (result.passed, result.rows, result.largest_difference) == (True, 40, 0.0)
+    assert get(f"{url}/healthz")[0] == 200
 
 
-def test_an_application_that_does_not_answer_is_told_with_its_address():
+def test_an_application_that_does_not_answer_is_reported_with_its_address():
     url = f"http://127.0.0.1:{free_port()}/model"
-    with pytest.raises(ServingError, match=rf"The application does not answer: {url} .*Connection refused"):
-        application._ask(url, None, 1)
+    message = rf"The application does not answer: {url} .*Connection refused"
+    with check._http_client(timeout_seconds=1) as client, pytest.raises(ServingError, match=message):
+        check._request(client, url)
 
 
 def test_a_model_that_cannot_be_served_is_a_finding(url: str, rides, tmp_path):
-    found = application.check(
+    result = check.check_candidate(
         str(tmp_path / "nowhere"),
         rides.dataset,
         options=ServeCheckOptions(),
         tracking_uri="",
         storage_uri=str(tmp_path),
     )
-    assert not found.passed
-    assert "nowhere" in found.findings[0]
+    assert not result.passed
+    assert "nowhere" in result.findings[0]
 
 
 def test_a_port_that_is_taken_is_refused_in_a_sentence(ray_session, monkeypatch: pytest.MonkeyPatch):
-    from ray.serve import context
-
-    monkeypatch.setattr(context, "_get_global_client", lambda **_: None)  # as if Serve did not run yet
+    monkeypatch.setattr(_private, "http_address", lambda: None)  # as if Serve were not running
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -136,15 +135,14 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(ray_session, monkeypatch:
             application.run("models:/x/1", ServeOptions(port=port), tracking_uri="")
 
 
-def test_a_batch_is_bounded_by_rows_and_a_request_of_more_goes_alone(url: str, registered):
+def test_a_batch_is_limited_in_rows_and_a_larger_request_is_predicted_alone(url: str, registered):
     version, tracking_uri = registered
     options = ServeOptions(port=0, cpus_per_replica=0, max_batch_rows=3, batch_wait_ms=200)
     small = application.run(version.uri, options, tracking_uri=tracking_uri, application="small")
+    counts = (2, 2, 7, 1, 3, 0)
     try:
         with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(lambda rows: ask(f"{small}/predict", {"rows": [ROW] * rows}), (2, 2, 7, 1, 3, 0)))
+            responses = list(pool.map(lambda count: predict(small, [ROW] * count), counts))
     finally:
         application.stop("small")
-    assert [(status, len(answer["predictions"])) for status, answer in answers] == [
-        (200, n) for n in (2, 2, 7, 1, 3, 0)
-    ]
+    assert [(status, len(response["predictions"])) for status, response in responses] == [(200, n) for n in counts]

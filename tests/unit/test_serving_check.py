@@ -1,0 +1,58 @@
+"""How the serving check sends requests, without Ray."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from rayworks.free_port import free_port
+from rayworks.serving import check
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Returns the body of a POST, and text for a GET."""
+
+    def do_POST(self) -> None:
+        self._respond(200, self.rfile.read(int(self.headers["Content-Length"])))
+
+    def do_GET(self) -> None:
+        self._respond(503, b"not ready")
+
+    def _respond(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_response_that_is_not_json_is_returned_as_text(url: str):
+    with check._http_client(5) as client:
+        assert check._request(client, url) == (503, "not ready")
+
+
+def test_a_body_is_sent_as_json(url: str):
+    rows = {"rows": [{"a": float("inf"), "b": None}]}
+    with check._http_client(5) as client:
+        assert check._request(client, url, rows) == (200, rows)
+
+
+def test_the_candidate_on_this_machine_is_reached_without_the_proxy_of_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with check._http_client(5) as client:
+        assert check._request(client, url, {"rows": []}) == (200, {"rows": []})

@@ -66,3 +66,7 @@ class ClusterLostError(ClusterError):
 
 class TransferError(RayworksError):
     """A task or its arguments cannot be pickled: they hold a lock, an open file, a connection."""
+
+
+class MissingExtraError(RayworksError, ImportError):
+    """An optional dependency is not installed."""

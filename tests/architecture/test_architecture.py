@@ -122,3 +122,31 @@ def test_flows_and_tasks_hold_one_function_and_no_class(folder: str):
         body = ast.parse(path.read_text()).body
         definitions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
         assert len(definitions) <= 1, f"{path} defines {[node.name for node in definitions]}"
+
+
+ML_ROOMS = ("data", "models", "training", "evaluation", "serving", "reporting")
+
+
+@pytest.mark.parametrize("room", ML_ROOMS)
+def test_a_room_that_needs_the_models_libraries_checks_for_them_at_import(room: str):
+    assert "require_ml()" in (ROOT / "rayworks" / room / "__init__.py").read_text().splitlines()
+
+
+def test_no_other_room_imports_the_models_libraries():
+    """``rayworks/metrics.py`` is for the rooms that have them."""
+    from rayworks.extras import ML_MODULES
+
+    others = [path for path in (ROOT / "rayworks").rglob("*.py") if path.relative_to(ROOT).parts[1] not in ML_ROOMS]
+    users = {path.relative_to(ROOT).as_posix() for path in others if imported_packages(path) & set(ML_MODULES)}
+    assert users == {"rayworks/metrics.py"}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The first part of every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names

@@ -1,0 +1,23 @@
+"""Optional dependencies. ``pip install rayworks`` brings the runner and the clusters; the extra ``ml`` the models' libraries."""
+
+import importlib.util
+
+from rayworks.errors import MissingExtraError
+
+ML_MODULES = ("jinja2", "mlflow", "numpy", "optuna", "pandas", "polars", "sklearn", "xgboost")
+
+
+def require_ml() -> None:
+    """Check that the models' libraries are installed, without importing them.
+
+    Every room that needs them calls it when it is imported, so that a flow fails at its start and not in the middle.
+
+    Raises:
+        MissingExtraError: At least one of them is not installed.
+    """
+    if missing := [name for name in ML_MODULES if importlib.util.find_spec(name) is None]:
+        raise MissingExtraError(
+            "the models' libraries are not installed",
+            where=", ".join(missing),
+            remedy="Run: pip install 'rayworks[ml]'. Ray workers need them as well: add them to the image",
+        )

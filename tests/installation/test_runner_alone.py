@@ -14,7 +14,7 @@ from rayworks.extras import ML_MODULES
 ROOT = Path(__file__).resolve().parents[2]
 FLOW = """
 from prefect import flow, task
-from rayworks.runner.task_runner import RayTaskRunner
+from rayworks import RayTaskRunner
 
 @task
 def square(number):

@@ -53,43 +53,30 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
     ray = places.cluster_of(Settings())
     ray.acquire({}, {"log_to_driver": False})
     tracking_uri = f"sqlite:///{storage_uri}/mlflow.db"
-    places = {"storage_uri": storage_uri, "tracking_uri": tracking_uri}
+    uris = {"storage_uri": storage_uri, "tracking_uri": tracking_uri}
     stages: dict[str, tuple[float, float]] = {}
 
-    def timed(name: str, stage: Any, *arguments: Any, **options: Any) -> Any:
-        began = time.time()
-        result = stage(*arguments, **options)
-        stages[name] = (began, time.time())
-        return result
+    def timed(name: str, run: Any, *arguments: Any, **options: Any) -> Any:
+        started = time.time()
+        record = run(*arguments, **options)
+        stages[name] = (started, time.time())
+        return record
 
-    train = TrainOptions()
     dataset = timed(
         "process", processing.process, "example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri
     )
-    tuned = timed(
-        "tune",
-        tuning.tune,
-        dataset,
-        TuneOptions(trials=trials),
-        loop=train.loop,
-        hyperparameters={},
-        storage_uri=storage_uri,
-    )
+    train, tune = TrainOptions(), TuneOptions(trials=trials)
+    search = tuning.stage(dataset, tune, loop=train.loop, hyperparameters={}, storage_uri=storage_uri)
+    tuned = timed("tune", search.run)
     best = tuned.best.hyperparameters
-    model = timed("train", training.train, dataset, train, hyperparameters=best, storage_uri=storage_uri)
-    version = timed("register", registry.register, model, tune=tuned, **places)
+    model = timed("train", training.stage(dataset, train, hyperparameters=best, storage_uri=storage_uri).run)
+    version = timed("register", registry.registration(model, tune=tuned, **uris).run)
     rival = registry.rival(version, tracking_uri=tracking_uri)
-    evaluated = timed(
-        "evaluate",
-        evaluation.evaluate,
-        version.uri,
-        dataset,
-        champion_uri=rival.uri if rival else None,
-        options=EvaluateOptions(),
-        **places,
-    )
-    checked = timed("check-serving", check.check_candidate, version.uri, dataset, options=ServeCheckOptions(), **places)
-    decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **places)
+    champion_uri = rival.uri if rival else None
+    judging = evaluation.stage(version.uri, dataset, champion_uri=champion_uri, options=EvaluateOptions(), **uris)
+    evaluated = timed("evaluate", judging.run)
+    checked = timed("check-serving", check.check_candidate, version.uri, dataset, options=ServeCheckOptions(), **uris)
+    decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **uris)
     assert decision.promoted, decision.reason
     began = time.time()
     run = report.Run(

@@ -106,7 +106,7 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     ray = EmbeddedRay()
     ray.acquire({}, {"log_to_driver": False})
     began = time.monotonic()
-    training.train(ref, options, storage_uri=folder)
+    training.stage(ref, options, storage_uri=folder).run()
     total = time.monotonic() - began
     ray.release()
     parts = json.loads(log.read_text())

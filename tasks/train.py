@@ -1,12 +1,10 @@
-"""A dataset to a model."""
-
-from typing import Any
+"""Train a model on a dataset."""
 
 from prefect import task
 
-from rayworks import resources, storage
+from rayworks import resources
 from rayworks.params import TrainOptions
-from rayworks.prefect_api.task_progress import TaskProgress, reused
+from rayworks.prefect_api.task_progress import run_stage
 from rayworks.records import DatasetRef, ModelRef, TuneResult
 from rayworks.settings import Settings
 from rayworks.training import training
@@ -14,12 +12,7 @@ from rayworks.training import training
 
 @task(name="train")
 @resources(num_cpus=0)
-def train(dataset: DatasetRef, options: TrainOptions, tuned: TuneResult | None = None) -> ModelRef | Any:
-    """Train with the hyperparameters of ``options``, over those that tuning found."""
-    storage_uri = Settings().storage_uri
-    found = tuned.best.hyperparameters if tuned else None
-    where = training.location(dataset, options, found, storage_uri=storage_uri)
-    manifest = storage.join(where, training.MANIFEST)
-    if storage.exists(manifest):
-        return reused(storage.read_record(manifest, ModelRef), where)
-    return training.train(dataset, options, storage_uri=storage_uri, hyperparameters=found, progress=TaskProgress())
+def train(dataset: DatasetRef, options: TrainOptions, tuned: TuneResult | None = None) -> ModelRef:
+    """Train a model with the hyperparameters of tuning, overridden by those of the options."""
+    best = tuned.best.hyperparameters if tuned else None
+    return run_stage(training.stage(dataset, options, hyperparameters=best, storage_uri=Settings().storage_uri))

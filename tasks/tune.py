@@ -1,12 +1,10 @@
-"""A dataset to the best hyperparameters within a budget."""
-
-from typing import Any
+"""Search the best hyperparameters for a dataset within a budget."""
 
 from prefect import task
 
-from rayworks import resources, storage
+from rayworks import resources
 from rayworks.params import TrainOptions, TuneOptions
-from rayworks.prefect_api.task_progress import TaskProgress, reused
+from rayworks.prefect_api.task_progress import run_stage
 from rayworks.records import DatasetRef, TuneResult
 from rayworks.settings import Settings
 from rayworks.training import tuning
@@ -14,20 +12,10 @@ from rayworks.training import tuning
 
 @task(name="tune")
 @resources(num_cpus=0)
-def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | Any | None:
-    """Search hyperparameters for the loop of ``train``; nothing when no trials are asked for, or there is nothing to search."""
-    if options.trials == 0 or not tuning.space_of(options, train.loop):
+def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | None:
+    """Search hyperparameters for the training loop. Skipped with 0 trials, or if there is nothing to search."""
+    loop, fixed = train.loop, train.hyperparameters
+    if options.trials == 0 or not tuning.space_of(options, loop, fixed):
         return None
     storage_uri = Settings().storage_uri
-    where = tuning.location(dataset, options, train.loop, train.hyperparameters, storage_uri=storage_uri)
-    manifest = storage.join(where, tuning.MANIFEST)
-    if storage.exists(manifest):
-        return reused(storage.read_record(manifest, TuneResult), where)
-    return tuning.tune(
-        dataset,
-        options,
-        loop=train.loop,
-        hyperparameters=train.hyperparameters,
-        storage_uri=storage_uri,
-        progress=TaskProgress(),
-    )
+    return run_stage(tuning.stage(dataset, options, loop=loop, hyperparameters=fixed, storage_uri=storage_uri))

@@ -8,6 +8,7 @@ with a few slices, so ten million hold-out rows take half a gigabyte.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -22,9 +23,10 @@ from rayworks.evaluation import plots
 from rayworks.models import tabular
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
-from rayworks.progress import Progress, silent
+from rayworks.progress import Progress
 from rayworks.ray_error import cause
 from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, SliceMetrics, Target
+from rayworks.reuse import Stage
 
 SLICE_VALUES_AT_MOST = 20  # of a column that is sliced by without being asked
 SLICE_VALUES_SHOWN = 50
@@ -47,15 +49,7 @@ def fingerprint(candidate_uri: str, dataset: DatasetRef, champion_uri: str | Non
     return reuse.digest(__version__, candidate_uri, dataset.fingerprint, champion_uri, options.model_dump_json())
 
 
-def location(
-    candidate_uri: str, dataset: DatasetRef, champion_uri: str | None, options: EvaluateOptions, *, storage_uri: str
-) -> str:
-    """Where the evaluation is kept, whether it was made or not."""
-    key = fingerprint(candidate_uri, dataset, champion_uri, options)
-    return storage.join(storage.absolute(storage_uri), "evaluations", f"{dataset.name}-{key[:12]}.json")
-
-
-def evaluate(
+def stage(
     candidate_uri: str,
     dataset: DatasetRef,
     *,
@@ -63,19 +57,36 @@ def evaluate(
     options: EvaluateOptions,
     storage_uri: str,
     tracking_uri: str,
-    progress: Progress = silent,
-) -> Evaluation:
-    """Score candidate, baseline and champion on the test split, overall and by slice, or find where it was done.
+) -> Stage[Evaluation]:
+    """Return the stage that scores candidate, baseline and champion on the test split, overall and by slice.
 
-    Raises:
-        ParameterError: An unknown slice column, or a metric that does not fit.
-        RegistryError: The candidate or the champion cannot be loaded: a registry that is away must not weaken the gate. A
-            champion that cannot be compared (another target, other columns) is told of in ``champion_error``.
-        TrainingError: The candidate predicts what is no number.
+    Its ``create`` raises:
+        ParameterError: An unknown slice column, or a metric that does not fit the problem.
+        RegistryError: The candidate or the champion cannot be loaded: an outage of the registry must not weaken the
+            gate. A champion that cannot be compared (another target, other columns) is no error: ``champion_error``
+            says why.
+        TrainingError: The candidate's predictions are not finite numbers.
     """
-    uri = location(candidate_uri, dataset, champion_uri, options, storage_uri=storage_uri)
-    if storage.exists(uri):
-        return storage.read_record(uri, Evaluation)
+    key = fingerprint(candidate_uri, dataset, champion_uri, options)
+    uri = reuse.location(storage_uri, "evaluations", dataset.name, key) + ".json"
+
+    def create(progress: Progress) -> Evaluation:
+        evaluation = _evaluate(candidate_uri, dataset, champion_uri, options, uri, tracking_uri, progress)
+        storage.write_record(uri, evaluation)
+        return evaluation
+
+    return Stage(partial(reuse.find_record, uri, Evaluation), create)
+
+
+def _evaluate(
+    candidate_uri: str,
+    dataset: DatasetRef,
+    champion_uri: str | None,
+    options: EvaluateOptions,
+    uri: str,
+    tracking_uri: str,
+    progress: Progress,
+) -> Evaluation:
     whole = manifest.load(dataset)
     metric = metrics.metric_for(dataset.problem, options.metric)
     columns = slice_columns(whole, options.slices)
@@ -85,7 +96,7 @@ def evaluate(
     models = {"candidate": scores.candidate} | ({} if scores.champion is None else {"champion": scores.champion})
     predictions = models | {"baseline": metrics.baseline(whole, len(scores.actual))}
     overall = _metrics(whole.target, scores.actual, predictions)
-    evaluation = Evaluation(
+    return Evaluation(
         uri=uri,
         metric=metric,
         dataset_uri=whole.uri,
@@ -98,8 +109,6 @@ def evaluate(
         slices=tuple(_slices(whole.target, scores, predictions, options)),
         plots=(*plots.plots(whole.target, scores.actual, models), *plots.importance(candidate.importance())),
     )
-    storage.write_record(uri, evaluation)
-    return evaluation
 
 
 def _champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[TabularModel | None, str]:

@@ -15,7 +15,9 @@ from rayworks.errors import RegistryError
 from rayworks.evaluation import gate
 from rayworks.models import tabular
 from rayworks.params import PromoteOptions
+from rayworks.progress import Progress
 from rayworks.records import Dataset, Evaluation, ModelRef, ModelVersion, PromotionDecision, ServeCheck, TuneResult
+from rayworks.reuse import Stage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,35 +69,48 @@ def _make_database(tracking_uri: str) -> None:
             part.unlink()
 
 
-def register(model: ModelRef, *, tracking_uri: str, storage_uri: str, tune: TuneResult | None = None) -> ModelVersion:
-    """Make ``model`` a version in the registry, with all that tells where it came from, and the alias ``candidate``.
+def registration(
+    model: ModelRef, *, tracking_uri: str, storage_uri: str, tune: TuneResult | None = None
+) -> Stage[ModelVersion]:
+    """Return the stage that registers ``model`` as a version with its provenance, under the alias ``candidate``.
 
-    The same model is registered once: asked again, the version that is there is returned.
+    A model is registered once: the version of the same fingerprint is reused.
 
-    Raises:
+    Both its functions raise:
         RegistryError: The registry cannot be reached.
     """
     key = model.uri.rpartition("/")[2]
-    with _registry(tracking_uri) as client:
-        for known in _versions(client, model.name):
-            if known.tags.get(FINGERPRINT) == key:
-                return _version(known, created=False)
+
+    def find() -> ModelVersion | None:
+        with _registry(tracking_uri) as client:
+            versions = (version for version in _versions(client, model.name) if version.tags.get(FINGERPRINT) == key)
+            return next((_version(version, created=False) for version in versions), None)
+
+    def create(_: Progress) -> ModelVersion:
         dataset = manifest.load(model.dataset_uri)
-        run = client.create_run(
-            _experiment(client, model.name, storage_uri), run_name=key, tags=_tags(model, dataset, key)
-        )
-        _log_run(client, run.info.run_id, model)
-        for trial in tune.trials if tune else ():
-            _log_trial(client, run, trial, tune.metric if tune else "")
-        with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
-            client.log_artifacts(run.info.run_id, str(tabular.fetch(model.uri, Path(folder))), "model")
-        client.set_terminated(run.info.run_id)
-        if not _is_registered(client, model.name):
-            client.create_registered_model(model.name)
-        source = f"{run.info.artifact_uri}/model"
-        version = client.create_model_version(model.name, source, run.info.run_id, tags={FINGERPRINT: key})
-        client.set_registered_model_alias(model.name, CANDIDATE, version.version)
-        return _version(version)
+        with _registry(tracking_uri) as client:
+            return _register(client, model, dataset, tune, key, storage_uri)
+
+    return Stage(find, create)
+
+
+def _register(
+    client: "MlflowClient", model: ModelRef, dataset: Dataset, tune: TuneResult | None, key: str, storage_uri: str
+) -> ModelVersion:
+    experiment_id = _experiment(client, model.name, storage_uri)
+    run = client.create_run(experiment_id, run_name=key, tags=_tags(model, dataset, key))
+    _log_run(client, run.info.run_id, model)
+    for trial in tune.trials if tune else ():
+        _log_trial(client, run, trial, tune.metric if tune else "")
+    with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
+        client.log_artifacts(run.info.run_id, str(tabular.fetch(model.uri, Path(folder))), "model")
+    client.set_terminated(run.info.run_id)
+    if not _is_registered(client, model.name):
+        client.create_registered_model(model.name)
+    source = f"{run.info.artifact_uri}/model"
+    version = client.create_model_version(model.name, source, run.info.run_id, tags={FINGERPRINT: key})
+    client.set_registered_model_alias(model.name, CANDIDATE, version.version)
+    return _version(version)
 
 
 def _experiment(client: "MlflowClient", name: str, storage_uri: str) -> str:

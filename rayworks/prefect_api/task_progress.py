@@ -1,7 +1,7 @@
-"""How a stage's progress is shown while its Prefect task runs: in the run's log, and as a progress artifact."""
+"""A stage as a Prefect task: it is reused if its result exists, else it runs and reports its progress."""
 
 import time
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -9,12 +9,17 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-ARTIFACT_SECONDS = 1.0  # a request to the API each
+from rayworks.reuse import RecordT, Stage
+
+ARTIFACT_SECONDS = 1.0  # each update is a request to the API
 LOG_SECONDS = 10.0
 
 
 class TaskProgress:
-    """A ``Progress`` that belongs to the task run in which it was made. After the first call, any thread may call it."""
+    """A ``Progress`` for the task run that creates it: lines in its log and a progress artifact.
+
+    After the first call, any thread may call it.
+    """
 
     def __init__(self) -> None:
         self._logger = get_run_logger()
@@ -34,8 +39,25 @@ class TaskProgress:
             update_progress_artifact(self._artifact, progress=100 * min(max(fraction, 0.0), 1.0), description=message)
 
 
-def reused(record: Any, where: str) -> State[Any]:
-    """The state of a task whose result was there already: Prefect shows it as Cached."""
-    message = f"Reused {where}: nothing that it is made from has changed"
+def run_stage(stage: Stage[RecordT]) -> RecordT:
+    """Find the result of ``stage`` or create it, for a task to return.
+
+    A task run that reuses a result ends in the state *Cached*, with a message that names the result.
+
+    Returns:
+        The record of the result. Where it is reused, this is a state that holds the record: a task returns it, and
+        Prefect hands the record to everyone who asks for the task's result.
+    """
+    record = stage.find()
+    return stage.create(TaskProgress()) if record is None else cast(RecordT, _cached(record.uri, record))
+
+
+def _cached(uri: str, record: Any) -> State[Any]:
+    message = f"Reused {uri}: nothing it depends on has changed"
     get_run_logger().info(message)
     return Completed(name="Cached", message=message, data=record)
+
+
+def reused(record: Any, where: str) -> State[Any]:
+    """Return the state of a task run that reuses ``record``."""
+    return _cached(where, record)

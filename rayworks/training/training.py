@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,9 +21,10 @@ from rayworks.data import manifest, split_rows
 from rayworks.errors import ClusterError, DataError, ParameterError, RayworksError, StorageError, TrainingError
 from rayworks.models import tabular
 from rayworks.params import TrainOptions
-from rayworks.progress import Progress, silent
+from rayworks.progress import Progress
 from rayworks.ray_error import cause
 from rayworks.records import CurvePoint, Dataset, DatasetRef, ModelRef, Record, SplitName
+from rayworks.reuse import Stage
 from rayworks.training import loop
 
 if TYPE_CHECKING:
@@ -72,37 +74,50 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
     return reuse.digest(__version__, dataset.fingerprint, sorted(own.items()), sorted(merged.items()), code)
 
 
-def location(
-    dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None, *, storage_uri: str
-) -> str:
-    """The folder of the model, whether it was made or not."""
-    key = fingerprint(dataset, options, hyperparameters)
-    return storage.join(storage.absolute(storage_uri), "models", f"{dataset.name}-{key[:12]}")
-
-
-def train(
+def stage(
     dataset: DatasetRef,
     options: TrainOptions,
     *,
     storage_uri: str,
     hyperparameters: dict[str, Any] | None = None,
-    progress: Progress = silent,
-) -> ModelRef:
-    """Train a model, or find the one that was trained on the same data in the same way.
+) -> Stage[ModelRef]:
+    """Return the stage that trains a model on ``dataset``.
 
-    Raises:
-        TrainingError, ParameterError: The loop failed, with what it said.
-        ClusterError: No node has room for a worker.
+    Args:
+        hyperparameters: The result of tuning. Those of ``options`` override them.
+
+    Its ``create`` raises:
+        TrainingError, ParameterError: The loop failed, with its message.
+        ClusterError: Ray has no capacity for the workers.
     """
-    uri = location(dataset, options, hyperparameters, storage_uri=storage_uri)
-    if storage.exists(storage.join(uri, MANIFEST)):
-        return storage.read_record(storage.join(uri, MANIFEST), ModelRef)
-    import_path.load(options.loop)
-    began = time.monotonic()
     merged = {**(hyperparameters or {}), **options.hyperparameters}
+    key = fingerprint(dataset, options, merged)
+    uri = reuse.location(storage_uri, "models", dataset.name, key)
+    run_uri = reuse.location(storage_uri, "training", dataset.name, key)
+    manifest_uri = storage.join(uri, MANIFEST)
+
+    def create(progress: Progress) -> ModelRef:
+        model = _train(dataset, options, merged, uri=uri, run_uri=run_uri, progress=progress)
+        storage.write_record(manifest_uri, model)
+        storage.delete(run_uri)
+        return model
+
+    return Stage(partial(reuse.find_record, manifest_uri, ModelRef), create)
+
+
+def _train(
+    dataset: DatasetRef,
+    options: TrainOptions,
+    hyperparameters: dict[str, Any],
+    *,
+    uri: str,
+    run_uri: str,
+    progress: Progress,
+) -> ModelRef:
+    import_path.load(options.loop)
+    started = time.monotonic()
     cpus = _cpus_per_worker(options)
-    run_uri = storage.join(storage.absolute(storage_uri), "training", uri.rpartition("/")[2])
-    job = _Job(manifest.load(dataset), options, merged, cpus, uri, run_uri)
+    job = _Job(manifest.load(dataset), options, hyperparameters, cpus, uri, run_uri)
     progress(0.0, f"starting {options.workers} worker{'s' if options.workers > 1 else ''} with {cpus:g} CPUs each")
     with _showing(storage.join(run_uri, "rounds.json"), options.rounds, job.dataset, progress):
         outcome = _fit(job)
@@ -112,25 +127,23 @@ def train(
             "the training loop reported nothing", where=options.loop, remedy="Call context.report after each round"
         )
     best = min(curve, key=lambda point: point.validation)
-    model = ModelRef(
+    metric = loop.METRIC[dataset.problem]
+    progress(1.0, f"{len(curve)} rounds, the best {best.round} with validation {metric} {best.validation:.4g}")
+    return ModelRef(
         uri=uri,
         name=dataset.name,
         dataset_uri=dataset.uri,
         dataset_fingerprint=dataset.fingerprint,
         loop=options.loop,
-        hyperparameters=merged,
-        metric=loop.METRIC[dataset.problem],
+        hyperparameters=hyperparameters,
+        metric=metric,
         validation=best.validation,
         best_round=best.round,
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - started,
         workers=options.workers,
         restarts=outcome["restarts"],
         curve=curve,
     )
-    storage.write_record(storage.join(uri, MANIFEST), model)
-    storage.delete(run_uri)
-    progress(1.0, f"{len(curve)} rounds, the best {best.round} with validation {model.metric} {best.validation:.4g}")
-    return model
 
 
 def _cpus_per_worker(options: TrainOptions) -> float:

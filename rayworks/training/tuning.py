@@ -5,9 +5,10 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ from rayworks.params import Choice, FloatRange, SearchDimension, TuneOptions
 from rayworks.progress import Progress, silent
 from rayworks.ray_error import cause
 from rayworks.records import Dataset, DatasetRef, SplitName, Trial, TuneResult
+from rayworks.reuse import Stage
 from rayworks.training.loop import METRIC, LoopContext, check_finite, default_hyperparameters, run, search_space
 
 if TYPE_CHECKING:
@@ -39,57 +41,54 @@ def fingerprint(dataset: DatasetRef, options: TuneOptions, loop: str, hyperparam
     return reuse.digest(__version__, dataset.fingerprint, own, sorted(hyperparameters.items()), code)
 
 
-def location(
-    dataset: DatasetRef, options: TuneOptions, loop: str, hyperparameters: dict[str, Any], *, storage_uri: str
-) -> str:
-    """The folder of the search, whether it was made or not."""
-    key = fingerprint(dataset, options, loop, hyperparameters)
-    return storage.join(storage.absolute(storage_uri), "tuning", f"{dataset.name}-{key[:12]}")
-
-
-def tune(
-    dataset: DatasetRef,
-    options: TuneOptions,
-    *,
-    loop: str,
-    hyperparameters: dict[str, Any],
-    storage_uri: str,
-    progress: Progress = silent,
-) -> TuneResult:
-    """Search, or find the search that was made of the same. A search that was cut off goes on where it stood.
+def stage(
+    dataset: DatasetRef, options: TuneOptions, *, loop: str, hyperparameters: dict[str, Any], storage_uri: str
+) -> Stage[TuneResult]:
+    """Return the stage that searches hyperparameters for a training loop. A search that was interrupted is resumed.
 
     Args:
-        hyperparameters: Fixed for all trials.
+        hyperparameters: Fixed in all trials, and not searched.
 
-    Raises:
-        ParameterError: The search space makes no sense, or the loop knows no such hyperparameter.
-        TrainingError: No trial came to a result.
+    Its ``create`` raises:
+        ParameterError: The search space is invalid, or the loop does not know one of its hyperparameters.
+        TrainingError: No trial returned a result.
     """
-    uri = location(dataset, options, loop, hyperparameters, storage_uri=storage_uri)
-    if storage.exists(storage.join(uri, MANIFEST)):
-        return storage.read_record(storage.join(uri, MANIFEST), TuneResult)
-    declared = {name: dimension for name, dimension in space_of(options, loop).items() if name not in hyperparameters}
+    key = fingerprint(dataset, options, loop, hyperparameters)
+    uri = reuse.location(storage_uri, "tuning", dataset.name, key)
+    manifest_uri = storage.join(uri, MANIFEST)
+
+    def create(progress: Progress) -> TuneResult:
+        result = _tune(dataset, options, loop, hyperparameters, uri, progress)
+        storage.write_record(manifest_uri, result)
+        return result
+
+    return Stage(partial(reuse.find_record, manifest_uri, TuneResult), create)
+
+
+def _tune(
+    dataset: DatasetRef, options: TuneOptions, loop: str, fixed: dict[str, Any], uri: str, progress: Progress
+) -> TuneResult:
+    declared = space_of(options, loop, fixed)
     space = {name: _dimension(name, dimension) for name, dimension in declared.items()}
     first = first_point(declared, default_hyperparameters(loop))
-    search = _Search(manifest.load(dataset), options, loop, hyperparameters, space, first, uri)
+    search = _Search(manifest.load(dataset), options, loop, fixed, space, first, uri)
     results, resumed = _run(search, progress)
     trials = tuple(_trial(number, result, search) for number, result in enumerate(results))
-    result = TuneResult(
-        uri=uri, metric=METRIC[dataset.problem], best=_best(trials, results, search), trials=trials, resumed=resumed
-    )
-    storage.write_record(storage.join(uri, MANIFEST), result)
-    progress(
-        1.0, f"{len(trials)} trials, the best number {result.best.number} with {result.metric} {result.best.metric:.4g}"
-    )
-    return result
+    best, metric = _best(trials, results, search), METRIC[dataset.problem]
+    progress(1.0, f"{len(trials)} trials, the best number {best.number} with {metric} {best.metric:.4g}")
+    return TuneResult(uri=uri, metric=metric, best=best, trials=trials, resumed=resumed)
 
 
-def space_of(options: TuneOptions, loop: str) -> dict[str, SearchDimension]:
-    """What is searched: what the options say, else what the loop does; nothing, if neither does.
+def space_of(options: TuneOptions, loop: str, fixed: Mapping[str, Any]) -> dict[str, SearchDimension]:
+    """Return the space to search: that of the options, else that of the loop's module, without what is ``fixed``.
 
     Raises:
-        ParameterError: What the loop says makes no sense.
+        ParameterError: The ``SPACE`` of the loop's module is invalid.
     """
+    return {name: dimension for name, dimension in _declared_space(options, loop).items() if name not in fixed}
+
+
+def _declared_space(options: TuneOptions, loop: str) -> dict[str, SearchDimension]:
     if options.space is not None:
         return options.space
     try:

@@ -27,7 +27,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
         checkpoint_seconds=0.01,
         hyperparameters={"log": str(log), "storage": str(tmp_path), "learning_rate": 0.05},
     )
-    model = training.train(dataset, options, storage_uri=str(tmp_path))
+    model = training.stage(dataset, options, storage_uri=str(tmp_path)).run()
     rounds = [int(line) for line in log.read_text().split()]
     restarts = [later for earlier, later in itertools.pairwise(rounds) if later != earlier + 1]
     assert model.restarts == 1

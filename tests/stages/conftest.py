@@ -42,7 +42,7 @@ def rides(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Traine
     table.with_columns(fare=fare).write_parquet(folder / "rides.parquet")
     storage_uri = str(folder / "storage")
     dataset = processing.process(str(folder / "rides.parquet"), "fare", ProcessOptions(), storage_uri=storage_uri)
-    model = training.train(dataset, TrainOptions(rounds=30), storage_uri=storage_uri)
+    model = training.stage(dataset, TrainOptions(rounds=30), storage_uri=storage_uri).run()
     return Trained(dataset, model, storage_uri)
 
 

@@ -74,14 +74,14 @@ def poor(amounts: DatasetRef) -> str:
 def evaluate(
     candidate: str, dataset: DatasetRef, storage_uri: str, champion: str | None = None, **options: Any
 ) -> Evaluation:
-    return evaluation.evaluate(
+    return evaluation.stage(
         candidate,
         dataset,
         champion_uri=champion,
         options=EvaluateOptions(**options),
         storage_uri=storage_uri,
         tracking_uri=TRACKING,
-    )
+    ).run()
 
 
 def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, good, poor, storage_uri, table):

@@ -23,22 +23,22 @@ def registered(rides, tracking_uri: str, key: str = "") -> ModelVersion:
         if not Path(uri).exists():
             Path(uri).symlink_to(model.uri)
         model = model.model_copy(update={"uri": uri})
-    return registry.register(
+    return registry.registration(
         model, tracking_uri=tracking_uri, storage_uri=f"{tracking_uri.removeprefix('sqlite:///')}-files"
-    )
+    ).run()
 
 
 def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, better: float = 0.0) -> Evaluation:
     """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better."""
     champion = registry.champion(version.name, tracking_uri=tracking_uri)
-    found = evaluation.evaluate(
+    found = evaluation.stage(
         version.uri,
         rides.dataset,
         champion_uri=champion.uri if champion else None,
         options=EvaluateOptions(),
         storage_uri=str(tmp_path),
         tracking_uri=tracking_uri,
-    )
+    ).run()
     values = {name: value * (1 - better) for name, value in found.candidate.values.items()}
     return found.model_copy(update={"candidate": found.candidate.model_copy(update={"values": values})})
 

@@ -33,7 +33,7 @@ def predict(url: str, rows: list[Any]) -> tuple[int, dict[str, Any]]:
 def registered(rides, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("registry")
     tracking_uri = f"sqlite:///{folder}/mlflow.db"
-    return registry.register(rides.model, tracking_uri=tracking_uri, storage_uri=str(folder)), tracking_uri
+    return registry.registration(rides.model, tracking_uri=tracking_uri, storage_uri=str(folder)).run(), tracking_uri
 
 
 @pytest.fixture(scope="module")

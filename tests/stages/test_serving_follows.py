@@ -57,7 +57,7 @@ def test_a_promotion_and_a_rollback_take_effect_without_dropping_a_request(
     if not Path(other.uri).exists():
         Path(other.uri).symlink_to(rides.model.uri)
     for model in (rides.model, other):
-        registry.register(model, tracking_uri=tracking_uri, storage_uri=str(tmp_path))
+        registry.registration(model, tracking_uri=tracking_uri, storage_uri=str(tmp_path)).run()
     models = MlflowClient(tracking_uri, tracking_uri)
     models.set_registered_model_alias("rides", registry.CHAMPION, "1")
     messages: list[str] = []

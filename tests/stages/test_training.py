@@ -56,29 +56,29 @@ def quality(model_uri: str, dataset: DatasetRef) -> float:
 
 def test_two_workers_train_the_model_that_one_trains_and_the_same_again_is_found(amounts: DatasetRef, tmp_path: Path):
     options = TrainOptions(rounds=40)
-    one = training.train(amounts, options, storage_uri=str(tmp_path / "one"))
+    one = training.stage(amounts, options, storage_uri=str(tmp_path / "one")).run()
     shared = options.model_copy(update={"workers": 2})
-    two = training.train(amounts, shared, storage_uri=str(tmp_path / "two"))
+    two = training.stage(amounts, shared, storage_uri=str(tmp_path / "two")).run()
     assert quality(one.uri, amounts) > 0.9
     assert two.validation == pytest.approx(one.validation, rel=0.02)
     assert [point.round for point in one.curve] == list(range(1, len(one.curve) + 1))
     assert one.validation == min(point.validation for point in one.curve)
     began = time.monotonic()
-    assert training.train(amounts, options, storage_uri=str(tmp_path / "one")) == one
+    assert training.stage(amounts, options, storage_uri=str(tmp_path / "one")).run() == one
     assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize(("target", "problem"), [("grade", "multiclass"), ("late", "binary")])
 def test_classes_may_be_strings_or_booleans(target: str, problem: str, tmp_path: Path):
     dataset = processed(tmp_path, target)
-    model = training.train(dataset, TrainOptions(rounds=20), storage_uri=str(tmp_path))
+    model = training.stage(dataset, TrainOptions(rounds=20), storage_uri=str(tmp_path)).run()
     assert (dataset.problem, model.metric) == (problem, "log_loss")
     assert quality(model.uri, dataset) > 0.85
 
 
 def test_a_users_own_loop_trains_by_the_same_contract(amounts: DatasetRef, tmp_path: Path):
     options = TrainOptions(loop=f"{LOOPS}:linear", rounds=15)
-    model = training.train(amounts, options, storage_uri=str(tmp_path))
+    model = training.stage(amounts, options, storage_uri=str(tmp_path)).run()
     assert len(model.curve) == 15
     assert quality(model.uri, amounts) > 0.4
 
@@ -86,13 +86,13 @@ def test_a_users_own_loop_trains_by_the_same_contract(amounts: DatasetRef, tmp_p
 def test_a_loop_that_reports_nothing_says_so(amounts: DatasetRef, tmp_path: Path):
     options = TrainOptions(loop=f"{LOOPS}:reports_nothing", rounds=2)
     with pytest.raises(TrainingError, match="The training loop reported nothing"):
-        training.train(amounts, options, storage_uri=str(tmp_path))
+        training.stage(amounts, options, storage_uri=str(tmp_path)).run()
 
 
 def test_two_workers_with_a_wrong_parameter_fail_without_a_restart(amounts: DatasetRef, tmp_path: Path):
     options = TrainOptions(workers=2, hyperparameters={"depth": 3})
     with pytest.raises(ParameterError, match="no such hyperparameter: depth"):
-        training.train(amounts, options, storage_uri=str(tmp_path))
+        training.stage(amounts, options, storage_uri=str(tmp_path)).run()
 
 
 def test_bad_data_that_one_of_two_workers_finds_are_told_without_training_again(amounts: DatasetRef, tmp_path: Path):
@@ -101,10 +101,10 @@ def test_bad_data_that_one_of_two_workers_finds_are_told_without_training_again(
         loop=f"{LOOPS}:data_are_bad_for_the_second", workers=2, max_failures=3, hyperparameters={"log": str(log)}
     )
     with pytest.raises(DataError, match=r"A file is not readable: part-7.parquet"):
-        training.train(amounts, options, storage_uri=str(tmp_path))
+        training.stage(amounts, options, storage_uri=str(tmp_path)).run()
     assert log.read_text().split().count("1") == 1
 
 
 def test_more_workers_than_ray_has_room_for_are_refused_at_once(amounts: DatasetRef, tmp_path: Path):
     with pytest.raises(ClusterError, match="no room for 9 workers of 2 CPUs"):
-        training.train(amounts, TrainOptions(workers=9, cpus_per_worker=2), storage_uri=str(tmp_path))
+        training.stage(amounts, TrainOptions(workers=9, cpus_per_worker=2), storage_uri=str(tmp_path)).run()

@@ -32,14 +32,8 @@ def dataset(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: DatasetRef, tmp_path: Path):
     options = TuneOptions(trials=3, rounds=20, space={"max_depth": IntRange(low=1, high=6)})
     heard: list[str] = []
-    result = tuning.tune(
-        dataset,
-        options,
-        loop=BUILT_IN,
-        hyperparameters={"seed": 1},
-        storage_uri=str(tmp_path),
-        progress=lambda fraction, message: heard.append(message),
-    )
+    stage = tuning.stage(dataset, options, loop=BUILT_IN, hyperparameters={"seed": 1}, storage_uri=str(tmp_path))
+    result = stage.run(lambda fraction, message: heard.append(message))
     assert len(result.trials) == 3
     assert result.trials[0].hyperparameters == {"max_depth": 6}
     assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)
@@ -51,7 +45,7 @@ def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: Datase
 def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: DatasetRef, tmp_path: Path):
     options = TuneOptions(trials=3, rounds=5, space=DEPTHS, seed=3)
     loop = "tests.stages.example_loops:fails_when_shallow"
-    result = tuning.tune(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path))
+    result = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path)).run()
     states = {(trial.hyperparameters["max_depth"], trial.state) for trial in result.trials}
     assert states == {(2, "failed"), (6, "completed")}
     assert all("too shallow" in trial.error for trial in result.trials if trial.state == "failed")
@@ -68,7 +62,7 @@ def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: Dat
 def test_a_search_space_that_makes_no_sense_is_refused(space: dict, says: str, dataset: DatasetRef, tmp_path: Path):
     options = TuneOptions(trials=1, rounds=5, space=space)
     with pytest.raises(ParameterError, match=says):
-        tuning.tune(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path))
+        tuning.stage(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path)).run()
 
 
 SEARCH = """
@@ -80,8 +74,8 @@ from rayworks.training import tuning
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 dataset = manifest.load(sys.argv[1]).ref()
 options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
-result = tuning.tune(dataset, options, loop="tests.stages.example_loops:slow", hyperparameters={},
-                     storage_uri=sys.argv[2], progress=lambda fraction, message: print(message, flush=True))
+stage = tuning.stage(dataset, options, loop="tests.stages.example_loops:slow", hyperparameters={}, storage_uri=sys.argv[2])
+result = stage.run(lambda fraction, message: print(message, flush=True))
 print(result.model_dump_json(), flush=True)
 """
 
@@ -98,7 +92,7 @@ def test_a_search_that_was_killed_goes_on_and_runs_no_finished_trial_again(datas
     before = {file: file.stat().st_mtime for file in folder.glob("ray/*/result.json") if finished(file)}
     options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
     loop = "tests.stages.example_loops:slow"
-    result = tuning.tune(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path))
+    result = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path)).run()
     assert result.resumed >= 1
     assert len(before) >= 1
     assert [trial.state for trial in result.trials].count("completed") == len(result.trials) == 6

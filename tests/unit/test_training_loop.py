@@ -38,14 +38,22 @@ def test_a_loss_that_is_no_number_ends_the_training(value: float):
 
 
 def test_the_built_in_search_starts_at_the_built_in_defaults():
-    space = tuning.space_of(TuneOptions(), TrainOptions().loop)
+    space = tuning.space_of(TuneOptions(), TrainOptions().loop, {})
     assert tuning.first_point(space, xgboost.DEFAULTS) == xgboost.DEFAULTS
 
 
 def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
     depth = {"max_depth": IntRange(low=1, high=6)}
-    assert tuning.space_of(TuneOptions(space=depth), TrainOptions().loop) == depth
-    assert tuning.space_of(TuneOptions(), "tests.stages.example_loops:linear") == {}
+    assert tuning.space_of(TuneOptions(space=depth), TrainOptions().loop, {}) == depth
+    assert tuning.space_of(TuneOptions(), "tests.stages.example_loops:linear", {}) == {}
+
+
+def test_a_fixed_hyperparameter_is_not_searched():
+    space = {"max_depth": IntRange(low=1, high=6), "eta": FloatRange(low=0, high=1)}
+    assert tuning.space_of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3}) == {
+        "max_depth": space["max_depth"]
+    }
+    assert tuning.space_of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3, "max_depth": 2}) == {}
 
 
 def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -53,7 +61,7 @@ def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pyte
     with pytest.raises(
         ParameterError, match=r"SPACE of rayworks.training.loops.xgboost:train, max_depth.int.high \(Field required\)"
     ):
-        tuning.space_of(TuneOptions(), TrainOptions().loop)
+        tuning.space_of(TuneOptions(), TrainOptions().loop, {})
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,10 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
         stages[name] = (started, time.time())
         return record
 
-    dataset = timed(
-        "process", processing.process, "example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri
-    )
+    def process() -> Any:
+        return processing.stage("example://flights", "arr_delay", ProcessOptions(), storage_uri=storage_uri).run()
+
+    dataset = timed("process", process)
     train, tune = TrainOptions(), TuneOptions(trials=trials)
     search = tuning.stage(dataset, tune, loop=train.loop, hyperparameters={}, storage_uri=storage_uri)
     tuned = timed("tune", search.run)

@@ -54,7 +54,7 @@ def rayworks(source: str, out: str) -> dict[str, int]:
     places.prepare()
     ray = EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
-    dataset = manifest.load(processing.process(source, TARGET, ProcessOptions(), storage_uri=out))
+    dataset = manifest.load(processing.stage(source, TARGET, ProcessOptions(), storage_uri=out).run())
     ray.release()
     return {"set aside": dataset.rows_rejected, **{split.name: split.rows for split in dataset.splits}}
 

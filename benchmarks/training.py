@@ -123,7 +123,7 @@ def made(folder: str) -> Any:
     places.prepare()
     ray = EmbeddedRay()
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
-    ref = processing.process("example://flights", "arr_delay", ProcessOptions(), storage_uri=folder)
+    ref = processing.stage("example://flights", "arr_delay", ProcessOptions(), storage_uri=folder).run()
     ray.release()
     return ref
 

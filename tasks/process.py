@@ -1,23 +1,17 @@
-"""Raw data to a dataset."""
-
-from typing import Any
+"""Turn raw data into a dataset."""
 
 from prefect import task
 
-from rayworks import resources, storage
-from rayworks.data import manifest, processing
+from rayworks import resources
+from rayworks.data import processing
 from rayworks.params import ProcessOptions
-from rayworks.prefect_api.task_progress import TaskProgress, reused
+from rayworks.prefect_api.task_progress import run_stage
 from rayworks.records import DatasetRef
 from rayworks.settings import Settings
 
 
 @task(name="process")
 @resources(num_cpus=0)
-def process(uri: str, target: str, options: ProcessOptions, name: str | None = None) -> DatasetRef | Any:
-    """Validate, make features, split, and write Parquet."""
-    storage_uri = Settings().storage_uri
-    where = processing.location(uri, target, options, storage_uri=storage_uri, name=name)
-    if storage.exists(storage.join(where, manifest.FILE)):
-        return reused(manifest.load(where).ref(), where)
-    return processing.process(uri, target, options, storage_uri=storage_uri, name=name, progress=TaskProgress())
+def process(uri: str, target: str, options: ProcessOptions, name: str | None = None) -> DatasetRef:
+    """Validate, split and store raw data as Parquet, with features and statistics."""
+    return run_stage(processing.stage(uri, target, options, storage_uri=Settings().storage_uri, name=name))

@@ -5,7 +5,6 @@ no row crosses the object store, memory does not grow with the data, and a task 
 The manifest is written last.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from rayworks import __version__, import_path, parallel, storage
+from rayworks import __version__, import_path, parallel, reuse, storage
 from rayworks.data import manifest, planning, reading, validation
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
@@ -22,21 +21,21 @@ from rayworks.data.reading import BATCH_ROWS, Chunk
 from rayworks.data.statistics import Statistics
 from rayworks.errors import StorageError
 from rayworks.params import ProcessOptions
-from rayworks.progress import Progress, silent
-from rayworks.records import SPLITS, Dataset, DatasetRef
+from rayworks.progress import Progress
+from rayworks.records import SPLITS, Dataset, DatasetRef, SourceFile
+from rayworks.reuse import Stage
 
 
-def fingerprint(uri: str, target: str, options: ProcessOptions, *, storage_uri: str) -> str:
+def fingerprint(target: str, options: ProcessOptions, files: list[SourceFile]) -> str:
     """Return text that changes whenever the dataset would: with files, options, the user's function or rayworks."""
-    files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
     facts = [
         __version__,
         target,
         options.model_dump(mode="json"),
-        [file.model_dump(mode="json") for file, _ in files],
+        [file.model_dump(mode="json") for file in files],
         import_path.fingerprint(options.feature_function) if options.feature_function else None,
     ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return reuse.digest(json.dumps(facts, sort_keys=True))
 
 
 def name_of(uri: str) -> str:
@@ -46,56 +45,51 @@ def name_of(uri: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem.rsplit(".", 1)[0].lower()).strip("-") or "data"
 
 
-def location(uri: str, target: str, options: ProcessOptions, *, storage_uri: str, name: str | None = None) -> str:
-    """Return the folder of the dataset, whether it exists or not."""
-    key = fingerprint(uri, target, options, storage_uri=storage_uri)
-    return storage.join(storage.absolute(storage_uri), "datasets", f"{name or name_of(uri)}-{key[:12]}")
+def stage(
+    uri: str, target: str, options: ProcessOptions, *, storage_uri: str, name: str | None = None
+) -> Stage[DatasetRef]:
+    """Return the stage that creates a dataset from the data at ``uri``. Lists the files, to know their versions.
 
-
-def process(
-    uri: str,
-    target: str,
-    options: ProcessOptions,
-    *,
-    storage_uri: str,
-    name: str | None = None,
-    progress: Progress = silent,
-) -> DatasetRef:
-    """Create a dataset from the data at ``uri``, or reuse the one that was created from the same data in the same way.
+    Its ``create`` raises the same errors, and leaves no partial dataset.
 
     Raises:
-        DataError, ParameterError, StorageError: With what is wrong, where, and what to do. No partial dataset is left.
+        DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
-    progress(0.0, "inspecting the data")
-    folder = location(uri, target, options, storage_uri=storage_uri, name=name)
-    if storage.exists(storage.join(folder, manifest.FILE)):
-        return manifest.load(folder).ref()
-    storage.delete(folder)  # part files of a run that was killed
-    try:
-        dataset = _write(uri, target, options, folder, storage_uri, name or name_of(uri), progress)
-    except BaseException:
-        with suppress(StorageError):  # the first failure is the one to report
-            storage.delete(folder)
-        raise
-    rows = f"{dataset.rows_kept:,} of {dataset.rows_in:,} rows kept"
-    progress(1.0, f"{rows}, {len(dataset.feature_set.features)} features")
-    return dataset.ref()
-
-
-def _write(
-    uri: str, target: str, options: ProcessOptions, folder: str, storage_uri: str, name: str, progress: Progress
-) -> Dataset:
-    """Write the part files of all chunks into ``folder``, then the manifest."""
     files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
-    chunks = reading.chunks(files)
-    plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks)
+    sources, name = [file for file, _ in files], name or name_of(uri)
+    folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources))
+    manifest_uri = storage.join(folder, manifest.FILE)
+
+    def find() -> DatasetRef | None:
+        dataset = reuse.find_record(manifest_uri, Dataset)
+        return dataset.ref() if dataset else None
+
+    def create(progress: Progress) -> DatasetRef:
+        progress(0.0, "inspecting the data")
+        storage.delete(folder)  # part files of a run that was killed
+        try:
+            chunks = reading.chunks(files)
+            plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks)
+            dataset = manifest.assemble(plan, _write_parts(plan, chunks, progress), options, sources, name)
+            storage.write_record(manifest_uri, dataset)
+        except BaseException:
+            with suppress(StorageError):  # the first failure is the one to report
+                storage.delete(folder)
+            raise
+        rows = f"{dataset.rows_kept:,} of {dataset.rows_in:,} rows kept"
+        progress(1.0, f"{rows}, {len(dataset.feature_set.features)} features")
+        return dataset.ref()
+
+    return Stage(find, create)
+
+
+def _write_parts(plan: Plan, chunks: list[Chunk], progress: Progress) -> RowCounts:
+    """Write the part files of all chunks, and return what was counted."""
     counts = RowCounts()
     for done, part in enumerate(parallel.map_unordered(lambda chunk: process_chunk(chunk, plan), chunks), start=1):
         counts.merge(part)
         progress(done / len(chunks), f"{done} of {len(chunks)} chunks, {counts.rows_in:,} rows")
-    dataset = manifest.assemble(plan, counts, options, [file for file, _ in files], name)
-    storage.write_record(storage.join(folder, manifest.FILE), dataset)
-    return dataset
+    return counts
 
 
 def _with_times(plan: Plan, chunks: list[Chunk]) -> Plan:

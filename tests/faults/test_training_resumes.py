@@ -18,7 +18,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
     random = np.random.default_rng(0)
     features = random.normal(size=(2000, 3)).round(3)
     pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b")).write_csv(tmp_path / "data.csv")
-    dataset = processing.process(str(tmp_path / "data.csv"), "y", ProcessOptions(), storage_uri=str(tmp_path))
+    dataset = processing.stage(str(tmp_path / "data.csv"), "y", ProcessOptions(), storage_uri=str(tmp_path)).run()
     log = tmp_path / "rounds.log"
     options = TrainOptions(
         loop="tests.stages.example_loops:killed_once",

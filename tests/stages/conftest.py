@@ -41,7 +41,7 @@ def rides(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Traine
     fare = 3 + 2 * table["ride length"] + 4 * table["night"].cast(pl.Int8) + pl.Series(random.normal(0, 0.3, rows))
     table.with_columns(fare=fare).write_parquet(folder / "rides.parquet")
     storage_uri = str(folder / "storage")
-    dataset = processing.process(str(folder / "rides.parquet"), "fare", ProcessOptions(), storage_uri=storage_uri)
+    dataset = processing.stage(str(folder / "rides.parquet"), "fare", ProcessOptions(), storage_uri=storage_uri).run()
     model = training.stage(dataset, TrainOptions(rounds=30), storage_uri=storage_uri).run()
     return Trained(dataset, model, storage_uri)
 

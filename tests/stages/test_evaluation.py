@@ -38,7 +38,7 @@ def table() -> pd.DataFrame:
 def processed(table: pd.DataFrame, target: str, folder: Path) -> DatasetRef:
     table.to_parquet(folder / f"{target}.parquet")
     options = ProcessOptions(split=SplitOptions(by="random", test=0.4))
-    return processing.process(str(folder / f"{target}.parquet"), target, options, storage_uri=str(folder))
+    return processing.stage(str(folder / f"{target}.parquet"), target, options, storage_uri=str(folder)).run()
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def rows_of(dataset, name: str) -> pl.DataFrame:
 
 def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, storage_uri: str):
     dataset = manifest.load(
-        processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri)
+        processing.stage(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri).run()
     )
     assert (dataset.target.problem, dataset.target.classes) == ("binary", ("no", "yes"))
     assert {f.name: f.kind for f in dataset.feature_set.features} == {
@@ -50,7 +50,7 @@ def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, stora
 
 def test_rows_rejected_are_kept_with_file_row_reason_and_content(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
-    dataset = manifest.load(processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri))
+    dataset = manifest.load(processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run())
     aside = pl.read_parquet(f"{dataset.rejected_uri}/*.parquet").sort("row")
     assert aside["file"].to_list() == [uri, uri]
     assert aside["row"].to_list() == [601, 602]
@@ -60,7 +60,7 @@ def test_rows_rejected_are_kept_with_file_row_reason_and_content(tmp_path: Path,
 
 def test_the_flights_of_two_months_add_up(storage_uri: str):
     months = "example://flights/2013-0[1-2]*"
-    dataset = manifest.load(processing.process(months, "arr_delay", ProcessOptions(), storage_uri=storage_uri))
+    dataset = manifest.load(processing.stage(months, "arr_delay", ProcessOptions(), storage_uri=storage_uri).run())
     assert dataset.target.problem == "regression"
     assert dataset.rows_in == 51_889
     assert dataset.rows_kept + dataset.rows_rejected == dataset.rows_in
@@ -71,7 +71,7 @@ def test_the_flights_of_two_months_add_up(storage_uri: str):
 
 def test_statistics_are_those_of_the_rows(tmp_path: Path, storage_uri: str):
     dataset = manifest.load(
-        processing.process(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri)
+        processing.stage(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri).run()
     )
     train = rows_of(dataset, "train")
     found = {s.name: s for s in dataset.split("train").statistics}
@@ -93,7 +93,7 @@ def test_files_of_other_columns_and_types_make_one_dataset(tmp_path: Path, stora
         tmp_path / "2.parquet"
     )
     options = ProcessOptions(columns={"x": ColumnDeclaration(kind="numeric")})
-    dataset = manifest.load(processing.process(str(tmp_path / "*.parquet"), "y", options, storage_uri=storage_uri))
+    dataset = manifest.load(processing.stage(str(tmp_path / "*.parquet"), "y", options, storage_uri=storage_uri).run())
     assert dataset.reasons == {"column x: not a number": 100}
     assert dataset.rows_kept == 500
 
@@ -103,7 +103,7 @@ def test_columns_that_are_no_plain_values_are_left_out_with_a_note(tmp_path: Pat
         tmp_path / "a.parquet"
     )
     dataset = manifest.load(
-        processing.process(str(tmp_path / "a.parquet"), "y", ProcessOptions(), storage_uri=storage_uri)
+        processing.stage(str(tmp_path / "a.parquet"), "y", ProcessOptions(), storage_uri=storage_uri).run()
     )
     assert [c.name for c in dataset.feature_set.ignored] == ["nested"]
     assert dataset.target.classes == (0, 1)
@@ -111,15 +111,17 @@ def test_columns_that_are_no_plain_values_are_left_out_with_a_note(tmp_path: Pat
 
 def test_the_same_data_and_options_are_not_processed_twice(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
-    first = processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri)
+    first = processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run()
     made = (Path(first.uri) / "dataset.json").stat().st_mtime_ns
-    assert processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri) == first
+    assert processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run() == first
     assert (Path(first.uri) / "dataset.json").stat().st_mtime_ns == made
-    other = processing.process(uri, "survived", ProcessOptions(split=SplitOptions(seed=1)), storage_uri=storage_uri)
+    other = processing.stage(uri, "survived", ProcessOptions(split=SplitOptions(seed=1)), storage_uri=storage_uri).run()
     assert other.uri != first.uri
     with open(uri, "a") as file:
         file.write("z,no,1,C,f,20,5\n")
-    assert processing.process(uri, "survived", ProcessOptions(), storage_uri=storage_uri).rows_in == first.rows_in + 1
+    assert (
+        processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run().rows_in == first.rows_in + 1
+    )
 
 
 BAD_DATA = {
@@ -186,7 +188,7 @@ def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(error, match=f"(?is){words}"):
-        processing.process(str(tmp_path / name), target, ProcessOptions(**options), storage_uri=storage_uri)
+        processing.stage(str(tmp_path / name), target, ProcessOptions(**options), storage_uri=storage_uri).run()
     datasets = Path(storage_uri) / "datasets"
     assert not datasets.exists() or list(datasets.iterdir()) == []
 
@@ -194,6 +196,6 @@ def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(
 def test_a_storage_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"(?i)cannot write.*file"):
-        processing.process(
+        processing.stage(
             passengers(tmp_path), "survived", ProcessOptions(), storage_uri=str(tmp_path / "file" / "below")
-        )
+        ).run()

@@ -36,7 +36,7 @@ def processed(folder: Path, target: str) -> DatasetRef:
     others = {"amount", "grade", "late"} - {target}
     source = folder / f"{target}.csv"
     table().drop(others).write_csv(source)
-    return processing.process(str(source), target, ProcessOptions(), storage_uri=str(folder))
+    return processing.stage(str(source), target, ProcessOptions(), storage_uri=str(folder)).run()
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def dataset(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
     features = np.random.default_rng(0).normal(size=(2000, 3)).round(3)
     frame = pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b"))
     frame.write_csv(folder / "data.csv")
-    return processing.process(str(folder / "data.csv"), "y", ProcessOptions(), storage_uri=str(folder))
+    return processing.stage(str(folder / "data.csv"), "y", ProcessOptions(), storage_uri=str(folder)).run()
 
 
 def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: DatasetRef, tmp_path: Path):

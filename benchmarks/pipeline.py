@@ -76,7 +76,8 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
     champion_uri = rival.uri if rival else None
     judging = evaluation.stage(version.uri, dataset, champion_uri=champion_uri, options=EvaluateOptions(), **uris)
     evaluated = timed("evaluate", judging.run)
-    checked = timed("check-serving", check.check_candidate, version.uri, dataset, options=ServeCheckOptions(), **uris)
+    checking = check.stage(version.uri, dataset, options=ServeCheckOptions(), **uris)
+    checked = timed("check-serving", checking.run)
     decision = timed("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **uris)
     assert decision.promoted, decision.reason
     began = time.time()

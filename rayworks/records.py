@@ -270,6 +270,7 @@ class Evaluation(Record):
 class ServeCheck(Record):
     """The result of serving a candidate and comparing its responses with the model's own predictions."""
 
+    uri: str = Field(description="Where this result is stored.")
     model_uri: str
     passed: bool
     rows: int = Field(description="Rows predicted over HTTP and compared with the model's own predictions.")

@@ -14,5 +14,5 @@ from rayworks.settings import Settings
 def register(model: ModelRef, tuned: TuneResult | None = None) -> ModelVersion:
     """Register a model with its provenance, as the candidate."""
     settings = Settings()
-    places = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
-    return run_stage(registry.registration(model, tune=tuned, **places))
+    uris = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
+    return run_stage(registry.registration(model, tune=tuned, **uris))

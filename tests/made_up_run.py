@@ -130,7 +130,12 @@ def run(**changes: object) -> dict:
         uri="/data/decision",
     )
     served = r.ServeCheck(
-        model_uri=version.uri, passed=True, rows=100, largest_difference=0, milliseconds_per_request=5
+        uri="/data/serve_check.json",
+        model_uri=version.uri,
+        passed=True,
+        rows=100,
+        largest_difference=0,
+        milliseconds_per_request=5,
     )
     made = {
         "title": "trips",

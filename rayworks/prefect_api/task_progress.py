@@ -9,7 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from rayworks.reuse import RecordT, Stage
+from rayworks.reuse import RecordT, Stage, StageRecord
 
 ARTIFACT_SECONDS = 1.0  # each update is a request to the API
 LOG_SECONDS = 10.0
@@ -49,15 +49,10 @@ def run_stage(stage: Stage[RecordT]) -> RecordT:
         Prefect hands the record to everyone who asks for the task's result.
     """
     record = stage.find()
-    return stage.create(TaskProgress()) if record is None else cast(RecordT, _cached(record.uri, record))
+    return stage.create(TaskProgress()) if record is None else cast(RecordT, _cached(record))
 
 
-def _cached(uri: str, record: Any) -> State[Any]:
-    message = f"Reused {uri}: nothing it depends on has changed"
+def _cached(record: StageRecord) -> State[Any]:
+    message = f"Reused {record.uri}: nothing it depends on has changed"
     get_run_logger().info(message)
     return Completed(name="Cached", message=message, data=record)
-
-
-def reused(record: Any, where: str) -> State[Any]:
-    """Return the state of a task run that reuses ``record``."""
-    return _cached(where, record)

@@ -11,8 +11,9 @@ from rayworks import reuse, storage
 from rayworks.data import manifest, split_rows
 from rayworks.errors import ServingError
 from rayworks.params import ServeCheckOptions, ServeOptions
-from rayworks.progress import Progress, silent
+from rayworks.progress import Progress
 from rayworks.records import Column, DatasetRef, ServeCheck
+from rayworks.reuse import Stage
 from rayworks.serving import application
 
 if TYPE_CHECKING:
@@ -24,28 +25,37 @@ PARALLEL_REQUESTS = 4  # several at once, so that batching is checked too
 RELATIVE_TOLERANCE = 1e-9  # the same code on the same rows, through JSON and back
 
 
-def location(model_uri: str, dataset: DatasetRef, options: ServeCheckOptions, *, storage_uri: str) -> str:
-    """Return where the result of the check is stored, whether it exists or not."""
+def stage(
+    model_uri: str, dataset: DatasetRef, *, options: ServeCheckOptions, tracking_uri: str, storage_uri: str
+) -> Stage[ServeCheck]:
+    """Return the stage that serves a candidate beside the served model, and compares its responses with its predictions.
+
+    What is wrong with the candidate is a finding, not an error. Only a check that passed is reused.
+    """
     key = reuse.digest(model_uri, dataset.fingerprint, options.model_dump_json())
-    return storage.join(storage.absolute(storage_uri), "serve_checks", f"{dataset.name}-{key[:12]}.json")
+    uri = reuse.location(storage_uri, "serve_checks", dataset.name, key) + ".json"
+
+    def find() -> ServeCheck | None:
+        stored = reuse.find_record(uri, ServeCheck)
+        return stored if stored and stored.passed else None
+
+    def create(progress: Progress) -> ServeCheck:
+        result = _check(model_uri, dataset, options, uri, tracking_uri, progress)
+        storage.write_record(uri, result)
+        progress(1.0, result.findings[0] if result.findings else f"{result.rows} predictions match the model's own")
+        return result
+
+    return Stage(find, create)
 
 
-def check_candidate(
+def _check(
     model_uri: str,
     dataset: DatasetRef,
-    *,
     options: ServeCheckOptions,
+    uri: str,
     tracking_uri: str,
-    storage_uri: str,
-    progress: Progress = silent,
+    progress: Progress,
 ) -> ServeCheck:
-    """Serve a candidate beside the model that is served already, and check that it responds as the model predicts.
-
-    What is wrong with the candidate is a finding, not an error. A check that passed is reused.
-    """
-    uri = location(model_uri, dataset, options, storage_uri=storage_uri)
-    if storage.exists(uri) and (stored := storage.read_record(uri, ServeCheck)).passed:
-        return stored
     whole = manifest.load(dataset)
     columns = whole.feature_set.columns
     names = [column.name for column in columns]
@@ -54,9 +64,10 @@ def check_candidate(
     try:
         with _served(model_uri, tracking_uri) as url, _http_client(options.timeout_seconds) as client:
             progress(0.6, f"requesting predictions for {len(rows)} rows")
-            result = _compare(client, url, model_uri, rows, columns, tracking_uri)
+            return _compare(client, url, model_uri, rows, columns, uri, tracking_uri)
     except ServingError as error:
-        result = ServeCheck(
+        return ServeCheck(
+            uri=uri,
             model_uri=model_uri,
             passed=False,
             rows=0,
@@ -64,9 +75,6 @@ def check_candidate(
             milliseconds_per_request=0,
             findings=(str(error),),
         )
-    storage.write_record(uri, result)
-    progress(1.0, result.findings[0] if result.findings else f"{result.rows} predictions match the model's own")
-    return result
 
 
 @contextmanager
@@ -93,6 +101,7 @@ def _compare(
     model_uri: str,
     rows: "pd.DataFrame",
     columns: tuple[Column, ...],
+    uri: str,
     tracking_uri: str,
 ) -> ServeCheck:
     findings: list[str] = []
@@ -115,6 +124,7 @@ def _compare(
             findings.append(f"served predictions differ from the model's own by up to {largest:.3g}")
     findings += _unrefused_values(client, url, records[0], columns)
     return ServeCheck(
+        uri=uri,
         model_uri=model_uri,
         passed=not findings,
         rows=len(records),

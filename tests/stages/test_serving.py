@@ -94,13 +94,13 @@ def test_the_serving_check_passes_beside_a_running_application_and_leaves_it_alo
     url: str, registered, rides, tmp_path
 ):
     version, tracking_uri = registered
-    result = check.check_candidate(
+    result = check.stage(
         version.uri,
         rides.dataset,
         options=ServeCheckOptions(rows=40),
         tracking_uri=tracking_uri,
         storage_uri=str(tmp_path),
-    )
+    ).run()
     assert result.findings == ()
     assert (result.passed, result.rows, result.largest_difference) == (True, 40, 0.0)
     assert get(f"{url}/healthz")[0] == 200
@@ -114,13 +114,13 @@ def test_an_application_that_does_not_answer_is_reported_with_its_address():
 
 
 def test_a_model_that_cannot_be_served_is_a_finding(url: str, rides, tmp_path):
-    result = check.check_candidate(
+    result = check.stage(
         str(tmp_path / "nowhere"),
         rides.dataset,
         options=ServeCheckOptions(),
         tracking_uri="",
         storage_uri=str(tmp_path),
-    )
+    ).run()
     assert not result.passed
     assert "nowhere" in result.findings[0]
 

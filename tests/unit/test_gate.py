@@ -78,7 +78,13 @@ def test_a_slice_within_the_tolerance_does_not_refuse():
 
 def test_a_candidate_that_cannot_be_served_is_refused_with_what_was_wrong():
     check = ServeCheck(
-        model_uri="m", passed=False, rows=0, largest_difference=0, milliseconds_per_request=0, findings=("no answer",)
+        uri="c",
+        model_uri="m",
+        passed=False,
+        rows=0,
+        largest_difference=0,
+        milliseconds_per_request=0,
+        findings=("no answer",),
     )
     found = gate.checks(evaluation(10, champion=12.0), check, OPTIONS)
     assert not passes(found)

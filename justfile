@@ -17,6 +17,7 @@ unit:
 # Style, spelling, types and import contracts
 check:
     uv run ruff check .
+    uv run ruff format --check .
     uv run typos
     uv run lint-imports
     uv run pyright
@@ -24,6 +25,10 @@ check:
 # Serve every deployment of prefect.yaml from this machine
 serve-deployments:
     uv run deployments/local.py
+
+# The quick tests on the newest Python on this machine
+python:
+    .ci/python
 
 # What CI runs
 ci:

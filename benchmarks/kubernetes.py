@@ -1,9 +1,9 @@
-"""What a flow run in Kubernetes waits for before its first Ray task, beside a bare RayJob; and tasks per second from there.
+"""How long a flow run on Kubernetes waits for its first Ray task, beside a bare RayJob; and its tasks per second.
 
     KUBECONFIG=… RAYWORKS_TEST_IMAGE=… python benchmarks/kubernetes.py
 
-It uses the installation that the cluster tests make (see tests/cluster/conftest.py), in a namespace that it deletes. The
-RayJob has the same image, pods and autoscaler, and is submitted by ``kubectl apply``. All times are those of the cluster.
+Uses the installation that the cluster tests create (tests/cluster/conftest.py), in a namespace that is deleted at the
+end. The RayJob has the same image, pods and autoscaler, and is submitted by ``kubectl apply``. All times are the cluster's.
 """
 
 import json
@@ -29,7 +29,7 @@ ray.init()
 
 @ray.remote
 def body(file):
-    pathlib.Path(file).write_text("begun")
+    pathlib.Path(file).write_text("started")
 
 ray.get(body.remote(sys.argv[1]))
 """
@@ -48,12 +48,12 @@ def nothing(i):
 @flow(task_runner=RayTaskRunner())
 def many():
     bare = ray.remote(num_cpus=0.5)(lambda i: i)
-    for what, calls in (("task runs", lambda: [one.result() for one in nothing.map(range({TASKS}))]),
+    for what, calls in (("task runs", lambda: nothing.map(range({TASKS})).result()),
                         ("bare Ray tasks", lambda: ray.get([bare.remote(i) for i in range({TASKS})]))):
         calls()
-        began = time.monotonic()
+        started = time.monotonic()
         calls()
-        print(f"RATE {{what}}: {{{TASKS} / (time.monotonic() - began):.0f}} a second", flush=True)
+        print(f"RATE {{what}}: {{{TASKS} / (time.monotonic() - started):.0f}} a second", flush=True)
 
 many()
 """
@@ -64,99 +64,106 @@ def seconds(text: str) -> float:
 
 
 def ready(pod: dict[str, Any]) -> float | None:
-    """When the pod was ready; None where its probe has not found so yet."""
-    conditions = [one for one in pod["status"]["conditions"] if one["type"] == "Ready" and one["status"] == "True"]
-    return seconds(conditions[0]["lastTransitionTime"]) if conditions else None
+    """When the pod became ready; None if it is not ready."""
+    conditions = pod["status"]["conditions"]
+    times = [c["lastTransitionTime"] for c in conditions if c["type"] == "Ready" and c["status"] == "True"]
+    return seconds(times[0]) if times else None
 
 
 def running(pod: dict[str, Any]) -> float:
+    """When the first container of the pod started."""
     states = [status["state"] for status in pod["status"]["containerStatuses"]]
     return min(seconds(state["running"]["startedAt"]) for state in states if "running" in state)
 
 
-def of_ray(installation: Installation) -> dict[str, float]:
-    """When the parts of the one cluster came, once its worker works."""
+def ray_times(installation: Installation) -> dict[str, float]:
+    """When each part of the only RayCluster was created and became ready, once its worker is busy."""
     [cluster] = installation.namespace.get("rayclusters")["items"]
-    marks = {"RayCluster created (asked of the Kubernetes API)": seconds(cluster["metadata"]["creationTimestamp"])}
+    times = {"RayCluster created (Kubernetes API)": seconds(cluster["metadata"]["creationTimestamp"])}
     for kind in ("head", "worker"):
         [pod] = installation.namespace.get("pods", f"--selector=ray.io/node-type={kind}")["items"]
-        maker = "KubeRay" if kind == "head" else "driver, autoscaler and KubeRay"
-        marks[f"{kind} pod created ({maker})"] = seconds(pod["metadata"]["creationTimestamp"])
-        marks[f"{kind} container runs (Kubernetes)"] = running(pod)
+        creator = "KubeRay" if kind == "head" else "driver, autoscaler and KubeRay"
+        times[f"{kind} pod created ({creator})"] = seconds(pod["metadata"]["creationTimestamp"])
+        times[f"{kind} container runs (Kubernetes)"] = running(pod)
         if (when := ready(pod)) is not None:
-            marks[f"{kind} ready (Ray, its probe)"] = when
-    return marks
+            times[f"{kind} ready (Ray, its probe)"] = when
+    return times
 
 
-def show(what: str, began: float, marks: dict[str, float]) -> None:
-    sys.stdout.write(f"\n{what}: seconds since the request\n")
-    for name, when in sorted(marks.items(), key=lambda mark: mark[1]):
-        sys.stdout.write(f"  {when - began:6.1f}  {name}\n")
-
-
-def written(installation: Installation, file: str) -> float:
-    eventually(lambda: installation.on_storage(f"ls {file} 2>/dev/null || true"), 600, f"{file} never came", every=1)
-    return float(installation.on_storage(f"stat -c %.Y {file}"))
-
-
-def of_run(run: FlowRun) -> dict[str, float]:
+def run_times(run: FlowRun) -> dict[str, float]:
+    """When the pod of a flow run was created and started, and when the flow started."""
     [pod] = run.installation.namespace.get("pods", f"--selector=prefect.io/flow-run-id={run.id}")["items"]
     flow_run = run.installation.ask("GET", f"/flow_runs/{run.id}")
     return {
         "flow-run pod created (Prefect's worker)": seconds(pod["metadata"]["creationTimestamp"]),
         "flow-run container runs (Kubernetes)": running(pod),
-        "flow begins (imports, Prefect)": seconds(flow_run["start_time"]),
+        "flow starts (imports, Prefect)": seconds(flow_run["start_time"]),
     }
 
 
-@pytest.mark.timeout(1800)
-def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -> None:
-    # As it is shipped: an idle worker of a warm cluster stays for a minute.
-    installation.on_storage(f"sed -i 's/idleTimeoutSeconds: 15/idleTimeoutSeconds: 60/' {STORAGE}/code/raycluster.yaml")
+def show(title: str, requested: float, times: dict[str, float]) -> None:
+    sys.stdout.write(f"\n{title}: seconds since the request\n")
+    for name, when in sorted(times.items(), key=lambda item: item[1]):
+        sys.stdout.write(f"  {when - requested:6.1f}  {name}\n")
 
-    def measured(what: str, with_ray: bool, **settings: str) -> None:
-        began = time.time()
-        run, folder = trial_run(5, **settings)
-        body = written(installation, f"{folder}/second.begun")
-        assert run.state()["type"] in ("RUNNING", "COMPLETED"), run.log()
-        ray = of_ray(installation) if with_ray else {}
-        show(what, began, of_run(run) | ray | {"body of the first task that needs a CPU": body})
-        assert run.wait_for_end() == "COMPLETED"
 
-    measured("a cluster of the run's own", True)
-    installation.assert_no_ray()
-    measured("a shared cluster, made", True, RAYWORKS_RAY_IDLE_SECONDS="60")
-    measured("a shared cluster, warm", False, RAYWORKS_RAY_IDLE_SECONDS="60")
-    installation.namespace.kubectl("delete", "rayclusters", "--all")
-    installation.assert_no_ray()
+def written(installation: Installation, file: str) -> float:
+    """When ``file`` was written on the shared storage. Waits for it."""
+    script = f"ls {file} 2>/dev/null || true"
+    eventually(lambda: installation.on_storage(script), 600, f"{file} was not written", every=1)
+    return float(installation.on_storage(f"stat -c %.Y {file}"))
 
+
+def bare_job(installation: Installation, file: str) -> dict[str, Any]:
+    """A RayJob with the cluster that flow runs get. Its task writes ``file``."""
     spec = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))["spec"]
-    image = installation.namespace.get("deployment", "prefect-worker")["spec"]["template"]["spec"]["containers"][0][
-        "image"
-    ]
+    worker = installation.namespace.get("deployment", "prefect-worker")["spec"]["template"]["spec"]
+    image = worker["containers"][0]["image"]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         group["template"]["spec"]["containers"][0]["image"] = image
     head = spec["headGroupSpec"]["template"]["spec"]
     container = {"name": "submitter", "image": image, "securityContext": head["containers"][0]["securityContext"]}
-    submitter = {
-        "spec": {"restartPolicy": "Never", "securityContext": head["securityContext"], "containers": [container]}
-    }
-    file = f"{STORAGE}/{uuid.uuid4().hex[:6]}"
-    installation.on_storage(f"cat > {STORAGE}/code/bare.py", detail=BARE)
-    job = {
+    submitter = {"restartPolicy": "Never", "securityContext": head["securityContext"], "containers": [container]}
+    return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": "bare"},
         "spec": {
             "entrypoint": f"python {STORAGE}/code/bare.py {file}",
             "rayClusterSpec": spec,
-            "submitterPodTemplate": submitter,
+            "submitterPodTemplate": {"spec": submitter},
         },
     }
-    began = time.time()
-    installation.namespace.kubectl("apply", "-f", "-", detail=json.dumps(job))
+
+
+@pytest.mark.timeout(1800)
+def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -> None:
+    # As deployments/kubernetes/raycluster.yaml has it: an idle worker of a warm cluster stays for a minute.
+    installation.on_storage(f"sed -i 's/idleTimeoutSeconds: 15/idleTimeoutSeconds: 60/' {STORAGE}/code/raycluster.yaml")
+
+    def measure(title: str, with_ray: bool, **settings: str) -> None:
+        requested = time.time()
+        run, folder = trial_run(5, **settings)
+        body = written(installation, f"{folder}/second.begun")
+        assert run.state()["type"] in ("RUNNING", "COMPLETED"), run.log()
+        ray = ray_times(installation) if with_ray else {}
+        show(title, requested, run_times(run) | ray | {"body of the first task that requires a CPU": body})
+        assert run.wait_for_end() == "COMPLETED"
+
+    measure("a cluster for the run", True)
+    installation.assert_no_ray()
+    measure("a shared cluster, created", True, RAYWORKS_RAY_IDLE_SECONDS="60")
+    measure("a shared cluster, reused", False, RAYWORKS_RAY_IDLE_SECONDS="60")
+    installation.namespace.kubectl("delete", "rayclusters", "--all")
+    installation.assert_no_ray()
+
+    file = f"{STORAGE}/{uuid.uuid4().hex[:6]}"
+    installation.on_storage(f"cat > {STORAGE}/code/bare.py", stdin=BARE)
+    job = bare_job(installation, file)
+    requested = time.time()
+    installation.namespace.kubectl("apply", "-f", "-", stdin=json.dumps(job))
     body = written(installation, file)
-    show("a bare RayJob", began, of_ray(installation) | {"body of the first task that needs a CPU": body})
+    show("a bare RayJob", requested, ray_times(installation) | {"body of the first task that requires a CPU": body})
     installation.namespace.kubectl("delete", "rayjob", "bare")
     installation.assert_no_ray()
 
@@ -166,15 +173,15 @@ def test_tasks_per_second(installation: Installation, trial_run: Any) -> None:
     run, _ = trial_run(1, RAYWORKS_RAY_IDLE_SECONDS="300")
     assert run.wait_for_end() == "COMPLETED"
     [cluster] = installation.clusters()
-    installation.on_storage(f"cat > {STORAGE}/code/many.py", detail=MANY)
+    installation.on_storage(f"cat > {STORAGE}/code/many.py", stdin=MANY)
     head = f"{cluster}-head-svc"
-    for what, settings in (
+    for title, settings in (
         ("a driver that joined", f"RAYWORKS_RAY_ADDRESS={STORAGE}/code/raycluster.yaml RAYWORKS_RAY_IDLE_SECONDS=300"),
         ("over ray://", f"RAYWORKS_RAY_ADDRESS=ray://{head}:10001"),
     ):
-        said = installation.in_a_pod("sh", "-c", f"{settings} python {STORAGE}/code/many.py 2>&1")
-        sys.stdout.write(f"\n{what}\n")
-        for line in re.findall("RATE (.*)", said):
+        output = installation.in_a_pod("sh", "-c", f"{settings} python {STORAGE}/code/many.py 2>&1")
+        sys.stdout.write(f"\n{title}\n")
+        for line in re.findall("RATE (.*)", output):
             sys.stdout.write(f"  {line}\n")
 
 

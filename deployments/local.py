@@ -1,6 +1,6 @@
-"""Serve every deployment of ``prefect.yaml`` from this process, for a laptop: ``uv run deployments/local.py``.
+"""Serve every deployment of ``prefect.yaml`` from one process on a laptop: ``uv run deployments/local.py``.
 
-Needs a server (``uv run prefect server start``, and ``PREFECT_API_URL``). Runs are started in its UI.
+Requires a Prefect server (``uv run prefect server start``) and ``PREFECT_API_URL``. Start the runs in its UI.
 """
 
 from pathlib import Path
@@ -13,15 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def deployments() -> list[Any]:
-    """What ``prefect.yaml`` lists, to be run by this process."""
-    listed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    """Create the deployments that ``prefect.yaml`` lists, for this process to serve."""
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     return [
-        cast(Flow[..., Any], Flow.from_source(str(ROOT), entrypoint=one["entrypoint"])).to_deployment(
-            one["name"],
-            description=one["description"],
-            concurrency_limit=(one.get("concurrency_limit") or {}).get("limit"),
+        cast(Flow[..., Any], Flow.from_source(str(ROOT), entrypoint=entry["entrypoint"])).to_deployment(
+            entry["name"],
+            description=entry["description"],
+            concurrency_limit=(entry.get("concurrency_limit") or {}).get("limit"),
         )
-        for one in listed
+        for entry in entries
     ]
 
 

@@ -1,8 +1,9 @@
-"""Register the work pool ``kubernetes`` and every deployment of ``prefect.yaml`` with the Prefect server, with this pod's image.
+"""Register the work pool ``kubernetes`` and every deployment of ``prefect.yaml`` with the Prefect server.
 
     python register.py WORK_POOL_JSON
 
-Runs before the worker starts; safe to repeat. What was edited in the work pool's form is replaced: edit the JSON file.
+Runs before the worker starts, and is safe to repeat. Flow runs use the image of this pod. Changes that were made in the
+work pool's form are overwritten: edit the JSON file instead.
 """
 
 import json
@@ -11,65 +12,67 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 POOL = "kubernetes"
 SERVER_SECONDS = 300
+"""How long to wait for the Prefect server."""
 
 
-def template(path: str) -> dict[str, Any]:
-    """The base job template, with this pod's image and namespace as defaults."""
+def base_job_template(path: str) -> dict[str, Any]:
+    """Read the base job template, and set this pod's image and namespace as its defaults."""
     from kubernetes import client, config
 
     config.load_incluster_config()
     pod: Any = client.CoreV1Api().read_namespaced_pod(os.environ["POD_NAME"], os.environ["POD_NAMESPACE"])
-    job = json.loads(Path(path).read_text())
-    job["variables"]["properties"]["image"]["default"] = pod.spec.containers[0].image
-    job["variables"]["properties"]["namespace"]["default"] = pod.metadata.namespace
-    return job
+    template = json.loads(Path(path).read_text())
+    variables = template["variables"]["properties"]
+    variables["image"]["default"] = pod.spec.containers[0].image
+    variables["namespace"]["default"] = pod.metadata.namespace
+    return template
 
 
 def wait_for_server() -> None:
-    """Return once the Prefect server answers, which takes a minute on a new database."""
+    """Wait until the Prefect server responds. On a new database this takes a minute."""
+    api_url = os.environ["PREFECT_API_URL"]
     deadline = time.monotonic() + SERVER_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
-                return
-        except OSError as error:
+            httpx.get(f"{api_url}/health", timeout=5).raise_for_status()
+            return
+        except httpx.HTTPError as error:
             if time.monotonic() > deadline:
-                sys.exit(
-                    f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer ({error}): see the log of its pod."
-                )
+                sys.exit(f"The Prefect server does not respond: {api_url} ({error}). Check the log of its pod.")
             time.sleep(1)
 
 
 def main(path: str) -> None:
-    """Register."""
-    job = template(path)
+    """Register the work pool and the deployments, and activate the schedule of the sweep."""
+    template = base_job_template(path)
     wait_for_server()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(job, file)
+        json.dump(template, file)
         file.flush()
         prefect("work-pool", "create", POOL, "--type", "kubernetes", "--base-job-template", file.name, "--overwrite")
     prefect("deploy", "--all")
-    schedule("sweep/sweep")
+    activate_schedules("sweep/sweep")
 
 
-def schedule(deployment: str) -> None:
-    """Set the schedules of a deployment going."""
+def activate_schedules(name: str) -> None:
+    """Activate every schedule of the deployment ``name``."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        found = client.read_deployment_by_name(deployment)
-        for one in found.schedules:
-            client.update_deployment_schedule(found.id, one.id, active=True)
+        deployment = client.read_deployment_by_name(name)
+        for schedule in deployment.schedules:
+            client.update_deployment_schedule(deployment.id, schedule.id, active=True)
 
 
 def prefect(*arguments: str) -> None:
-    """Prefect's command, without questions."""
+    """Run a ``prefect`` command without prompts."""
     subprocess.run(
         ["prefect", "--no-prompt", *arguments], check=True, env={**os.environ, "PREFECT_DEFAULT_WORK_POOL_NAME": POOL}
     )

@@ -5,18 +5,19 @@ import sys
 
 
 def main() -> None:
-    """The ``rayworks`` command. Exits with 1 when a check failed."""
+    """Run the command, and exit with 1 if a check failed."""
     parser = argparse.ArgumentParser(
         prog="rayworks", description="Prefect flows that take data to a served model, on Ray."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    doctor = commands.add_parser("doctor", help="check an installation, from here and from a worker")
-    doctor.add_argument("--no-worker", action="store_true", help="start no Ray: check from here only")
-    given = parser.parse_args()
-    sys.exit(_doctor(worker=not given.no_worker))
+    doctor = commands.add_parser("doctor", help="check an installation, from this machine and from a Ray worker")
+    doctor.add_argument("--no-worker", action="store_true", help="do not start Ray: check only from this machine")
+    arguments = parser.parse_args()
+    sys.exit(_doctor(worker=not arguments.no_worker))
 
 
 def _doctor(*, worker: bool) -> int:
+    """Print the result of each check; return 1 if one failed, else 0."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -26,15 +27,15 @@ def _doctor(*, worker: bool) -> int:
     from rayworks.settings import Settings
 
     console = Console(highlight=False, soft_wrap=True)
-    if server := server.start():
-        server.wait()
+    if embedded := server.start():
+        embedded.wait()
     marks = {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
-    failed = 0
+    failures = 0
     lines = doctor.examine(Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment())
     for line in lines:
-        failed += line.level == "fail"
+        failures += line.level == "fail"
         console.print(f"{marks[line.level]} [bold]{line.check}[/]  {escape(line.detail)}")
-    return 1 if failed else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

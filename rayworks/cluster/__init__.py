@@ -1,1 +1,1 @@
-"""Where Ray runs. Each kind has the same contract: ``acquire`` gives Ray to this process, ``release`` takes it back."""
+"""Where Ray runs: embedded, an existing cluster, or a RayCluster on Kubernetes, behind one contract."""

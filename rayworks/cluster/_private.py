@@ -1,4 +1,4 @@
-"""What this room uses of Ray that Ray does not promise: private names, undocumented variables, message texts, REST paths.
+"""What this room uses of Ray without a promise: private names, undocumented variables, message texts, REST paths.
 
 Everything here was read in Ray 2.60. ``tests/seams/test_cluster_seams.py`` has a test for each of them.
 """
@@ -36,9 +36,10 @@ def gcs_port(port: int) -> dict[str, str]:
 def cluster_address(address: str) -> dict[str, str]:
     """Return the variable that tells workers which Ray cluster they belong to.
 
-    ``ray.util.state`` in a worker does not ask the worker's own cluster: without ``RAY_ADDRESS`` it asks the one that
-    was last started on the machine (``/tmp/ray/ray_current_cluster``). Ray Train polls it every second to check that its
-    controller is alive. Another cluster answers no, and the training loses its resources; one that has ended costs 12 s.
+    ``ray.util.state`` in a worker does not query the worker's own cluster: without ``RAY_ADDRESS`` it queries the one
+    that was last started on the machine (``/tmp/ray/ray_current_cluster``). Ray Train uses it every second to check
+    that its controller is alive. If another cluster says no, the training loses its resources; one that has ended
+    costs 12 s.
     """
     return {"RAY_ADDRESS": address}
 
@@ -81,8 +82,9 @@ def node_ip(init_kwargs: Mapping[str, Any]) -> str:
 def without_dashboard(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``init_kwargs`` with a dashboard port that no other Ray's dashboard has, if they ask for no dashboard.
 
-    Even with ``include_dashboard=False``, Ray tells its workers that a dashboard listens on ``dashboard_port``, by default
-    8265. There the state API would reach the dashboard of another Ray on this machine (see :func:`cluster_address`).
+    Even with ``include_dashboard=False``, Ray tells its workers that a dashboard listens on ``dashboard_port``, by
+    default 8265. There the state API would reach the dashboard of another Ray on this machine (see
+    :func:`cluster_address`).
     """
     if init_kwargs.get("include_dashboard") is False:
         return {"dashboard_port": 0, **init_kwargs}
@@ -103,7 +105,7 @@ def sigterm_handler_kept() -> Generator[None]:
 
 @contextlib.contextmanager
 def processes_in_own_sessions() -> Generator[None]:
-    """Start each Ray process in a session of its own within the block, so that no signal to this process group reaches it.
+    """Start each Ray process in its own session within the block, out of reach of signals to this process group.
 
     ``prefect flow-run execute`` signals the process group to end a cancelled run. Ray would end before this process has
     reported the states of its tasks. ``ray.init`` has no option for it, so ``services.ConsolePopen`` is replaced.

@@ -1,4 +1,4 @@
-"""The contract of a cluster: what the runner and the doctor ask of the place where Ray runs. Knows nothing of Prefect."""
+"""The contract of a cluster: what the runner and the doctor need of the place where Ray runs."""
 
 import concurrent.futures
 from collections.abc import Mapping

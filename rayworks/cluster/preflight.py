@@ -1,50 +1,55 @@
-"""Whether driver and workers fit each other. :func:`disagreements` is pure; :func:`look` runs in a worker of each node."""
+"""Whether driver and workers fit each other: the same versions, and one Prefect API and storage that all of them reach.
+
+:func:`disagreements` is pure; :func:`worker_view` runs in a Ray worker on each node.
+"""
 
 import importlib.metadata
 import os
 import platform
 import secrets
-import urllib.request
 from dataclasses import dataclass
 from typing import Any, cast
+
+import httpx
 
 from rayworks import storage
 from rayworks.errors import ClusterError, StorageError
 from rayworks.settings import Settings
 
 PACKAGES = ("ray", "prefect", "rayworks")
-ANSWER_SECONDS = 120
-"""How long a worker may take to start, to import Prefect, and to answer the first question."""
+WORKER_SECONDS = 120
+"""How long a worker may take to start, to import Prefect, and to return its view."""
+REQUEST_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class View:
-    """What one process sees: of itself, of the Prefect API and of the storage."""
+    """What one process has, and what it cannot reach."""
 
     node: str
     versions: dict[str, str]
-    """Empty where it could not tell."""
+    """By package, as :func:`versions` returns them. Empty if unknown."""
     problems: tuple[str, ...] = ()
-    """What it cannot reach, each a sentence."""
+    """What it cannot reach, each as a sentence."""
 
 
-def look(node: str, api_url: str | None, token: str | None, after: object) -> View:
-    """See from a worker.
+def worker_view(node: str, api_url: str | None, token_uri: str | None, after: object) -> View:
+    """Return the view of the Ray worker that runs this function.
 
     Args:
-        node: Name of its node.
-        api_url: The Prefect API that its tasks will use; by default the one that its environment names.
-        token: A file that the driver wrote to its storage.
-        after: What another Ray task gave, for which this one waits.
+        node: Name of the worker's node.
+        api_url: The Prefect API that its tasks will use; None: the one that its environment names.
+        token_uri: A file that the driver wrote to its storage.
+        after: The result of another Ray task, which runs first.
     """
-    found = (api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token))
-    return View(node, versions(), tuple(problem for problem in found if problem))
+    problems = (api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token_uri))
+    return View(node, versions(), tuple(problem for problem in problems if problem))
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of each package in :data:`PACKAGES`; empty text when it is not installed.
+    """Return the versions of Python and of each package in :data:`PACKAGES`; empty text if one is not installed.
 
-    Of Python without its patch release: what is pickled by one is read by the other.
+    Python without its patch release: what one patch release pickles, another can read.
     """
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -53,85 +58,94 @@ def versions() -> dict[str, str]:
 
 
 class Preflight:
-    """Asks a worker on each node of the Ray at hand what it sees, while the driver goes on.
+    """Requests the view of a worker on each Ray node, while the driver continues. Needs a connection to Ray.
 
     Args:
         api_url: The Prefect API that tasks will use; None: the workers' own environment names it.
-        storage_uri: The driver's storage, which must be theirs; None: they have one of their own.
-        after: Reference to a Ray task that ends first: on its node, its process answers then, and gets the first task.
+        storage_uri: The driver's storage, which the workers must share; None: they have a storage of their own.
+        after: Reference to a Ray task that runs first. Its process then returns the view of its node, and gets the
+            first task.
     """
 
     def __init__(self, api_url: str | None, storage_uri: str | None, after: Any = None) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._token = None
+        self._token_uri = None
         if storage_uri is not None:
-            self._token = storage.join(storage.absolute(storage_uri), f"preflight-{secrets.token_hex(4)}")
-            storage.write_bytes(self._token, b"rayworks")
-        remote = ray.remote(num_cpus=0, max_retries=0)(look)
+            self._token_uri = storage.join(storage.absolute(storage_uri), f"preflight-{secrets.token_hex(4)}")
+            storage.write_bytes(self._token_uri, b"rayworks")
+        remote = ray.remote(num_cpus=0, max_retries=0)(worker_view)
         self._nodes = {node_id: node["NodeManagerHostname"] for node_id, node in _alive().items()}
-        self._answers = {
+        self._views = {
             node_id: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
-                name, api_url, self._token, after
+                name, api_url, self._token_uri, after
             )
             for node_id, name in self._nodes.items()
         }
 
     @property
     def nodes(self) -> list[str]:
+        """The names of the nodes."""
         return list(self._nodes.values())
 
     def check(self) -> None:
-        """Raise ClusterError unless every node that is still there has answered, and sees what the driver sees."""
+        """Wait for the views, and compare them with the driver's. Nodes that have left the cluster do not count.
+
+        Raises:
+            ClusterError: A worker did not start, or does not fit the driver.
+        """
+        try:
+            views = [self._view(node_id) for node_id in self._nodes]
+        finally:
+            if self._token_uri is not None:
+                storage.delete(self._token_uri)
+        check(View("the driver", versions()), [view for view in views if view is not None])
+
+    def _view(self, node_id: str) -> View | None:
+        """Return the view of a node's worker; None if the node has left the cluster."""
         import ray
         from ray.exceptions import RayError, TaskUnschedulableError
 
-        views: list[View] = []
         try:
-            for node_id, answer in self._answers.items():
-                try:
-                    views.append(ray.get(answer, timeout=ANSWER_SECONDS))
-                except TaskUnschedulableError:  # the autoscaler took the idle node away meanwhile
-                    continue
-                except RayError as error:
-                    if node_id in _alive():
-                        said = str(error).strip().splitlines()[-1]
-                        views.append(View(self._nodes[node_id], {}, (f"a worker could not start ({said})",)))
-        finally:
-            if self._token is not None:
-                storage.delete(self._token)
-        check(View("here", versions()), views)
+            return ray.get(self._views[node_id], timeout=WORKER_SECONDS)
+        except TaskUnschedulableError:  # the autoscaler removed the idle node meanwhile
+            return None
+        except RayError as error:
+            if node_id not in _alive():
+                return None
+            message = str(error).strip().splitlines()[-1]
+            return View(self._nodes[node_id], {}, (f"a worker could not start ({message})",))
 
 
 def _alive() -> dict[str, dict[str, Any]]:
-    """The nodes of the Ray at hand, by their ids."""
+    """Return the nodes of the Ray cluster, by their ids."""
     import ray
 
     return {node["NodeID"]: node for node in cast(Any, ray.nodes)() if node["Alive"]}
 
 
 def disagreements(driver: View, workers: list[View]) -> list[str]:
-    """What is wrong, one sentence for each node and thing; empty when all is well."""
-    found: list[str] = []
+    """Return what is wrong, a sentence for each node and problem; empty if all workers fit the driver."""
+    sentences: list[str] = []
     for worker in workers:
-        for name, wanted in driver.versions.items() if worker.versions else ():
-            seen = worker.versions.get(name, "")
-            if not seen:
-                found.append(f"{name} is not installed on {worker.node}")
-            elif seen != wanted:
-                found.append(f"{name} is {seen} on {worker.node} and {wanted} here")
-        found += [f"{problem} on {worker.node}" for problem in worker.problems]
-    return found
+        for name, expected in driver.versions.items() if worker.versions else ():
+            version = worker.versions.get(name, "")
+            if not version:
+                sentences.append(f"{name} is not installed on {worker.node}")
+            elif version != expected:
+                sentences.append(f"{name} is {version} on {worker.node} and {expected} on {driver.node}")
+        sentences += [f"{problem} on {worker.node}" for problem in worker.problems]
+    return sentences
 
 
 def check(driver: View, workers: list[View]) -> None:
-    """Raise ClusterError with all that is wrong, if anything is."""
-    if found := disagreements(driver, workers):
+    """Raise ClusterError with everything that is wrong, if anything is."""
+    if sentences := disagreements(driver, workers):
         raise ClusterError(
             "the Ray workers do not fit this run",
-            detail="; ".join(found),
-            remedy="Use one image for driver, head and workers, and a Prefect API and storage that all reach",
+            detail="; ".join(sentences),
+            remedy="Use one image for driver, head and workers, and a Prefect API and storage that all of them reach",
         )
 
 
@@ -143,21 +157,28 @@ def _version(package: str) -> str:
 
 
 def api_problem(api_url: str | None) -> str:
-    """Why the Prefect API cannot be reached from this process; empty when it can."""
+    """Return why this process cannot reach the Prefect API; empty if it can."""
     if api_url is None:
-        return "no PREFECT_API_URL that workers can reach is known"
+        return "no PREFECT_API_URL is set that workers can reach"
+    problem = http_problem(f"{api_url}/health")
+    return problem and f"the Prefect API {api_url} cannot be reached ({problem})"
+
+
+def http_problem(url: str) -> str:
+    """Return why a GET request to a URL fails; empty if it succeeds."""
     try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=10):
-            return ""
-    except OSError as error:
-        return f"the Prefect API {api_url} cannot be reached ({error})"
+        httpx.get(url, timeout=REQUEST_SECONDS, follow_redirects=True).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
 
 
-def _storage_problem(token: str | None) -> str:
+def _storage_problem(token_uri: str | None) -> str:
+    """Return why this process cannot use the storage, or that it has another one than the driver."""
     storage_uri = Settings().storage_uri
     try:
         storage.check_writable(storage_uri)
-        if token and not storage.exists(token):
+        if token_uri and not storage.exists(token_uri):
             return f"the storage {storage_uri} is another one than the driver's"
     except StorageError as error:
         return f"the storage {storage_uri} cannot be written ({error})"

@@ -12,14 +12,14 @@ def test_a_fresh_installation_passes_every_check(installation: Installation):
     assert run.wait_for_end() == "COMPLETED", run.log()
     said = [line for line in run.log().splitlines() if line.startswith(("pass: ", "warn: ", "fail: "))]
     assert [line.split(": ")[1] for line in said] == [
-        "versions here",
-        "Prefect API, from here",
-        "storage, from here",
-        "MLflow, from here",
+        "versions",
+        "Prefect API",
+        "storage",
+        "MLflow",
         "manifest",
         "Kubernetes API",
         "permissions",
-        "RayCluster would be taken",
+        "RayCluster dry run",
         "image",
         "Ray",
         "workers",
@@ -38,11 +38,11 @@ def test_each_thing_that_is_wrong_is_told_with_what_to_do(installation: Installa
     run = installation.start("doctor/doctor", {"worker": False}, env=wrong)
     assert run.wait_for_end() == "FAILED"
     log = run.log()
-    assert "fail: storage, from here: " in log
+    assert "fail: storage: " in log
     assert "/etc/absent" in log
-    assert "fail: MLflow, from here: It does not answer: http://mlflow:1" in log
+    assert "fail: MLflow: MLflow does not respond: http://mlflow:1" in log
     assert "fail: permissions: not allowed: get rayclusters" in log
     assert "rbac.yaml" in log
-    assert "fail: RayCluster would be taken: " in log
-    assert "warn: image: absent:1: no node tells that it has it" in log
+    assert "fail: RayCluster dry run: " in log
+    assert "warn: image: absent:1: no node reports that it has it" in log
     assert "4 of 9 checks failed" in str(run.state()["message"])

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from rayworks.cluster.kubernetes.diagnosis import Finding, Snapshot, error, findings, refusal
+from rayworks.cluster.kubernetes.diagnosis import error, findings, refusal
+from rayworks.cluster.kubernetes.finding import Finding, Snapshot
 from tests.cluster.failing_clusters import CASES, RAY_HEAD, RAY_WORKER, Case, Place, policy, quota, ray_cluster, webhook
 from tests.waiting import eventually
 
@@ -93,7 +94,7 @@ def test_the_reason_is_found_within_a_minute(case: Case, watched: dict[str, Watc
     assert one.seconds is not None, one.found
     print(f"{case.condition}: found after {one.first_seconds:.1f} s, as it must be after {one.seconds:.1f} s")  # noqa: T201
     first = one.found[0]
-    assert {(finding.condition, finding.is_head, finding.group) for finding in one.found} == {
+    assert {(finding.condition, finding.part.is_head, finding.part.worker_group) for finding in one.found} == {
         (case.condition, case.is_head, case.group)
     }, "nothing else is claimed"
     assert first.is_final == case.is_final
@@ -201,7 +202,7 @@ def _record(name: str, snapshot: Snapshot, now: datetime) -> None:
             return {key: trimmed(one) for key, one in value.items() if key not in dropped}
         return [trimmed(one) for one in value] if isinstance(value, list | tuple) else value
 
-    recording = {"now": now.isoformat(), "cluster": snapshot.cluster, "pods": snapshot.pods, "events": snapshot.events}
+    recording = {"now": now.isoformat(), "cluster": snapshot.owner, "pods": snapshot.pods, "events": snapshot.events}
     recording["nodes"] = [
         {"metadata": {"name": node["metadata"]["name"], "labels": node["metadata"]["labels"]}, "spec": node["spec"]}
         for node in snapshot.nodes
@@ -234,7 +235,7 @@ REFUSED = {
     "no-kuberay": (404, "KubeRay is not installed", "404 page not found"),
     "no-namespace": (404, "the namespace does not exist", 'namespaces "absent" not found'),
     "credentials": (401, "does not accept the credentials", "Unauthorized"),
-    "exists": (409, "the RayCluster exists already", "already exists"),
+    "exists": (409, "the RayCluster already exists", "already exists"),
 }
 """What the API server may answer to a RayCluster: its status, and what must be told of it."""
 

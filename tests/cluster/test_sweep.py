@@ -10,6 +10,8 @@ import pytest
 from rayworks.cluster.kubernetes import lease, raycluster_manifest
 from rayworks.cluster.kubernetes import sweep as sweeping
 from rayworks.cluster.kubernetes.api import KubernetesApi
+from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
+from rayworks.cluster.kubernetes.objects import Object, is_being_deleted
 from tests.cluster.conftest import Namespace
 from tests.cluster.failing_clusters import Place, ray_cluster
 from tests.waiting import eventually
@@ -24,16 +26,19 @@ def test_a_driver_that_renews_late_after_an_outage_keeps_its_cluster_and_one_tha
     monkeypatch.setattr(sweeping, "RENEW_SECONDS", 4)
     api = KubernetesApi(namespace.name)
     manifest = ray_cluster(Place(namespace.name, image, "", "", 0), suspend=True)
-    cluster = api.create_cluster(
-        raycluster_manifest.for_run(manifest, raycluster_manifest.Needs("late", namespace.name))
-    )
+    needs = raycluster_manifest.Needs("late", namespace.name)
+    cluster = api.create(RAYCLUSTER, raycluster_manifest.for_run(manifest, needs))
     labels = {lease.CLUSTER_LABEL: "late", raycluster_manifest.FLOW_RUN_LABEL: "a-run"}
 
     def renew() -> None:
-        api.renew_lease("late-driver", holder="driver", seconds=3, labels=labels, owner=cluster)
+        lease.renew(api, "late-driver", holder="driver", labels=labels, owner=cluster)
+
+    def clusters() -> list[Object]:
+        return api.list_objects(RAYCLUSTER, labels=raycluster_manifest.MANAGED_BY_SELECTOR)
 
     def is_abandoned() -> bool:
-        return lease.is_abandoned(api.clusters()[0], api.leases(), datetime.now(UTC))
+        leases = api.list_objects(LEASE, labels=raycluster_manifest.MANAGED_BY_SELECTOR)
+        return lease.is_abandoned(clusters()[0], leases, datetime.now(UTC))
 
     def sweep() -> sweeping.Swept:
         return sweeping.sweep(storage_uri=str(tmp_path), namespace=namespace.name)
@@ -52,4 +57,4 @@ def test_a_driver_that_renews_late_after_an_outage_keeps_its_cluster_and_one_tha
     gone = sweep()
     assert gone.deleted == ["late"]
     assert list(gone.lost_runs) == ["a-run"]
-    assert api.clusters() == [] or "deletionTimestamp" in api.clusters()[0]["metadata"]
+    assert all(is_being_deleted(cluster) for cluster in clusters())

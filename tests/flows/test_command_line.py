@@ -118,6 +118,6 @@ def test_doctor_looks_from_here_and_from_a_worker_and_fails_where_something_is_w
     )
     assert ill.returncode == 1
     assert [line.split("  ")[0] for line in ill.stdout.splitlines() if line.startswith("✗")] == [
-        "✗ storage, from here",
-        "✗ MLflow, from here",
+        "✗ storage",
+        "✗ MLflow",
     ]

@@ -1,4 +1,4 @@
-"""What is found in what Kubernetes said: ``statuses/`` is what a real cluster told ``tests/cluster/test_explained_failures.py``."""
+"""The diagnosis of statuses that ``tests/cluster/test_explained_failures.py`` recorded on a real cluster."""
 
 import json
 from copy import deepcopy
@@ -9,12 +9,13 @@ from typing import Any, get_args
 
 import pytest
 
-from rayworks.cluster.kubernetes import diagnosis
-from rayworks.cluster.kubernetes.diagnosis import Condition, Snapshot, error, findings, out_of_memory, refusal
+from rayworks.cluster.kubernetes.conditions import EXPLAINED, Condition
+from rayworks.cluster.kubernetes.diagnosis import error, findings, out_of_memory, refusal
+from rayworks.cluster.kubernetes.finding import Part, Snapshot
 
 STATUSES = Path(__file__).parent / "statuses"
 
-# Of each recording: the condition, whether it is final, what it is about, Kubernetes' words, and the part of the cluster.
+# For each recording: the condition, whether it is final, the kind of object, Kubernetes' words, the part of the cluster.
 RECORDED = {
     "head-too-large": ("TooLarge", True, "Pod", "2 Insufficient cpu", "head"),
     "worker-too-large": ("TooLarge", True, "Pod", "2 Insufficient cpu", "small"),
@@ -64,42 +65,47 @@ REFUSED = {
     "no-namespace": ("the namespace does not exist", 'namespaces "absent" not found', "kubectl create namespace ns"),
     "terminating": ("the namespace is being deleted", "being terminated", "another namespace"),
     "credentials": ("does not accept the credentials", "Unauthorized", "Renew"),
-    "exists": ("exists already", "already exists", "another name"),
+    "exists": ("the RayCluster already exists", "already exists", "another name"),
 }
 
 
-RAY_SAID = (
+RAY_MESSAGE = (
     "1 worker(s) were killed due to the node running low on memory. "
     "Memory on the node (IP: {address}, ID: 0a1b) was 1.92GB used / 2.00GB limit (0.960000)"
 )
-"""By the format strings of Ray 2.60's raylet."""
+"""After the format strings of Ray 2.60's raylet."""
 
 
 def recorded(name: str) -> tuple[Snapshot, datetime]:
-    """What Kubernetes said, and when."""
-    told = json.loads((STATUSES / f"{name}.json").read_text())
-    snapshot = Snapshot(told["cluster"], tuple(told["pods"]), tuple(told["events"]), tuple(told.get("nodes", ())))
-    return snapshot, datetime.fromisoformat(told["now"])
+    """Return a recorded snapshot and its time."""
+    recording = json.loads((STATUSES / f"{name}.json").read_text())
+    parts = (tuple(recording.get(part, ())) for part in ("pods", "events", "nodes"))
+    return Snapshot(recording["cluster"], *parts), datetime.fromisoformat(recording["now"])
+
+
+def outcomes(snapshot: Snapshot, now: datetime) -> list[tuple[Condition, bool]]:
+    """Return the condition of each finding, and whether it is final."""
+    return [(finding.condition, finding.is_final) for finding in findings(snapshot, now)]
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_the_condition_is_found_with_kubernetes_words_and_nothing_else_is(name: str):
+def test_a_recorded_failure_has_one_condition_with_the_words_of_kubernetes(name: str):
     condition, is_final, kind, words, part = RECORDED[name]
     snapshot, now = recorded(name)
-    found = findings(snapshot, now)
-    assert {one.condition for one in found} == {condition}
-    first = found[0]
+    assert {condition for condition, _ in outcomes(snapshot, now)} == {condition}
+    first = findings(snapshot, now)[0]
     assert first.is_final == is_final
     assert words in first.detail
-    assert (first.is_head, first.group) == (part == "head", part.removesuffix("head"))
-    namespace = snapshot.cluster["metadata"]["namespace"]
-    assert first.object.startswith(f"{kind} {namespace}/{snapshot.cluster['metadata']['name']}")
-    told = error(first)
-    assert (told.where, told.detail, told.remedy) == (first.object, f"{condition}: {first.detail}", first.remedy)
+    assert first.part == Part("RayCluster", part == "head", part.removesuffix("head"))
+    namespace = snapshot.owner["metadata"]["namespace"]
+    assert first.object.startswith(f"{kind} {namespace}/{snapshot.owner['metadata']['name']}")
+    failure = error(first)
+    assert (failure.where, failure.remedy) == (first.object, first.remedy)
+    assert failure.detail == f"{condition}: {first.detail}"
     assert "{" not in first.remedy
 
 
-def test_a_cluster_that_runs_has_no_findings():
+def test_a_healthy_cluster_has_no_findings():
     assert findings(*recorded("well")) == []
 
 
@@ -107,35 +113,32 @@ def test_a_cluster_that_runs_has_no_findings():
     "name",
     [
         *("head-taint", "worker-taint", "affinity", "head-too-large", "worker-too-large"),  # a node autoscaler may act
-        *("head-image", "config-map", "secret-volume", "claim-missing", "service-account"),  # it may just come
+        *("head-image", "config-map", "secret-volume", "claim-missing", "service-account"),  # it may still be created
     ],
 )
-def test_what_may_still_come_is_not_final_at_first(name: str):
+def test_what_may_still_be_created_is_not_final_at_first(name: str):
     snapshot, _ = recorded(name)
-    began = datetime.fromisoformat(snapshot.cluster["metadata"]["creationTimestamp"])
-    found = findings(snapshot, began + timedelta(seconds=5))
-    assert found
-    assert not any(one.is_final for one in found)
+    created = datetime.fromisoformat(snapshot.owner["metadata"]["creationTimestamp"])
+    early = outcomes(snapshot, created + timedelta(seconds=5))
+    assert early
+    assert not any(is_final for _, is_final in early)
 
 
-def test_a_new_cluster_is_given_time_before_the_operator_counts_as_silent():
+def test_the_operator_may_leave_a_new_cluster_without_a_status_for_a_while():
     snapshot, _ = recorded("operator")
-    began = datetime.fromisoformat(snapshot.cluster["metadata"]["creationTimestamp"])
-    assert findings(snapshot, began + timedelta(seconds=5)) == []
-    assert [one.is_final for one in findings(snapshot, began + timedelta(seconds=20))] == [False]
+    created = datetime.fromisoformat(snapshot.owner["metadata"]["creationTimestamp"])
+    assert findings(snapshot, created + timedelta(seconds=5)) == []
+    assert outcomes(snapshot, created + timedelta(seconds=20)) == [("OperatorSilent", False)]
 
 
 @pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
-def test_a_pod_for_which_an_autoscaler_makes_a_node_waits(reason: str):
+def test_a_pod_for_which_an_autoscaler_adds_a_node_is_not_given_up(reason: str):
     snapshot, now = recorded("head-taint")
     pod = snapshot.pods[0]["metadata"]
-    said = {
+    event = {
         "reason": reason,
         "message": "pod triggered scale-up: [{gpu 0->1 (max: 2)}]",
         "lastTimestamp": now.isoformat(),
-    }
-    event = {
-        **said,
         "involvedObject": {"kind": "Pod", "name": pod["name"], "namespace": pod["namespace"], "uid": pod["uid"]},
     }
     first = findings(replace(snapshot, events=(*snapshot.events, event)), now)[0]
@@ -144,7 +147,7 @@ def test_a_pod_for_which_an_autoscaler_makes_a_node_waits(reason: str):
 
 
 def unschedulable(message: str, snapshot: Snapshot) -> Snapshot:
-    """The snapshot, had the scheduler said so of its pod, and were the nodes not to be read."""
+    """Return the snapshot with this message of the scheduler about its pod, and without nodes."""
     pod: dict[str, Any] = deepcopy(dict(snapshot.pods[0]))
     for condition in pod["status"]["conditions"]:
         condition["message"] = message
@@ -170,8 +173,8 @@ HOPELESS = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for
             True,
         ),
         (
-            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {node.kubernetes.io/unreachable: }. "
-            + HOPELESS,
+            "0/3 nodes are available: 1 Insufficient cpu, "
+            "2 node(s) had untolerated taint {node.kubernetes.io/unreachable: }. " + HOPELESS,
             "NoRoom",
             False,
         ),
@@ -191,20 +194,16 @@ HOPELESS = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for
         ("no nodes available to schedule pods", "NoRoom", False),
     ],
 )
-def test_what_every_node_says_decides(message: str, condition: str, is_final: bool):
+def test_the_reasons_of_all_nodes_decide_about_a_pod(message: str, condition: str, is_final: bool):
     snapshot, now = recorded("affinity")
-    assert [(one.condition, one.is_final) for one in findings(unschedulable(message, snapshot), now)] == [
-        (condition, is_final)
-    ]
+    assert outcomes(unschedulable(message, snapshot), now) == [(condition, is_final)]
 
 
-def test_taints_of_a_node_that_is_not_well_are_waited_for():
+def test_a_pod_waits_for_an_unhealthy_node_to_lose_its_taints():
     snapshot, now = recorded("head-taint")
     taint = {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}
     nodes = [{**node, "spec": {**node["spec"], "taints": [taint]}} for node in snapshot.nodes]
-    assert [(one.condition, one.is_final) for one in findings(replace(snapshot, nodes=tuple(nodes)), now)] == [
-        ("NoRoom", False)
-    ]
+    assert outcomes(replace(snapshot, nodes=tuple(nodes)), now) == [("NoRoom", False)]
 
 
 @pytest.mark.parametrize(
@@ -217,25 +216,24 @@ def test_taints_of_a_node_that_is_not_well_are_waited_for():
         ("requested: pods=1, used: pods=2, limited: pods=2", False),
     ],
 )
-def test_a_quota_that_others_fill_may_become_free_and_one_that_is_too_small_may_not(quota: str, is_final: bool):
+def test_a_quota_is_final_only_if_it_is_too_small_for_the_cluster_alone(quota: str, is_final: bool):
     snapshot, now = recorded("worker-quota")
-    cluster: dict[str, Any] = deepcopy(dict(snapshot.cluster))
+    cluster: dict[str, Any] = deepcopy(dict(snapshot.owner))
     for condition in cluster["status"]["conditions"]:
         condition["message"] = (
             f'FailedCreateWorkerPod\npods "ray-small-worker-a" is forbidden: exceeded quota: small, {quota}'
         )
-    found = findings(replace(snapshot, cluster=cluster), now)
-    assert [(one.condition, one.is_final) for one in found] == [("QuotaExceeded", is_final)]
+    assert outcomes(replace(snapshot, owner=cluster), now) == [("QuotaExceeded", is_final)]
 
 
-def test_what_is_final_comes_first_and_the_head_before_workers():
+def test_final_findings_come_first_and_the_head_before_workers():
     (passing, now), (worker, then), (head, later) = (
         recorded("no-room"),
         recorded("worker-image"),
         recorded("head-image"),
     )
     together = replace(passing, pods=(*passing.pods, *worker.pods, *head.pods), events=())
-    assert [(one.is_final, one.is_head) for one in findings(together, max(now, then, later))] == [
+    assert [(finding.is_final, finding.part.is_head) for finding in findings(together, max(now, then, later))] == [
         (True, True),
         (True, False),
         (False, True),
@@ -247,31 +245,30 @@ def test_events_of_other_objects_change_nothing():
     others = [
         event for name in RECORDED for event in recorded(name)[0].events if event["involvedObject"]["name"] != "ray"
     ]
-    others = [event for event in others if event["reason"] != "Evicted"]  # of a pod of this name, which is gone
+    others = [event for event in others if event["reason"] != "Evicted"]  # of a deleted pod of this name
     assert findings(replace(snapshot, events=(*snapshot.events, *others)), now) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_api_server_refused_is_told_with_its_words(name: str):
+def test_a_refusal_of_the_api_server_has_its_words_and_a_remedy(name: str):
     clause, words, remedy = REFUSED[name]
-    told = json.loads((STATUSES / f"refused-{name}.json").read_text())
-    failure = refusal(told["status"], told["body"], "RayCluster ns/ray")
+    recording = json.loads((STATUSES / f"refused-{name}.json").read_text())
+    failure = refusal(recording["status"], recording["body"], "RayCluster ns/ray")
     assert clause in failure.what
     assert words in failure.detail
     assert remedy in failure.remedy
     assert failure.where == "RayCluster ns/ray"
 
 
-def test_an_api_server_that_fails_without_a_word_is_told_by_its_status():
+def test_a_failure_of_the_api_server_without_a_message_has_its_status():
     failure = refusal(503, {}, "RayCluster ns/ray")
     assert str(failure).startswith("The Kubernetes API does not work: RayCluster ns/ray (status 503)")
 
 
-def test_a_task_that_ray_ended_for_memory_is_told_with_its_pod():
+def test_a_task_that_ray_ended_out_of_memory_is_explained_with_its_pod():
     snapshot, now = recorded("well")
     pod = snapshot.pods[0]
-    said = RAY_SAID.format(address=pod["status"]["podIP"])
-    failure = out_of_memory("train", said, snapshot, now)
+    failure = out_of_memory("train", RAY_MESSAGE.format(address=pod["status"]["podIP"]), snapshot, now)
     assert failure
     assert failure.what == "the task train ran out of memory"
     assert failure.where == f"Pod {pod['metadata']['namespace']}/{pod['metadata']['name']}"
@@ -279,13 +276,13 @@ def test_a_task_that_ray_ended_for_memory_is_told_with_its_pod():
     assert "@resources(memory=...)" in failure.remedy
 
 
-def test_a_task_that_ray_ended_for_memory_elsewhere_is_told_with_the_node():
-    failure = out_of_memory("train", RAY_SAID.format(address="10.0.0.1"), *recorded("well"))
+def test_a_task_that_ray_ended_on_an_unknown_node_is_explained_with_the_node():
+    failure = out_of_memory("train", RAY_MESSAGE.format(address="10.0.0.1"), *recorded("well"))
     assert failure
     assert failure.where == "node 10.0.0.1"
 
 
-def test_a_task_whose_pod_the_kernel_ended_for_memory_is_told_with_that_pod():
+def test_a_task_whose_pod_the_kernel_ended_out_of_memory_is_explained_with_the_pod():
     snapshot, now = recorded("worker-memory")
     failure = out_of_memory("train", "The worker died unexpectedly", snapshot, now)
     assert failure
@@ -293,11 +290,11 @@ def test_a_task_whose_pod_the_kernel_ended_for_memory_is_told_with_that_pod():
     assert "OOMKilled" in failure.detail
 
 
-def test_a_task_that_failed_for_another_reason_is_left_alone():
+def test_a_task_that_failed_for_another_reason_is_not_explained():
     assert out_of_memory("train", "ValueError: no", *recorded("head-crash")) is None
 
 
 def test_every_condition_is_explained_and_documented():
     trouble = (Path(__file__).parents[2] / "docs/trouble.md").read_text()
-    assert set(diagnosis.EXPLAINED) == set(get_args(Condition))
+    assert set(EXPLAINED) == set(get_args(Condition))
     assert [condition for condition in get_args(Condition) if f"`{condition}`" not in trouble] == []

@@ -1,4 +1,4 @@
-"""Which RayClusters nobody uses any more: what the sweep deletes, and what it spares."""
+"""Which RayClusters the sweep deletes, and which it leaves, by their Leases."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,7 +27,7 @@ def lease(renewed: float, of: str = "one", run: str | None = None) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("found", "leases", "abandoned"),
+    ("raycluster", "leases", "abandoned"),
     [
         (cluster(3600), [lease(5)], False),
         (cluster(3600), [lease(500), lease(5)], False),
@@ -42,31 +42,31 @@ def lease(renewed: float, of: str = "one", run: str | None = None) -> dict[str, 
         (cluster(3600, idle=1, used=20), [lease(20)], False),
     ],
     ids=[
-        "its driver lives",
-        "one of two drivers lives",
+        "its driver is alive",
+        "one of two drivers is alive",
         "its driver was killed",
-        "its driver gave it back and could not delete it",
-        "it was made a moment ago",
-        "another's driver lives",
-        "shared, and warm",
-        "shared, and in use",
-        "shared, and idle too long",
-        "shared, its last driver killed long ago",
-        "shared, a renewal is late",
+        "its driver released the Lease and could not delete the cluster",
+        "created a moment ago",
+        "the driver of another cluster is alive",
+        "shared and kept warm",
+        "shared and in use",
+        "shared and idle too long",
+        "shared with a last driver killed long ago",
+        "shared with a late renewal",
     ],
 )
 def test_a_cluster_is_abandoned_when_no_driver_is_left(
-    found: dict[str, Any], leases: list[dict[str, Any]], abandoned: bool
+    raycluster: dict[str, Any], leases: list[dict[str, Any]], abandoned: bool
 ):
-    assert is_abandoned(found, leases, NOW) == abandoned
+    assert is_abandoned(raycluster, leases, NOW) == abandoned
 
 
 def test_a_run_is_lost_when_none_of_its_leases_is_renewed():
     leases = [
         lease(90, run="lost"),
-        lease(5, run="lives"),
-        lease(90, run="begun again"),
-        lease(5, run="begun again"),
+        lease(5, run="alive"),
+        lease(90, run="restarted"),
+        lease(5, run="restarted"),
         lease(90),
     ]
     assert lost_runs(leases, NOW) == {"lost": NOW - timedelta(seconds=90)}

@@ -1,1 +1,1 @@
-"""RayClusters that KubeRay creates: manifest, lifecycle, diagnosis and clean-up."""
+"""RayClusters that KubeRay creates: manifest, life cycle, diagnosis and clean-up."""

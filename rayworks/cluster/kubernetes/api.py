@@ -1,41 +1,62 @@
-"""What rayworks asks of the Kubernetes API, in one namespace. Objects are the API's own JSON, as dictionaries.
+"""The requests that rayworks makes to the Kubernetes API, in one namespace.
 
-The only module that knows the Kubernetes client.
+This is the only module that knows the Kubernetes client. Objects are the API's own JSON, as dictionaries. Objects of any kind in :mod:`~rayworks.cluster.kubernetes.kinds` are
+created, read, changed and deleted by the same methods; pods, events and nodes are only read.
 """
 
 import contextlib
 import json
 import os
 from collections.abc import Generator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rayworks.cluster.kubernetes import raycluster_manifest
+from rayworks.cluster.kubernetes import diagnosis
+from rayworks.cluster.kubernetes.kinds import Kind
+from rayworks.cluster.kubernetes.objects import Object
 from rayworks.errors import ClusterError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = (5, 30)
-"""Seconds to connect, and to answer."""
+"""Seconds to connect, and to wait for the response."""
 LOG_TIMEOUT = (5, 10)
-"""For a pod's log, which its node has to answer."""
+"""The same for a pod's log, which comes from the pod's node."""
 
 
 def in_a_pod() -> bool:
-    """Whether this process runs in a pod that may ask the API."""
+    """Return whether this process runs in a pod whose service account may use the API."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and (SERVICE_ACCOUNT / "token").exists()
 
 
 class RefusedError(Exception):
-    """The API did not do what it was asked."""
+    """The API server refused a request, or did not respond.
 
-    def __init__(self, status: int, body: dict[str, Any], what: str) -> None:
+    Args:
+        status: HTTP status of the response; 0 if there was none.
+        body: The API's Status object.
+        kind: The kind of object that the request was about.
+        request: The request in words: ``create RayCluster namespace/name``.
+    """
+
+    def __init__(self, status: int, body: Object, kind: str, request: str) -> None:
         super().__init__(f"{status} {body.get('message') or body.get('reason') or ''}".strip())
-        self.status, self.body, self.what = status, body, what
+        self.status, self.body, self.kind, self.request = status, body, kind, request
+
+    def explained(self) -> ClusterError:
+        """Return the failure for the user: what is wrong, and what to do."""
+        return diagnosis.refusal(self.status, self.body, self.request, kind=self.kind)
+
+
+class NotFoundError(RefusedError):
+    """The object does not exist."""
+
+
+class ConflictError(RefusedError):
+    """The object already exists, or is not the one that the request expects."""
 
 
 class KubernetesApi:
-    """The API server that this pod, or the current context of the kubeconfig, belongs to.
+    """The API server of this pod, or of the current context of the kubeconfig.
 
     Args:
         namespace: By default the pod's own, or that of the context.
@@ -46,125 +67,106 @@ class KubernetesApi:
 
     def __init__(self, namespace: str | None = None) -> None:
         try:
-            from kubernetes import client, config
+            from kubernetes import client
         except ImportError as error:
             raise ClusterError(
                 "a RayCluster needs the Kubernetes client", detail=str(error), remedy="Install rayworks[kubernetes]"
             ) from error
         configuration = client.Configuration()
-        try:
-            if in_a_pod():
-                config.load_incluster_config(client_configuration=configuration)
-                own = (SERVICE_ACCOUNT / "namespace").read_text().strip()
-            else:
-                config.load_kube_config(client_configuration=configuration)
-                own = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
-        except (config.ConfigException, OSError) as error:
-            raise ClusterError(
-                "no Kubernetes is known here",
-                detail=str(error),
-                remedy="Set KUBECONFIG, or check that `kubectl get pods` works",
-            ) from error
+        default_namespace = _load(configuration)
         configuration.retries = False  # type: ignore[assignment]  # each caller knows how long it can wait
-        self.namespace = namespace or own
-        # Any: the client's types name its own classes, where its methods take dictionaries as well.
+        self.namespace = namespace or default_namespace
+        # Any: the client's types are its own classes, but its methods also take dictionaries.
         self._client: Any = client.ApiClient(configuration)
         self._custom: Any = client.CustomObjectsApi(self._client)
         self._core: Any = client.CoreV1Api(self._client)
-        self._leases: Any = client.CoordinationV1Api(self._client)
         self._version: Any = client.VersionApi(self._client)
         self._authorization: Any = client.AuthorizationV1Api(self._client)
 
-    def _plain(self, answer: Any) -> Any:
-        return self._client.sanitize_for_serialization(answer)
+    # Objects of any kind. The client's methods for custom objects work for every API group.
 
-    def server_version(self) -> str:
-        with _asking("ask for the version"):
-            return str(self._plain(self._version.get_code(_request_timeout=TIMEOUT))["gitVersion"])
+    def create(self, kind: Kind, manifest: Object, *, dry_run: bool = False) -> Object:
+        """Create an object, and return it.
 
-    # RayClusters
-
-    def create_cluster(self, manifest: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
-        with _asking(f"create RayCluster {self.namespace}/{manifest['metadata']['name']}"):
+        Args:
+            kind: Its kind.
+            manifest: With ``metadata.name``.
+            dry_run: Only check whether the API server would accept it.
+        """
+        options = {"dry_run": "All"} if dry_run else {}
+        with self._request("create", kind, manifest["metadata"]["name"]):
             return self._custom.create_namespaced_custom_object(
-                *self._clusters(), manifest, _request_timeout=TIMEOUT, **({"dry_run": "All"} if dry_run else {})
+                *self._path(kind), manifest, _request_timeout=TIMEOUT, **options
             )
 
-    def cluster(self, name: str) -> dict[str, Any] | None:
-        """The RayCluster, or None when there is none."""
-        try:
-            with _asking(f"read RayCluster {self.namespace}/{name}"):
-                return self._custom.get_namespaced_custom_object(*self._clusters(), name, _request_timeout=TIMEOUT)
-        except RefusedError as error:
-            if error.status == 404:
-                return None
-            raise
+    def get(self, kind: Kind, name: str) -> Object | None:
+        """Return an object, or None if it does not exist."""
+        with contextlib.suppress(NotFoundError), self._request("read", kind, name):
+            return self._custom.get_namespaced_custom_object(*self._path(kind), name, _request_timeout=TIMEOUT)
+        return None
 
-    def clusters(self) -> list[dict[str, Any]]:
-        """The RayClusters that rayworks made."""
-        with _asking(f"list RayClusters in {self.namespace}"):
+    def list_objects(self, kind: Kind, *, labels: str) -> list[Object]:
+        """Return the objects of a kind that a label selector matches."""
+        with _request(f"list {kind.name}s in {self.namespace}", kind.name):
             return self._custom.list_namespaced_custom_object(
-                *self._clusters(), label_selector=raycluster_manifest.MANAGED_BY_SELECTOR, _request_timeout=TIMEOUT
+                *self._path(kind), label_selector=labels, _request_timeout=TIMEOUT
             )["items"]
 
-    def annotate_cluster(self, name: str, annotations: dict[str, str]) -> dict[str, Any] | None:
-        """The RayCluster with ``annotations`` set, or None when there is none."""
-        try:
-            with _asking(f"annotate RayCluster {self.namespace}/{name}"):
-                patch = {"metadata": {"annotations": annotations}}
-                return self._custom.patch_namespaced_custom_object(
-                    *self._clusters(), name, patch, _request_timeout=TIMEOUT
-                )
-        except RefusedError as error:
-            if error.status == 404:
-                return None
-            raise
+    def patch(self, kind: Kind, name: str, patch: Object) -> Object | None:
+        """Merge ``patch`` into an object, and return the object; None if it does not exist."""
+        with contextlib.suppress(NotFoundError), self._request("change", kind, name):
+            return self._custom.patch_namespaced_custom_object(*self._path(kind), name, patch, _request_timeout=TIMEOUT)
+        return None
 
-    def delete_cluster(self, name: str, *, uid: str, resource_version: str | None = None) -> bool:
-        """Delete this very RayCluster, with its pods; False when it is gone, or has changed since ``resource_version``."""
-        preconditions = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
+    def annotate(self, kind: Kind, name: str, annotations: dict[str, str]) -> Object | None:
+        """Set annotations of an object, and return the object; None if it does not exist."""
+        return self.patch(kind, name, {"metadata": {"annotations": annotations}})
+
+    def delete(self, kind: Kind, name: str, *, uid: str | None = None, resource_version: str | None = None) -> bool:
+        """Delete an object, and in the background what it owns.
+
+        Args:
+            kind: Its kind.
+            name: Its name.
+            uid: Only the object with this UID, not another one of the same name.
+            resource_version: Only if it has not changed since this version.
+
+        Returns:
+            False if there is no such object, or not this one.
+        """
+        conditions = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {field: value for field, value in conditions.items() if value is not None}
         body = {"propagationPolicy": "Background", "preconditions": preconditions}
-        try:
-            with _asking(f"delete RayCluster {self.namespace}/{name}"):
-                self._custom.delete_namespaced_custom_object(
-                    *self._clusters(), name, body=body, _request_timeout=TIMEOUT
-                )
-        except RefusedError as error:
-            if error.status in (404, 409):
-                return False
-            raise
-        return True
+        with contextlib.suppress(NotFoundError, ConflictError), self._request("delete", kind, name):
+            self._custom.delete_namespaced_custom_object(*self._path(kind), name, body=body, _request_timeout=TIMEOUT)
+            return True
+        return False
 
-    def _clusters(self) -> tuple[str, str, str, str]:
-        return raycluster_manifest.GROUP, raycluster_manifest.VERSION, self.namespace, raycluster_manifest.PLURAL
+    def _path(self, kind: Kind) -> tuple[str, str, str, str]:
+        return kind.group, kind.version, self.namespace, kind.plural
 
-    # What there is to see of a cluster
+    def _request(self, verb: str, kind: Kind, name: str) -> contextlib.AbstractContextManager[None]:
+        return _request(f"{verb} {kind.name} {self.namespace}/{name}", kind.name)
 
-    def pods(self, cluster: str) -> list[dict[str, Any]]:
-        with _asking(f"list pods in {self.namespace}"):
-            answer = self._core.list_namespaced_pod(
-                self.namespace, label_selector=f"ray.io/cluster={cluster}", _request_timeout=TIMEOUT
+    # Pods, events and nodes
+
+    def pods(self, *, labels: str) -> list[Object]:
+        """Return the pods that a label selector matches."""
+        with _request(f"list pods in {self.namespace}", "Pod"):
+            return self._items(
+                self._core.list_namespaced_pod(self.namespace, label_selector=labels, _request_timeout=TIMEOUT)
             )
-            return self._plain(answer)["items"]
-
-    def events(self) -> list[dict[str, Any]]:
-        """Events of the namespace."""
-        with _asking(f"list events in {self.namespace}"):
-            return self._plain(self._core.list_namespaced_event(self.namespace, _request_timeout=TIMEOUT))["items"]
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """All nodes; none where this identity may not read them, which a role within a namespace cannot grant."""
-        try:
-            with _asking("list nodes"):
-                return self._plain(self._core.list_node(_request_timeout=TIMEOUT))["items"]
-        except RefusedError as error:
-            if error.status == 403:
-                return []
-            raise
 
     def pod_log(self, pod: str, container: str, *, lines: int, previous: bool = False) -> str:
-        """The last ``lines`` of a container's output."""
-        with _asking(f"read the log of Pod {self.namespace}/{pod}"):
+        """Return the last lines of a container's output.
+
+        Args:
+            pod: Name of the pod.
+            container: Name of the container.
+            lines: How many.
+            previous: Of the run before the container's last restart.
+        """
+        with _request(f"read the log of Pod {self.namespace}/{pod}", "Pod"):
             return self._core.read_namespaced_pod_log(
                 pod,
                 self.namespace,
@@ -174,87 +176,84 @@ class KubernetesApi:
                 _request_timeout=LOG_TIMEOUT,
             )
 
-    # Leases
+    def events(self) -> list[Object]:
+        """Return the events of the namespace."""
+        with _request(f"list events in {self.namespace}", "Event"):
+            return self._items(self._core.list_namespaced_event(self.namespace, _request_timeout=TIMEOUT))
 
-    def renew_lease(
-        self, name: str, *, holder: str, seconds: int, labels: dict[str, str], owner: dict[str, Any]
-    ) -> None:
-        """Hold a Lease from now on for ``seconds``; it is made if it is not there."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now}
+    def nodes(self) -> list[Object]:
+        """Return all nodes; none if this account may not read them, which a role within a namespace cannot grant."""
         try:
-            with _asking(f"renew Lease {self.namespace}/{name}"):
-                self._leases.patch_namespaced_lease(name, self.namespace, {"spec": spec}, _request_timeout=TIMEOUT)
-                return
+            with _request("list nodes", "Node"):
+                return self._items(self._core.list_node(_request_timeout=TIMEOUT))
         except RefusedError as error:
-            if error.status != 404:
-                raise
-        body = {
-            "metadata": {
-                "name": name,
-                "labels": {**raycluster_manifest.MANAGED_BY, **labels},
-                "ownerReferences": [_owner(owner)],
-            },
-            "spec": {**spec, "acquireTime": now},
-        }
-        with _asking(f"create Lease {self.namespace}/{name}"):
-            self._leases.create_namespaced_lease(self.namespace, body, _request_timeout=TIMEOUT)
+            if error.status == 403:
+                return []
+            raise
 
-    def leases(self, label: str = "") -> list[dict[str, Any]]:
-        """The Leases that rayworks made."""
-        selector = raycluster_manifest.MANAGED_BY_SELECTOR + (f",{label}" if label else "")
-        with _asking(f"list Leases in {self.namespace}"):
-            return self._plain(
-                self._leases.list_namespaced_lease(self.namespace, label_selector=selector, _request_timeout=TIMEOUT)
-            )["items"]
+    def _items(self, response: Any) -> list[Object]:
+        return self._client.sanitize_for_serialization(response)["items"]
 
-    def delete_lease(self, name: str) -> None:
-        try:
-            with _asking(f"delete Lease {self.namespace}/{name}"):
-                self._leases.delete_namespaced_lease(name, self.namespace, _request_timeout=TIMEOUT)
-        except RefusedError as error:
-            if error.status != 404:
-                raise
+    # The server
 
-    # Permissions
+    def server_version(self) -> str:
+        """Return the version of Kubernetes."""
+        with _request("read the server's version", "version"):
+            return str(self._version.get_code(_request_timeout=TIMEOUT).git_version)
 
     def may(self, verb: str, group: str, resource: str) -> bool:
-        """Whether this identity may do it in the namespace."""
-        resource, _, sub = resource.partition("/")
-        attributes = {
-            "namespace": self.namespace,
-            "verb": verb,
-            "group": group,
-            "resource": resource,
-            "subresource": sub,
-        }
-        with _asking("ask what is allowed"):
-            review = self._authorization.create_self_subject_access_review(
-                {"spec": {"resourceAttributes": attributes}}, _request_timeout=TIMEOUT
-            )
-            return bool(self._plain(review)["status"]["allowed"])
+        """Return whether this account may do something in the namespace.
+
+        Args:
+            verb: Such as ``create``.
+            group: API group; empty for pods and other core objects.
+            resource: Plural name, with a subresource after a slash: ``pods/log``.
+        """
+        resource, _, subresource = resource.partition("/")
+        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
+        spec = {"resourceAttributes": {**attributes, "subresource": subresource}}
+        with _request("review this account's permissions", "SelfSubjectAccessReview"):
+            review = self._authorization.create_self_subject_access_review({"spec": spec}, _request_timeout=TIMEOUT)
+            return bool(review.status.allowed)
 
 
-def _owner(owner: dict[str, Any]) -> dict[str, Any]:
-    metadata = owner["metadata"]
-    return {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": metadata["name"], "uid": metadata["uid"]}
+def _load(configuration: Any) -> str:
+    """Load the pod's service account or the kubeconfig into ``configuration``, and return its namespace."""
+    from kubernetes import config
+
+    try:
+        if in_a_pod():
+            config.load_incluster_config(client_configuration=configuration)
+            return (SERVICE_ACCOUNT / "namespace").read_text().strip()
+        config.load_kube_config(client_configuration=configuration)
+        return config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
+    except (config.ConfigException, OSError) as error:
+        raise ClusterError(
+            "no Kubernetes cluster is configured here",
+            detail=str(error),
+            remedy="Set KUBECONFIG, or check that `kubectl get pods` works",
+        ) from error
 
 
 @contextlib.contextmanager
-def _asking(what: str) -> Generator[None]:
-    """Raise RefusedError for whatever the API, or the way to it, says instead of an answer. Status 0: it does not answer."""
+def _request(request: str, kind: str) -> Generator[None]:
+    """Raise RefusedError if the API server refuses the request of the block, or does not respond."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
     try:
         yield
     except ApiException as error:
-        try:
-            body = json.loads(error.body or "{}")
-        except ValueError:
-            body = {"message": str(error.body)}
-        raise RefusedError(
-            error.status or 0, body if isinstance(body, dict) else {"message": str(body)}, what
-        ) from error
+        status = error.status or 0
+        error_class = {404: NotFoundError, 409: ConflictError}.get(status, RefusedError)
+        raise error_class(status, _status_object(error.body), kind, request) from error
     except (HTTPError, OSError) as error:
-        raise RefusedError(0, {"message": str(error)}, what) from error
+        raise RefusedError(0, {"message": str(error)}, kind, request) from error
+
+
+def _status_object(body: Any) -> Object:
+    try:
+        status = json.loads(body or "{}")
+    except ValueError:
+        status = None
+    return status if isinstance(status, dict) else {"message": str(body)}

@@ -1,4 +1,4 @@
-"""A program beside this process: started, known to be ready by what it prints, and ended with all that it started."""
+"""A program that runs beside this process, and prints when it is ready."""
 
 import contextlib
 import os
@@ -12,10 +12,16 @@ END_SECONDS = 10
 
 
 class BackgroundProcess:
-    """``command`` in a session of its own, so that a Ctrl-C does not reach it before this process has used it to the end."""
+    """A program in a session of its own: a Ctrl-C does not reach it while this process still needs it.
+
+    Args:
+        command: The program and its arguments.
+        environment: Variables beside those of this process.
+    """
 
     def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - a file, not a pipe: nobody has to read it for the program to go on
+        # A file, not a pipe: the program does not block when its output is not read.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         self._process = subprocess.Popen(
             command,
             stdout=self._output,
@@ -30,25 +36,36 @@ class BackgroundProcess:
         return self._process.poll() is None
 
     def output(self) -> str:
+        """Return all that the program has printed."""
         size = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
 
     def last_line(self) -> str:
+        """Return the last line of the output that is not empty."""
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
     def wait_for(self, pattern: str, *, times: int = 1, seconds: float) -> list[re.Match[str]]:
-        """The first matches of ``pattern`` in the output; fewer when the program ends, or does not print them in time."""
+        """Wait until the output matches a pattern.
+
+        Args:
+            pattern: A regular expression.
+            times: How many matches to wait for.
+            seconds: How long to wait at most.
+
+        Returns:
+            The first matches; fewer than ``times`` if the program ends, or does not print them in time.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            running = self.is_running  # asked first: what it printed at its end counts
-            found = list(re.finditer(pattern, self.output()))
-            if len(found) >= times or not running or time.monotonic() > deadline:
-                return found[:times]
+            is_running = self.is_running  # checked first, so that its last output counts
+            matches = list(re.finditer(pattern, self.output()))
+            if len(matches) >= times or not is_running or time.monotonic() > deadline:
+                return matches[:times]
             time.sleep(0.05)
 
     def end(self) -> None:
-        """End it and all that it started. Safe to call twice."""
+        """End the program and all processes of its session. May be called twice."""
         if self._output.closed:
             return
         for number, patience in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):

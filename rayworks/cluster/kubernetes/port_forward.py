@@ -1,4 +1,4 @@
-"""Ports of a service on this machine, for a driver outside of Kubernetes."""
+"""Local ports that lead to ports of a service, for a driver outside of Kubernetes."""
 
 import shutil
 
@@ -9,13 +9,18 @@ START_SECONDS = 20
 
 
 def forward(target: str, namespace: str, ports: tuple[int, ...]) -> tuple[BackgroundProcess, dict[int, int]]:
-    """Forward local ports to those of ``target`` (``service/name``), by kubectl, until the process is ended.
+    """Forward local ports to those of an object with kubectl, until the process is ended.
+
+    Args:
+        target: ``service/name``.
+        namespace: Of the object.
+        ports: Its ports.
 
     Returns:
-        The process, and the local port of each remote one.
+        The process, and the local port for each port of the object.
 
     Raises:
-        ClusterError: There is no kubectl, or it could not forward.
+        ClusterError: kubectl is missing, or could not forward the ports.
     """
     if (kubectl := shutil.which("kubectl")) is None:
         raise ClusterError(
@@ -26,14 +31,15 @@ def forward(target: str, namespace: str, ports: tuple[int, ...]) -> tuple[Backgr
     process = BackgroundProcess(
         [kubectl, "port-forward", "--namespace", namespace, target, *(f":{port}" for port in ports)]
     )
-    found = process.wait_for(r"Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)", times=len(ports), seconds=START_SECONDS)
-    if len(found) < len(ports):
-        said = process.last_line()
+    pattern = r"Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)"
+    matches = process.wait_for(pattern, times=len(ports), seconds=START_SECONDS)
+    if len(matches) < len(ports):
+        message = process.last_line()
         process.end()
         raise ClusterError(
             "kubectl could not forward the head's ports",
             where=f"{namespace}/{target}",
-            detail=said,
+            detail=message,
             remedy="Check that you may create pods/portforward in this namespace",
         )
-    return process, {int(match[2]): int(match[1]) for match in found}
+    return process, {int(match[2]): int(match[1]) for match in matches}

@@ -1,36 +1,42 @@
-"""What there is to read after a RayCluster is gone: its events, the logs of its pods and of Ray, and its tasks."""
+"""Saves what may explain a failure before a RayCluster is deleted: events, logs of its pods and of Ray, and tasks."""
 
 import json
 import logging
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+
 from rayworks import storage
+from rayworks.cluster import _private
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
+from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
+from rayworks.cluster.kubernetes.objects import Object, last_seen, pod_selector
 from rayworks.errors import StorageError
 
 SECONDS = 20
-"""All of it may take so long: a run that is cancelled has half a minute to end."""
+"""How long all of it may take: a cancelled run has half a minute to end."""
+REQUEST_SECONDS = 5
 LINES = 2000
-"""Of each log, the last ones."""
-RAY_LOGS = ("worker-", "job-driver", "python-core-driver", "gcs_server", "raylet", "monitor", "autoscaler")
+"""How many of the last lines of each log are saved."""
 
 logger = logging.getLogger(__name__)
 
 
 def location(name: str, *, storage_uri: str) -> str:
-    """The folder for what is saved of a RayCluster."""
+    """Return the folder for what is saved of a RayCluster."""
     return storage.join(storage.absolute(storage_uri), "clusters", name)
 
 
 def save(api: KubernetesApi, name: str, *, storage_uri: str, dashboard: str | None = None) -> str:
-    """Save what can be had, within :data:`SECONDS`; what cannot is told in the log, since the cluster has to go all the same.
+    """Save what is available within :data:`SECONDS`. Errors are logged: the cluster must be deleted all the same.
 
     Args:
-        dashboard: Address of Ray's dashboard, for the logs of Ray and the tasks.
+        api: Of the cluster's namespace.
+        name: Of the RayCluster.
+        storage_uri: The storage.
+        dashboard: URL of the Ray dashboard, for Ray's logs and tasks.
 
     Returns:
         The folder.
@@ -38,66 +44,67 @@ def save(api: KubernetesApi, name: str, *, storage_uri: str, dashboard: str | No
     folder = location(name, storage_uri=storage_uri)
     deadline = time.monotonic() + SECONDS
     try:
-        cluster, pods = api.cluster(name), api.pods(name)
+        cluster, pods = api.get(RAYCLUSTER, name), api.pods(labels=pod_selector(name))
         _write(folder, "raycluster.json", json.dumps(cluster, indent=1))
         _write(folder, "pods.json", json.dumps(pods, indent=1))
         _write(folder, "events.txt", "\n".join(_event_lines(api.events(), name)))
         if dashboard:
-            _save_of_ray(folder, dashboard, deadline)
+            _save_ray(folder, dashboard, deadline)
         for pod in pods:
             _save_pod(api, folder, pod, deadline)
-    except (RefusedError, StorageError, OSError, ValueError) as error:
-        logger.warning("Not all that RayCluster %s leaves could be saved in %s: %s", name, folder, error)
+    except (RefusedError, StorageError, httpx.HTTPError, OSError, ValueError) as error:
+        logger.warning("Not everything of RayCluster %s could be saved in %s: %s", name, folder, error)
     return folder
 
 
-def _save_pod(api: KubernetesApi, folder: str, pod: dict[str, Any], deadline: float) -> None:
+def _save_pod(api: KubernetesApi, folder: str, pod: Object, deadline: float) -> None:
+    """Save the logs of a pod's containers, also those from before a restart."""
+    pod_name = pod["metadata"]["name"]
     for status in pod.get("status", {}).get("containerStatuses", []):
         for previous in (False, True) if status.get("restartCount") else (False,):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"it took more than {SECONDS} seconds")
-            name = f"{pod['metadata']['name']}/{status['name']}{'-before-its-restart' if previous else ''}.log"
+            _check_time(deadline)
+            file = f"{pod_name}/{status['name']}{'-before-its-restart' if previous else ''}.log"
             try:
-                _write(
-                    folder, name, api.pod_log(pod["metadata"]["name"], status["name"], lines=LINES, previous=previous)
-                )
-            except RefusedError as error:  # a container that never started has none
-                logger.debug("no log of %s: %s", name, error)
+                _write(folder, file, api.pod_log(pod_name, status["name"], lines=LINES, previous=previous))
+            except RefusedError as error:  # a container that never started has no log
+                logger.debug("no log of %s: %s", file, error)
 
 
-def _save_of_ray(folder: str, dashboard: str, deadline: float) -> None:
-    """The tasks, and the log of each Ray process, by the dashboard's State API."""
-    _write(folder, "tasks.json", json.dumps(_get(dashboard, "/api/v0/tasks/summarize")["data"]["result"], indent=1))
-    nodes = _get(dashboard, "/api/v0/nodes")["data"]["result"]["result"]
-    for node in nodes:
-        if node.get("state") != "ALIVE":
-            continue
-        listed = _get(dashboard, "/api/v0/logs", node_id=node["node_id"])["data"]["result"]
-        for file in {file for files in listed.values() for file in files if file.startswith(RAY_LOGS)}:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"it took more than {SECONDS} seconds")
-            text = _ask(dashboard, "/api/v0/logs/file", node_id=node["node_id"], filename=file, lines=str(LINES))
-            if text.strip():
-                _write(folder, f"ray/{node.get('node_ip')}/{file}", text)
+def _save_ray(folder: str, dashboard: str, deadline: float) -> None:
+    """Save the summary of Ray's tasks, and the log of each Ray process."""
+    with httpx.Client(base_url=dashboard, timeout=REQUEST_SECONDS, follow_redirects=True) as client:
+
+        def get(path: str, **query: str) -> httpx.Response:
+            return client.get(path, params=query).raise_for_status()
+
+        tasks = get(_private.TASK_SUMMARY_PATH).json()["data"]["result"]
+        _write(folder, "tasks.json", json.dumps(tasks, indent=1))
+        nodes: list[dict[str, Any]] = get(_private.NODES_PATH).json()["data"]["result"]["result"]
+        for node in nodes:
+            if node.get("state") != "ALIVE":
+                continue
+            by_component = get(_private.LOGS_PATH, node_id=node["node_id"]).json()["data"]["result"]
+            for file in {file for files in by_component.values() for file in files}:
+                if file.startswith(_private.LOG_FILE_PREFIXES):
+                    _check_time(deadline)
+                    query = {"node_id": node["node_id"], "filename": file, "lines": str(LINES)}
+                    text = get(_private.LOG_FILE_PATH, **query).content.decode(errors="replace")
+                    if text.strip():
+                        _write(folder, f"ray/{node.get('node_ip')}/{file}", text)
 
 
-def _get(dashboard: str, path: str, **query: str) -> Any:
-    return json.loads(_ask(dashboard, path, **query))
+def _check_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"it took more than {SECONDS} seconds")
 
 
-def _ask(dashboard: str, path: str, **query: str) -> str:
-    url = f"{dashboard}{path}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return answer.read().decode(errors="replace")
-
-
-def _event_lines(events: list[dict[str, Any]], cluster: str) -> Iterator[str]:
-    """Those about the cluster and what KubeRay named after it."""
+def _event_lines(events: list[Object], cluster: str) -> Iterator[str]:
+    """Yield a line for each event about the cluster, and about what KubeRay named after it."""
     for event in events:
-        about, when = event["involvedObject"], event.get("lastTimestamp") or event.get("eventTime") or ""
-        if f"{about.get('name')}-".startswith(f"{cluster}-"):
-            which = f"{about.get('kind')}/{about.get('name')}"
-            yield f"{when} {event.get('type')} {which} {event.get('reason')}: {event.get('message')}"
+        involved = event["involvedObject"]
+        if f"{involved.get('name')}-".startswith(f"{cluster}-"):
+            thing = f"{involved.get('kind')}/{involved.get('name')}"
+            yield f"{last_seen(event)} {event.get('type')} {thing} {event.get('reason')}: {event.get('message')}"
 
 
 def _write(folder: str, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run adds to a RayCluster manifest, and what is refused before Kubernetes is asked."""
+"""What a run adds to a RayCluster manifest, and which manifests are refused before any request to Kubernetes."""
 
 import copy
 from pathlib import Path
@@ -19,43 +19,43 @@ def manifest() -> dict[str, Any]:
     return raycluster_manifest.read(str(SHIPPED))
 
 
-def test_the_manifest_is_taken_as_it_stands(manifest: dict[str, Any]):
+def test_the_manifest_is_used_unchanged(manifest: dict[str, Any]):
     before = copy.deepcopy(manifest)
-    made = raycluster_manifest.for_run(manifest, Needs("one", "apart", image="registry/image:1", flow_run_id="f"))
+    cluster = raycluster_manifest.for_run(manifest, Needs("one", "apart", image="registry/image:1", flow_run_id="f"))
     assert manifest == before
-    for group in (made["spec"]["headGroupSpec"], *made["spec"]["workerGroupSpecs"]):
+    for group in (cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]):
         assert group["template"]["spec"]["containers"][0].pop("image") == "registry/image:1"
         assert group["template"].pop("metadata")["labels"] == {"rayworks.io/flow-run-id": "f"}
-    assert made["spec"] == before["spec"]
+    assert cluster["spec"] == before["spec"]
 
 
-def test_an_image_that_the_manifest_names_stays(manifest: dict[str, Any]):
+def test_an_image_in_the_manifest_is_kept(manifest: dict[str, Any]):
     head = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    head["image"] = "theirs:1"
-    made = raycluster_manifest.for_run(manifest, Needs("one", "apart", image="ours:1"))
-    assert made["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == "theirs:1"
-    assert made["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["image"] == "ours:1"
+    head["image"] = "manifest:1"
+    cluster = raycluster_manifest.for_run(manifest, Needs("one", "apart", image="run:1"))
+    assert cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == "manifest:1"
+    assert cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["image"] == "run:1"
 
 
-def test_a_cluster_of_one_run_belongs_to_its_job(manifest: dict[str, Any]):
-    made = raycluster_manifest.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid")))
-    metadata = made["metadata"]
+def test_a_cluster_for_one_run_is_owned_by_the_run_s_job(manifest: dict[str, Any]):
+    cluster = raycluster_manifest.for_run(manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid")))
+    metadata = cluster["metadata"]
     assert (metadata["name"], metadata["namespace"]) == ("one", "apart")
     assert metadata["labels"] == {"app.kubernetes.io/managed-by": "rayworks", "rayworks.io/flow-run-id": "f"}
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "uid", "blockOwnerDeletion": False}
     assert metadata["ownerReferences"] == [owner]
 
 
-def test_a_shared_cluster_belongs_to_no_run_and_tells_how_long_it_may_idle(manifest: dict[str, Any]):
-    made = raycluster_manifest.for_run(
+def test_a_shared_cluster_has_no_owner_and_says_how_long_it_may_idle(manifest: dict[str, Any]):
+    cluster = raycluster_manifest.for_run(
         manifest, Needs("one", "apart", flow_run_id="f", job=("job", "uid"), idle_seconds=600)
     )
-    assert "ownerReferences" not in made["metadata"]
-    assert made["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "rayworks"}
-    assert made["metadata"]["annotations"]["rayworks.io/idle-seconds"] == "600"
+    assert "ownerReferences" not in cluster["metadata"]
+    assert cluster["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "rayworks"}
+    assert cluster["metadata"]["annotations"]["rayworks.io/idle-seconds"] == "600"
 
 
-def test_a_shared_cluster_of_another_manifest_or_image_is_told_apart(manifest: dict[str, Any]):
+def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str, Any]):
     other = copy.deepcopy(manifest)
     other["spec"]["workerGroupSpecs"][0]["maxReplicas"] += 1
     digests = {
@@ -68,7 +68,7 @@ def test_a_shared_cluster_of_another_manifest_or_image_is_told_apart(manifest: d
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda m: m.update(apiVersion="ray.io/v1alpha1"), "apiVersion is 'ray.io/v1alpha1', not 'ray.io/v1'"),
         (lambda m: m["metadata"].pop("name"), "metadata.name is missing"),
@@ -82,21 +82,21 @@ def test_a_shared_cluster_of_another_manifest_or_image_is_told_apart(manifest: d
             "restartPolicy 'Never'",
         ),
     ],
-    ids=["old version", "no name", "no head", "no container", "a head that would stay ended"],
+    ids=["old version", "no name", "no head", "no container", "a head that would not restart"],
 )
-def test_what_could_never_come_up_is_refused_with_its_place(
-    manifest: dict[str, Any], change: Any, said: str, tmp_path: Path
+def test_a_manifest_that_could_never_run_is_refused_with_the_path_of_its_error(
+    manifest: dict[str, Any], change: Any, message: str, tmp_path: Path
 ):
     change(manifest)
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(manifest))
     with pytest.raises(ParameterError) as error:
         raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "cluster.yaml" in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "kind: Pod\n", "a: [b", "kind: RayCluster\n---\nkind: RayCluster\n"])
-def test_a_file_that_is_not_one_raycluster_is_refused(content: str, tmp_path: Path):
+def test_a_file_without_exactly_one_raycluster_is_refused(content: str, tmp_path: Path):
     (tmp_path / "cluster.yaml").write_text(content)
     with pytest.raises(ParameterError, match=r"cluster\.yaml"):
         raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
@@ -115,5 +115,5 @@ def test_a_file_that_is_not_one_raycluster_is_refused(content: str, tmp_path: Pa
         ("s3://lake/cluster.json", True),
     ],
 )
-def test_an_address_is_a_manifest_by_its_name(address: str | None, is_manifest: bool):
+def test_an_address_is_a_manifest_by_its_suffix(address: str | None, is_manifest: bool):
     assert raycluster_manifest.is_manifest(address) == is_manifest

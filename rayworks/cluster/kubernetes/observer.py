@@ -1,0 +1,63 @@
+"""A driver's view of its RayCluster through the Kubernetes API."""
+
+import logging
+from datetime import UTC, datetime
+
+from rayworks.cluster.kubernetes import diagnosis
+from rayworks.cluster.kubernetes.api import KubernetesApi
+from rayworks.cluster.kubernetes.finding import Finding, Snapshot
+from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
+from rayworks.cluster.kubernetes.objects import Object, is_head, is_ready, pod_selector
+from rayworks.errors import ClusterLostError
+
+POLL_SECONDS = 2
+"""Between two snapshots, or two attempts."""
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterObserver:
+    """Takes snapshots of a RayCluster, and logs what is wrong with it.
+
+    Args:
+        api: Of its namespace.
+        name: Its name.
+        uid: Its UID: another cluster of the same name is not it.
+    """
+
+    def __init__(self, api: KubernetesApi, name: str, uid: str) -> None:
+        self.where = f"{api.namespace}/{name}"
+        self._api, self._name, self._uid = api, name, uid
+        self._logged: set[tuple[str, str]] = set()
+
+    def snapshot(self, *, complete: bool = False) -> Snapshot:
+        """Return the present state.
+
+        Args:
+            complete: Include events and nodes even if all pods are ready, and nothing needs an explanation.
+
+        Raises:
+            ClusterLostError: The cluster was deleted.
+            RefusedError: The API server does not respond, or refuses a request.
+        """
+        cluster = self._api.get(RAYCLUSTER, self._name)
+        if cluster is None or cluster["metadata"]["uid"] != self._uid:
+            raise ClusterLostError("the RayCluster was deleted", where=self.where, remedy="Run again")
+        pods = tuple(self._api.pods(labels=pod_selector(self._name)))
+        if not complete and pods and all(is_ready(pod) for pod in pods):
+            return Snapshot(cluster, pods)
+        return Snapshot(cluster, pods, tuple(self._api.events()), tuple(self._api.nodes()))
+
+    def report(self, snapshot: Snapshot) -> list[Finding]:
+        """Return what keeps the cluster from running, and log what was not logged yet."""
+        findings = diagnosis.findings(snapshot, datetime.now(UTC))
+        for finding in findings:
+            if (finding.object, finding.condition) not in self._logged:
+                self._logged.add((finding.object, finding.condition))
+                logger.warning("%s", diagnosis.error(finding))
+        return findings
+
+
+def head_of(snapshot: Snapshot) -> Object | None:
+    """Return the head's pod, if it exists."""
+    return next((pod for pod in snapshot.pods if is_head(pod)), None)

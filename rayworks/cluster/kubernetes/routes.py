@@ -1,0 +1,55 @@
+"""The phase in which a driver connects to its RayCluster: as a node from a pod, through a port-forward from outside."""
+
+from dataclasses import dataclass
+
+from rayworks.cluster.kubernetes import driver_node, port_forward
+from rayworks.cluster.kubernetes.background_process import BackgroundProcess
+from rayworks.cluster.kubernetes.objects import Object
+
+GCS_PORT, CLIENT_PORT, DASHBOARD_PORT = 6379, 10001, 8265
+
+
+@dataclass(frozen=True)
+class Route:
+    """How this process reaches Ray, as long as a process beside it runs."""
+
+    ray_address: str
+    dashboard: str
+    """URL of the Ray dashboard, for this process."""
+    process: BackgroundProcess
+
+    def close(self) -> None:
+        self.process.end()
+
+
+def from_a_pod(head: Object) -> Route:
+    """Let this pod join the cluster as a node without CPUs.
+
+    Args:
+        head: The head's pod.
+
+    Raises:
+        ClusterError: It could not join.
+    """
+    ip = head["status"]["podIP"]
+    address = f"{ip}:{GCS_PORT}"
+    return Route(address, f"http://{ip}:{DASHBOARD_PORT}", driver_node.join(address))
+
+
+def from_outside(namespace: str, cluster: str) -> Route:
+    """Forward local ports to the client server and the dashboard of a cluster.
+
+    Args:
+        namespace: Of the RayCluster.
+        cluster: Its name.
+
+    Raises:
+        ClusterError: kubectl is missing, or could not forward the ports.
+    """
+    process, ports = port_forward.forward(head_service(cluster), namespace, (CLIENT_PORT, DASHBOARD_PORT))
+    return Route(f"ray://127.0.0.1:{ports[CLIENT_PORT]}", f"http://127.0.0.1:{ports[DASHBOARD_PORT]}", process)
+
+
+def head_service(cluster: str) -> str:
+    """Return the service that KubeRay creates for the head of a cluster, as kubectl names it."""
+    return f"service/{cluster}-head-svc"

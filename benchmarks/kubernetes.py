@@ -3,7 +3,8 @@
     KUBECONFIG=… RAYWORKS_TEST_IMAGE=… python benchmarks/kubernetes.py
 
 Uses the installation that the cluster tests create (tests/cluster/conftest.py), in a namespace that is deleted at the
-end. The RayJob has the same image, pods and autoscaler, and is submitted by ``kubectl apply``. All times are the cluster's.
+end. The RayJob has the same image, pods and autoscaler, and is submitted by ``kubectl apply``. All times are the
+cluster's.
 """
 
 import json

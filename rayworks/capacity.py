@@ -1,28 +1,28 @@
-"""How much of Ray a stage's workers can have. Pure, but for :func:`may_grow`."""
+"""How much of Ray's capacity the workers of a stage can have. Pure, except :func:`may_grow`."""
 
 import os
 from collections.abc import Sequence
 
 GROWS = "RAYWORKS_RAY_GROWS"
-"""Set for Ray's workers where an autoscaler may add nodes. Ray 2.60 does not expose this: only its starter knows."""
+"""Set to 1 in Ray's workers if an autoscaler may add nodes. Ray 2.60 does not report this; only the cluster knows it."""
 
 
 def may_grow() -> bool:
-    """Whether what has no room now may have it later."""
+    """Return whether Ray may get more capacity than it has now."""
     return os.environ.get(GROWS) == "1"
 
 
 def equal_share(nodes: Sequence[float], workers: int) -> int:
-    """The most whole CPUs that each of the workers can have; 1 where even that is too much.
+    """Return the most whole CPUs that each of the workers can have; 1 if even that is too much.
 
     Args:
-        nodes: The CPUs of each node. A worker is on one node.
-        workers: How many workers there are.
+        nodes: The CPUs of each node. A worker runs on one node.
+        workers: The number of workers.
     """
     most = int(max(nodes, default=0))
-    return next((cpus for cpus in range(most, 1, -1) if places(nodes, cpus) >= workers), 1)
+    return next((cpus for cpus in range(most, 1, -1) if fitting_workers(nodes, cpus) >= workers), 1)
 
 
-def places(nodes: Sequence[float], cpus: float) -> int:
-    """How many workers of so many CPUs the nodes hold together."""
+def fitting_workers(nodes: Sequence[float], cpus: float) -> int:
+    """Return how many workers with so many CPUs fit on all nodes together."""
     return sum(int(node // cpus) for node in nodes)

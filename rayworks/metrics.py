@@ -1,91 +1,177 @@
-"""How good predictions are. Pure; by scikit-learn (https://scikit-learn.org/stable/modules/model_evaluation.html)."""
+"""The metrics of models, each defined once: its name, label, direction, problems, and how it is computed.
 
-from typing import Any
+Values are computed by scikit-learn (https://scikit-learn.org/stable/modules/model_evaluation.html). Pure.
+"""
 
-import numpy as np
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rayworks.errors import ParameterError
 from rayworks.records import Dataset, Problem, Target
 
-DEFAULT: dict[Problem, str] = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss"}
-DECIDING: dict[Problem, tuple[str, ...]] = {
-    "regression": ("rmse", "mae"),
-    "binary": ("log_loss", "error_rate"),
-    "multiclass": ("log_loss", "error_rate"),
-}
+if TYPE_CHECKING:
+    import numpy as np
+
+ItemT = TypeVar("ItemT")
+REGRESSION: tuple[Problem, ...] = ("regression",)
+BINARY: tuple[Problem, ...] = ("binary",)
+MULTICLASS: tuple[Problem, ...] = ("multiclass",)
+CLASSIFICATION = BINARY + MULTICLASS
 
 
-def metric_for(problem: Problem, metric: str) -> str:
-    """The metric that decides, lower is better; ``auto`` is the default for the problem.
-
-    Raises:
-        ParameterError: The metric does not fit the problem.
-    """
-    if metric == "auto":
-        return DEFAULT[problem]
-    if metric not in DECIDING[problem]:
-        raise ParameterError(
-            f"{metric} does not measure a {problem} model",
-            where="evaluate.metric",
-            remedy=f"Choose one of {', '.join(DECIDING[problem])}, or auto",
-        )
-    return metric
-
-
-def compute(target: Target, actual: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """All metrics that are defined on these rows; none without rows, no ROC AUC where there is one class only.
+@dataclass(frozen=True)
+class Metric:
+    """A measure of the quality of predictions.
 
     Args:
-        actual: Amounts, or class numbers.
-        predicted: Amounts (rows), or probabilities (rows by classes). Finite.
+        name: Its key in records, parameters and MLflow.
+        label: Its name in reports.
+        problems: The kinds of problem that it applies to.
+        measure: Takes actual values (or class numbers) and predicted values (or probabilities, rows by classes). Returns
+            None where the metric is not defined on these rows.
+        higher_is_better: The direction.
+        may_decide: Whether a promotion may depend on it: whether relative differences of its values mean something.
     """
-    if len(actual) == 0:
-        return {}
-    measure = _regression if target.problem == "regression" else _binary if target.problem == "binary" else _multiclass
-    return {name: float(value) for name, value in measure(actual, predicted).items()}
+
+    name: str
+    label: str
+    problems: tuple[Problem, ...]
+    measure: "Callable[[np.ndarray, np.ndarray], float | None]"
+    higher_is_better: bool = False
+    may_decide: bool = True
+
+    @property
+    def worst(self) -> float:
+        """The value that every other value is better than."""
+        return -math.inf if self.higher_is_better else math.inf
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Return whether ``value`` is better than ``other``; never for NaN."""
+        return value > other if self.higher_is_better else value < other
+
+    def best(self, items: Iterable[ItemT], key: Callable[[ItemT], float]) -> ItemT:
+        """Return the item with the best value, the first of equal ones. There must be one."""
+        return (max if self.higher_is_better else min)(items, key=key)
+
+    def gain(self, candidate: float, rival: float) -> float:
+        """Return by which share of the rival's value the candidate is better.
+
+        Negative if it is worse. Infinite against a rival of 0, unless the candidate is 0 too. NaN if one of them is not
+        finite.
+        """
+        if not (math.isfinite(candidate) and math.isfinite(rival)):
+            return math.nan
+        difference = candidate - rival if self.higher_is_better else rival - candidate
+        if rival == 0:
+            return math.copysign(math.inf, difference) if difference else 0.0
+        return difference / abs(rival)
 
 
 def _sklearn() -> Any:
-    from sklearn import metrics  # pyright: ignore[reportMissingTypeStubs]
+    from sklearn import metrics
 
     return metrics
 
 
-def _regression(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    metrics = _sklearn()
-    found = {
-        "rmse": metrics.root_mean_squared_error(actual, predicted),
-        "mae": metrics.mean_absolute_error(actual, predicted),
-        "median_absolute_error": metrics.median_absolute_error(actual, predicted),
-    }
+def _r2(actual: "np.ndarray", predicted: "np.ndarray") -> float | None:
     varied = len(actual) > 1 and actual.std() > 0
-    return found | ({"r2": metrics.r2_score(actual, predicted)} if varied else {})
+    return _sklearn().r2_score(actual, predicted) if varied else None
 
 
-def _multiclass(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    macro_f1 = _sklearn().f1_score(actual, predicted.argmax(axis=1), average="macro", zero_division=0)
-    return _of_classes(actual, predicted) | {"macro_f1": macro_f1}
+def _log_loss(actual: "np.ndarray", predicted: "np.ndarray") -> float:
+    shares = predicted / predicted.sum(axis=1, keepdims=True)  # rounded to 32 bits, they only nearly sum up to one
+    return _sklearn().log_loss(actual, shares, labels=list(range(predicted.shape[1])))
 
 
-def _binary(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    metrics, probability = _sklearn(), predicted[:, 1]
-    found = _of_classes(actual, predicted) | {
-        "brier": np.square(probability - actual).mean(),
-        "f1": metrics.f1_score(actual, predicted.argmax(axis=1), zero_division=0),
-    }
-    both = len(np.unique(actual)) == 2
-    return found | ({"roc_auc": metrics.roc_auc_score(actual, probability)} if both else {})
+def _accuracy(actual: "np.ndarray", predicted: "np.ndarray") -> float:
+    return (predicted.argmax(axis=1) == actual).mean()
 
 
-def _of_classes(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    accuracy = (predicted.argmax(axis=1) == actual).mean()
-    shares = predicted / predicted.sum(axis=1, keepdims=True)  # what was rounded to 32 bits sums up to nearly one only
-    log_loss = _sklearn().log_loss(actual, shares, labels=list(range(predicted.shape[1])))
-    return {"log_loss": log_loss, "error_rate": 1 - accuracy, "accuracy": accuracy}
+def _roc_auc(actual: "np.ndarray", predicted: "np.ndarray") -> float | None:
+    return _sklearn().roc_auc_score(actual, predicted[:, 1]) if actual.min() < actual.max() else None
 
 
-def baseline(dataset: Dataset, rows: int) -> np.ndarray:
-    """What one would say without looking at a row: the mean, or the class frequencies, of the training rows."""
+_ALL = (
+    Metric("rmse", "RMSE", REGRESSION, lambda a, p: _sklearn().root_mean_squared_error(a, p)),
+    Metric("mae", "MAE", REGRESSION, lambda a, p: _sklearn().mean_absolute_error(a, p)),
+    Metric(
+        "median_absolute_error",
+        "median absolute error",
+        REGRESSION,
+        lambda a, p: _sklearn().median_absolute_error(a, p),
+    ),
+    # The baseline's R² is 0 and may be negative, so that shares of it mean nothing. RMSE orders models in the same way.
+    Metric("r2", "R²", REGRESSION, _r2, higher_is_better=True, may_decide=False),
+    Metric("log_loss", "log loss", CLASSIFICATION, _log_loss),
+    Metric("error_rate", "error rate", CLASSIFICATION, lambda a, p: 1 - _accuracy(a, p)),
+    Metric("accuracy", "accuracy", CLASSIFICATION, _accuracy, higher_is_better=True),
+    Metric("brier", "Brier score", BINARY, lambda a, p: ((p[:, 1] - a) ** 2).mean()),
+    Metric(
+        "f1",
+        "F1",
+        BINARY,
+        lambda a, p: _sklearn().f1_score(a, p.argmax(axis=1), zero_division=0),
+        higher_is_better=True,
+    ),
+    Metric("roc_auc", "ROC AUC", BINARY, _roc_auc, higher_is_better=True),
+    Metric(
+        "macro_f1",
+        "macro F1",
+        MULTICLASS,
+        lambda a, p: _sklearn().f1_score(a, p.argmax(axis=1), average="macro", zero_division=0),
+        higher_is_better=True,
+    ),
+)
+METRICS = {metric.name: metric for metric in _ALL}
+"""Every metric, by name."""
+DEFAULT: dict[Problem, str] = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss"}
+"""What training loops report, tuning searches by, and promotions depend on unless another metric is chosen."""
+
+if TYPE_CHECKING:
+    DecidingMetric = str
+else:  # the choices of a form and of the command line
+    DecidingMetric = Literal[("auto", *(metric.name for metric in _ALL if metric.may_decide))]
+
+
+def deciding_metric(problem: Problem, choice: str) -> str:
+    """Return the name of the metric that decides on a promotion; ``auto`` is the default for the problem.
+
+    Raises:
+        ParameterError: The metric does not fit the problem.
+    """
+    if choice == "auto":
+        return DEFAULT[problem]
+    fitting = [metric.name for metric in _ALL if metric.may_decide and problem in metric.problems]
+    if choice not in fitting:
+        raise ParameterError(
+            f"the metric {choice} does not measure a {problem} model",
+            where="evaluate.metric",
+            remedy=f"Choose one of {', '.join(fitting)}, or auto",
+        )
+    return choice
+
+
+def compute(target: Target, actual: "np.ndarray", predicted: "np.ndarray") -> dict[str, float]:
+    """Return the value of each metric that is defined on these rows; none without rows.
+
+    ROC AUC is not defined where all rows have one class, R² not where all have one value.
+
+    Args:
+        actual: Values, or class numbers.
+        predicted: Values (rows), or probabilities (rows by classes). Finite.
+    """
+    if len(actual) == 0:
+        return {}
+    measured = {metric.name: metric.measure(actual, predicted) for metric in _ALL if target.problem in metric.problems}
+    return {name: float(value) for name, value in measured.items() if value is not None}
+
+
+def baseline(dataset: Dataset, rows: int) -> "np.ndarray":
+    """Return predictions that ignore the row: the mean, or the class frequencies, of the training rows."""
+    import numpy as np
+
     target = dataset.target
     if target.problem != "regression":
         return np.tile(class_shares(dataset), (rows, 1))
@@ -93,7 +179,9 @@ def baseline(dataset: Dataset, rows: int) -> np.ndarray:
     return np.full(rows, of_target.mean, dtype="float64")
 
 
-def class_shares(dataset: Dataset) -> np.ndarray:
-    """The share of each class among the training rows, none of them zero."""
+def class_shares(dataset: Dataset) -> "np.ndarray":
+    """Return the share of each class in the training rows, none of them zero."""
+    import numpy as np
+
     counts = np.array([dataset.class_counts.get(str(label), 0) for label in dataset.target.classes], dtype="float64")
-    return (counts + 1) / (counts + 1).sum()  # Laplace's rule: a class that training never saw is still possible
+    return (counts + 1) / (counts + 1).sum()  # Laplace's rule: a class without a training row is still possible

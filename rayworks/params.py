@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from rayworks.metrics import DEFAULT, DecidingMetric
+
 
 def _number(value: Any) -> Any:
     """Parse text as a number where possible: command-line arguments are text."""
@@ -266,10 +268,11 @@ class TuneOptions(Options):
 class EvaluateOptions(Options):
     """How a model is evaluated."""
 
-    metric: Literal["auto", "rmse", "mae", "log_loss", "error_rate"] = Field(
+    metric: DecidingMetric = Field(
         default="auto",
         title="Metric",
-        description="What decides; lower is better. auto: rmse for regression, log_loss for classification.",
+        description="The metric that decides on a promotion; it must fit the problem. "
+        f"auto: {DEFAULT['regression']} for regression, {DEFAULT['binary']} for classification.",
     )
     slices: list[str] | None = Field(
         default=None,

@@ -1,10 +1,10 @@
-"""What really went wrong, beneath the wrappers that Ray puts around an exception."""
+"""The cause of a failure in Ray, without the exceptions that Ray wraps around it."""
 
 from rayworks.errors import RayworksError
 
 
 def cause(error: BaseException) -> BaseException:
-    """The ``RayworksError`` beneath ``error``, if there is one; else the innermost exception."""
+    """Return the ``RayworksError`` that caused ``error``, if there is one; else the innermost exception."""
     innermost, seen = error, set[int]()
     while innermost and id(innermost) not in seen:
         if isinstance(innermost, RayworksError):

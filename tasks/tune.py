@@ -7,7 +7,7 @@ from rayworks.params import TrainOptions, TuneOptions
 from rayworks.prefect_api.task_progress import run_stage
 from rayworks.records import DatasetRef, TuneResult
 from rayworks.settings import Settings
-from rayworks.training import tuning
+from rayworks.training import search_space, tuning
 
 
 @task(name="tune")
@@ -15,7 +15,7 @@ from rayworks.training import tuning
 def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | None:
     """Search hyperparameters for the training loop. Skipped with 0 trials, or if there is nothing to search."""
     loop, fixed = train.loop, train.hyperparameters
-    if options.trials == 0 or not tuning.space_of(options, loop, fixed):
+    if options.trials == 0 or not search_space.of(options, loop, fixed):
         return None
     storage_uri = Settings().storage_uri
     return run_stage(tuning.stage(dataset, options, loop=loop, hyperparameters=fixed, storage_uri=storage_uri))

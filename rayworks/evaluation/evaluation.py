@@ -88,7 +88,7 @@ def _evaluate(
     progress: Progress,
 ) -> Evaluation:
     whole = manifest.load(dataset)
-    metric = metrics.metric_for(dataset.problem, options.metric)
+    metric = metrics.deciding_metric(dataset.problem, options.metric)
     columns = slice_columns(whole, options.slices)
     candidate = tabular.load(candidate_uri, tracking_uri=tracking_uri)
     champion, error = _champion(champion_uri, whole.target, tracking_uri)
@@ -96,6 +96,7 @@ def _evaluate(
     models = {"candidate": scores.candidate} | ({} if scores.champion is None else {"champion": scores.champion})
     predictions = models | {"baseline": metrics.baseline(whole, len(scores.actual))}
     overall = _metrics(whole.target, scores.actual, predictions)
+    require_defined(metric, overall["candidate"])
     return Evaluation(
         uri=uri,
         metric=metric,
@@ -109,6 +110,21 @@ def _evaluate(
         slices=tuple(_slices(whole.target, scores, predictions, options)),
         plots=(*plots.plots(whole.target, scores.actual, models), *plots.importance(candidate.importance())),
     )
+
+
+def require_defined(metric: str, measured: Metrics) -> None:
+    """Check that the deciding metric has a value.
+
+    Raises:
+        ParameterError: It is not defined on these rows, as ROC AUC where all rows have one class.
+    """
+    if metric not in measured.values:
+        raise ParameterError(
+            f"the metric {metric} is not defined on the hold-out rows",
+            where="evaluate.metric",
+            detail=f"defined on these {measured.rows:,} rows: {', '.join(measured.values)}",
+            remedy="Choose another metric, or hold out more rows",
+        )
 
 
 def _champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[TabularModel | None, str]:

@@ -1,93 +1,94 @@
-"""Whether a candidate may become the champion. Pure: records in, findings out."""
+"""The promotion gate: whether a candidate may become the champion. Pure: records in, checks out."""
 
 import math
 
+from rayworks.metrics import METRICS
 from rayworks.params import PromoteOptions
 from rayworks.records import Evaluation, GateCheck, Metrics, ServeCheck, SliceMetrics
 
 
 def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions) -> tuple[GateCheck, ...]:
-    """All conditions of a promotion, each with its numbers.
+    """Return all conditions of a promotion, each with its numbers.
 
-    The rival is the champion. Without one, or where it cannot be scored at all, it is the naive baseline: a champion
-    that no longer answers on today's data is no reason to keep a worse service, and the finding says so.
+    The rival is the champion. If there is none, or it cannot be scored, the rival is the naive baseline: a champion that
+    cannot score today's data does not justify keeping a worse service, and a check says so.
     """
     rival = "champion" if evaluation.champion else "baseline"
-    found = [_overall(evaluation, rival, options)]
+    results = [_better_overall(evaluation, rival, options)]
     if evaluation.champion:
-        found.append(_beats_baseline(evaluation))
-        found.append(_slices(evaluation, options))
+        results += [_better_than_baseline(evaluation), _no_slice_worse(evaluation, options)]
     if evaluation.champion_error:
-        found.append(
-            GateCheck(
-                name="champion",
-                passed=True,
-                detail=f"could not be scored, so the baseline is the rival: {evaluation.champion_error}",
-            )
-        )
+        detail = f"could not be scored, so the baseline is the rival: {evaluation.champion_error}"
+        results.append(GateCheck(name="champion", passed=True, detail=detail))
     if serve_check is not None:
-        detail = "; ".join(serve_check.findings) or f"{serve_check.rows} rows were answered as the model itself answers"
-        found.append(GateCheck(name="serving", passed=serve_check.passed, detail=detail))
-    return tuple(found)
+        detail = "; ".join(serve_check.findings) or f"{serve_check.rows} served predictions match the model's own"
+        results.append(GateCheck(name="serving", passed=serve_check.passed, detail=detail))
+    return tuple(results)
 
 
-def gain(candidate: float, rival: float) -> float:
-    """By which share of the rival's value the candidate's is lower; negative if it is higher, NaN if that says nothing."""
-    if math.isnan(candidate) or math.isnan(rival):
-        return math.nan
-    if rival == 0:
-        return 0.0 if candidate == 0 else -math.inf
-    return (rival - candidate) / abs(rival)
-
-
-def _overall(evaluation: Evaluation, rival: str, options: PromoteOptions) -> GateCheck:
-    metric = evaluation.metric
+def _better_overall(evaluation: Evaluation, rival: str, options: PromoteOptions) -> GateCheck:
     other = evaluation.champion or evaluation.baseline
-    better = gain(evaluation.candidate.values[metric], other.values[metric])
-    detail = f"{_compared(metric, evaluation.candidate, other, rival)} (needed: {options.margin:.1%} better)"
-    return GateCheck(name=f"better than the {rival}", passed=better >= options.margin and better > 0, detail=detail)
-
-
-def _beats_baseline(evaluation: Evaluation) -> GateCheck:
-    metric = evaluation.metric
-    better = gain(evaluation.candidate.values[metric], evaluation.baseline.values[metric])
-    detail = _compared(metric, evaluation.candidate, evaluation.baseline, "baseline")
-    return GateCheck(name="better than the baseline", passed=better > 0, detail=detail)
-
-
-def _slices(evaluation: Evaluation, options: PromoteOptions) -> GateCheck:
-    metric = evaluation.metric
-    judged = [
-        s for s in evaluation.slices if s.champion and metric in s.champion.values and metric in s.candidate.values
-    ]
-    if not judged:
-        return GateCheck(name="no slice worse", passed=True, detail="there are no slices")
-
-    def gain_of(part: SliceMetrics) -> float:
-        assert part.champion is not None
-        return gain(part.candidate.values[metric], part.champion.values[metric])
-
-    worst = min(judged, key=lambda part: -math.inf if math.isnan(gain_of(part)) else gain_of(part))
-    assert worst.champion is not None
-    compared = _compared(metric, worst.candidate, worst.champion, "champion")
-    detail = f"worst of {len(judged)} is {worst.column} = {worst.value}: {compared} (allowed: {options.slice_tolerance:.1%} worse)"
-    return GateCheck(name="no slice worse", passed=gain_of(worst) >= -options.slice_tolerance, detail=detail)
-
-
-def _compared(metric: str, candidate: Metrics, other: Metrics, name: str) -> str:
-    ours, theirs = candidate.values[metric], other.values[metric]
-    better = gain(ours, theirs)
-    words = (
-        "cannot be compared with"
-        if math.isnan(better)
-        else f"is {abs(better):.1%} {'better' if better >= 0 else 'worse'} than"
+    gain = _gain(evaluation.metric, evaluation.candidate, other)
+    compared = _comparison(evaluation.metric, evaluation.candidate, other, rival)
+    return GateCheck(
+        name=f"better than the {rival}",
+        passed=gain >= options.margin and gain > 0,
+        detail=f"{compared} (needed: {options.margin:.1%} better)",
     )
-    return f"{metric} {ours:.4g} {words} the {name}'s {theirs:.4g}"
 
 
-def reason(found: tuple[GateCheck, ...]) -> str:
-    """The decision in a sentence."""
-    failed = [check for check in found if not check.passed]
+def _better_than_baseline(evaluation: Evaluation) -> GateCheck:
+    metric, candidate, baseline = evaluation.metric, evaluation.candidate, evaluation.baseline
+    return GateCheck(
+        name="better than the baseline",
+        passed=_gain(metric, candidate, baseline) > 0,
+        detail=_comparison(metric, candidate, baseline, "baseline"),
+    )
+
+
+def _no_slice_worse(evaluation: Evaluation, options: PromoteOptions) -> GateCheck:
+    metric, name = evaluation.metric, "no slice worse"
+    comparable = [
+        (part, part.champion)
+        for part in evaluation.slices
+        if part.champion and metric in part.champion.values and metric in part.candidate.values
+    ]
+    if not comparable:
+        return GateCheck(name=name, passed=True, detail="there are no slices")
+
+    def gain_of(pair: tuple[SliceMetrics, Metrics]) -> float:
+        return _gain(metric, pair[0].candidate, pair[1])
+
+    worst, champion = min(comparable, key=lambda pair: -math.inf if math.isnan(gain_of(pair)) else gain_of(pair))
+    compared = _comparison(metric, worst.candidate, champion, "champion")
+    return GateCheck(
+        name=name,
+        passed=gain_of((worst, champion)) >= -options.slice_tolerance,
+        detail=f"worst of {len(comparable)} is {worst.column} = {worst.value}: "
+        f"{compared} (allowed: {options.slice_tolerance:.1%} worse)",
+    )
+
+
+def _gain(metric: str, candidate: Metrics, rival: Metrics) -> float:
+    return METRICS[metric].gain(candidate.values[metric], rival.values[metric])
+
+
+def _comparison(metric: str, candidate: Metrics, rival: Metrics, name: str) -> str:
+    """Return the two values in words: 'rmse 10.2 is 3.0% better than the champion's 10.5'."""
+    gain = _gain(metric, candidate, rival)
+    direction = "better than" if gain >= 0 else "worse than"
+    if math.isnan(gain):
+        words = "cannot be compared with"
+    elif math.isinf(gain):
+        words = f"is {direction}"
+    else:
+        words = f"is {abs(gain):.1%} {direction}"
+    return f"{metric} {candidate.values[metric]:.4g} {words} the {name}'s {rival.values[metric]:.4g}"
+
+
+def reason(results: tuple[GateCheck, ...]) -> str:
+    """Return the decision as a sentence."""
+    failed = [check for check in results if not check.passed]
     if failed:
         return "Not promoted: " + "; ".join(f"{check.name} failed, {check.detail}" for check in failed) + "."
-    return "Promoted: " + "; ".join(check.detail for check in found) + "."
+    return "Promoted: " + "; ".join(check.detail for check in results) + "."

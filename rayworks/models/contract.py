@@ -37,7 +37,7 @@ class TrainContext(Protocol):
     threads: int
     """CPUs that this worker may use."""
     metric: str
-    """Name of the metric to report, lower is better: ``rmse`` or ``log_loss``."""
+    """Name of the metric to report, ``rmse`` or ``log_loss``. ``rayworks.metrics`` has its direction."""
 
     def frame(self, split: SplitName) -> "tuple[pd.DataFrame, np.ndarray]":
         """This worker's share of a split: features, and the target as numbers (class numbers for classification)."""

@@ -6,24 +6,11 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from rayworks.metrics import METRICS
 from rayworks.records import ColumnStatistics, Dataset, Evaluation, ModelRef, PlotData, SliceMetrics, Trial, TuneResult
 from rayworks.reporting import charts
 from rayworks.reporting.charts import number
 
-LABELS = {
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "median_absolute_error": "median absolute error",
-    "r2": "R²",
-    "log_loss": "log loss",
-    "error_rate": "error rate",
-    "accuracy": "accuracy",
-    "roc_auc": "ROC AUC",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "brier": "Brier score",
-}
-HIGHER_IS_BETTER = frozenset(("r2", "accuracy", "roc_auc", "f1", "macro_f1"))
 COLUMNS_SHOWN = 6
 CATEGORIES_SHOWN = 12
 VALUES_SHOWN = 20
@@ -37,11 +24,6 @@ class Figure:
     chart: Markup
     legend: tuple[str, ...] = ()
     note: str = ""
-
-
-def label(metric: str) -> str:
-    """What a metric is called."""
-    return LABELS.get(metric, metric)
 
 
 def of_dataset(dataset: Dataset, important: Sequence[str]) -> list[Figure]:
@@ -86,12 +68,13 @@ def of_tuning(tune: TuneResult) -> list[Figure]:
     done = [(trial, trial.metric) for trial in tune.trials if trial.metric is not None]
     if not done:
         return []
-    so_far = [min(metric for _, metric in done[: count + 1]) for count in range(len(done))]
+    values = [value for _, value in done]
+    so_far = [METRICS[tune.metric].best(values[: count + 1], float) for count in range(len(values))]
     curves = {
         "trial": [(float(trial.number), metric) for trial, metric in done],
         "best": [(float(trial.number), best) for (trial, _), best in zip(done, so_far, strict=True)],
     }
-    name = label(tune.metric)
+    name = METRICS[tune.metric].label
     found = [Figure("Best so far", charts.lines(curves, "Best so far", "trial", name, dots=True), ("trial", "best"))]
     for key in tune.best.hyperparameters:
         values = {str(trial.hyperparameters.get(key)) for trial, _ in done}
@@ -105,7 +88,7 @@ def _trials(key: str, done: Sequence[tuple[Trial, float]], tune: TuneResult) -> 
         (t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done
     ]
     best = next((index for index, (trial, _) in enumerate(done) if trial.number == tune.best.number), 0)
-    return charts.points(places, best, f"{key} of the trials", key, label(tune.metric))
+    return charts.points(places, best, f"{key} of the trials", key, METRICS[tune.metric].label)
 
 
 def of_curve(model: ModelRef) -> Figure | None:
@@ -117,7 +100,7 @@ def of_curve(model: ModelRef) -> Figure | None:
         "validation": [(float(point.round), point.validation) for point in model.curve],
     }
     mark = (float(model.best_round), model.validation, f"round {model.best_round}: {number(model.validation)}")
-    chart = charts.lines(curves, "Learning curve", "round", label(model.metric), mark=mark)
+    chart = charts.lines(curves, "Learning curve", "round", METRICS[model.metric].label, mark=mark)
     return Figure("Learning curve", chart, ("train", "validation"), "The model of the marked round was kept.")
 
 
@@ -128,16 +111,18 @@ def of_slices(evaluation: Evaluation) -> list[Figure]:
 
 
 def _of_column(evaluation: Evaluation, slices: Sequence[SliceMetrics]) -> Figure:
-    metric, shown = evaluation.metric, slices[:VALUES_SHOWN]
+    metric, shown = METRICS[evaluation.metric], slices[:VALUES_SHOWN]
     rival = "champion" if evaluation.champion else "baseline"
     rivals = [part.champion if evaluation.champion else part.baseline for part in shown]
     series = {
-        "candidate": [part.candidate.values.get(metric) for part in shown],
-        rival: [found.values.get(metric) if found else None for found in rivals],
+        "candidate": [part.candidate.values.get(metric.name) for part in shown],
+        rival: [found.values.get(metric.name) if found else None for found in rivals],
     }
     some = f", the {len(shown)} largest of {len(slices)} values" if len(shown) < len(slices) else ""
-    chart = charts.dumbbells([s.value for s in shown], series, f"{metric} by {slices[0].column}", label(metric))
-    return Figure(f"By {slices[0].column}", chart, tuple(series), f"Left is better{some}.")
+    names, title = [part.value for part in shown], f"{metric.name} by {slices[0].column}"
+    side = "Right" if metric.higher_is_better else "Left"
+    chart = charts.dumbbells(names, series, title, metric.label)
+    return Figure(f"By {slices[0].column}", chart, tuple(series), f"{side} is better{some}.")
 
 
 def of_predictions(evaluation: Evaluation) -> list[Figure]:

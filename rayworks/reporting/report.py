@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack, cast
 
 from rayworks import __version__, storage
-from rayworks.evaluation import gate
+from rayworks.metrics import METRICS
 from rayworks.records import (
     Dataset,
     Evaluation,
@@ -21,7 +21,6 @@ from rayworks.records import (
 )
 from rayworks.reporting import figures
 from rayworks.reporting.charts import number
-from rayworks.reporting.figures import HIGHER_IS_BETTER, label
 
 TRIALS_SHOWN = 20
 SOURCES_SHOWN = 12
@@ -55,7 +54,7 @@ def html(**run: Unpack[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {"number": number, "label": label, "integer": "{:,}".format}
+    filters: dict[str, Any] = {"number": number, "label": lambda name: METRICS[name].label, "integer": "{:,}".format}
     cast(Any, environment).filters.update(filters)
     evaluation, tune, model = run["evaluation"], run["tune"], run["model"]
     important = [str(x) for p in evaluation.plots if p.name == "importance" for x in p.x] if evaluation else []
@@ -97,26 +96,25 @@ def verdict(run: Run) -> str:
             return f"{version} is the new champion" if decision.changed else f"{version} is the champion already"
         return f"{version} was not promoted" + (", the champion stays" if decision.previous else "")
     if evaluation:
-        metric = label(evaluation.metric)
+        metric = METRICS[evaluation.metric].label
         value = number(evaluation.candidate.values[evaluation.metric])
         return f"{metric[:1].upper()}{metric[1:]} {value} on the hold-out rows"
     if model := run["model"]:
-        return f"Trained: {label(model.metric)} {number(model.validation)} on the validation rows"
+        return f"Trained: {METRICS[model.metric].label} {number(model.validation)} on the validation rows"
     return f"{run['dataset'].rows_kept:,} rows are ready"
 
 
-def gain(candidate: float | None, rival: float | None, metric: str) -> float | None:
-    """By which share the candidate is better than the rival, whichever way the metric goes."""
+def shown_gain(candidate: float | None, rival: float | None, metric: str) -> float | None:
+    """Return by which share the candidate is better than the rival, or None if they cannot be compared."""
     if candidate is None or rival is None:
         return None
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-    share = gate.gain(sign * candidate, sign * rival)
+    share = METRICS[metric].gain(candidate, rival)
     return share if math.isfinite(share) else None
 
 
 def compared(candidate: Metrics, rival: Metrics | None, metric: str) -> str:
     """'12.3% better', '0.4% worse', or nothing where there is no comparison."""
-    share = gain(candidate.values.get(metric), rival.values.get(metric) if rival else None, metric)
+    share = shown_gain(candidate.values.get(metric), rival.values.get(metric) if rival else None, metric)
     if share is None:
         return ""
     return f"{abs(share):.1%} {'better' if share > 0 else 'worse'}" if abs(share) >= 0.0005 else "the same"
@@ -129,7 +127,11 @@ def tiles(evaluation: Evaluation | None) -> list[dict[str, str]]:
     metric, ours = evaluation.metric, evaluation.candidate
     rivals = {"champion": evaluation.champion, "baseline": evaluation.baseline}
     found = [
-        {"name": "candidate", "value": number(ours.values[metric]), "detail": f"{label(metric)}, {ours.rows:,} rows"}
+        {
+            "name": "candidate",
+            "value": number(ours.values[metric]),
+            "detail": f"{METRICS[metric].label}, {ours.rows:,} rows",
+        }
     ]
     for name, rival in rivals.items():
         against = compared(ours, rival, metric)
@@ -145,11 +147,11 @@ def metric_rows(evaluation: Evaluation) -> list[Row]:
     champion = evaluation.champion.values if evaluation.champion else {}
     return [
         {
-            "metric": label(name),
+            "metric": METRICS[name].label,
             "candidate": evaluation.candidate.values[name],
             "champion": champion.get(name),
             "baseline": evaluation.baseline.values.get(name),
-            "better": "higher" if name in HIGHER_IS_BETTER else "lower",
+            "better": "higher" if METRICS[name].higher_is_better else "lower",
         }
         for name in names
     ]
@@ -169,7 +171,7 @@ def slice_rows(evaluation: Evaluation) -> list[Row]:
             "candidate": ours,
             "champion": theirs,
             "baseline": part.baseline.values.get(metric),
-            "against champion": gain(ours, theirs, metric),
+            "against champion": shown_gain(ours, theirs, metric),
         }
 
     def order(row: Row) -> float:
@@ -181,7 +183,8 @@ def slice_rows(evaluation: Evaluation) -> list[Row]:
 
 def trial_rows(tune: TuneResult) -> list[Row]:
     """A row a trial, the best first."""
-    ordered = sorted(tune.trials, key=lambda t: float("inf") if t.metric is None else t.metric)
+    worst, higher_is_better = METRICS[tune.metric].worst, METRICS[tune.metric].higher_is_better
+    ordered = sorted(tune.trials, key=lambda t: worst if t.metric is None else t.metric, reverse=higher_is_better)
     return [
         {
             "trial": t.number,
@@ -252,7 +255,7 @@ def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
 
 def _best_trial(tune: TuneResult) -> str:
     found = ", ".join(f"{k} {number(v) if isinstance(v, float) else v}" for k, v in tune.best.hyperparameters.items())
-    return f"number {tune.best.number} of {len(tune.trials)}, {label(tune.metric)} {number(tune.best.metric)}: {found}"
+    return f"number {tune.best.number} of {len(tune.trials)}, {METRICS[tune.metric].label} {number(tune.best.metric)}: {found}"
 
 
 def markdown(**run: Unpack[Run]) -> str:

@@ -1,32 +1,80 @@
-"""Running a training loop, whoever wrote it: what it is given, and what its failures say."""
+"""Run a training loop, the built-in one or the user's: what its module declares, its context, and its failures."""
 
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from rayworks import import_path
-from rayworks.errors import RayworksError, TrainingError
+from rayworks.errors import ParameterError, RayworksError, TrainingError
 from rayworks.models.contract import Model
-from rayworks.records import Dataset, Problem, SplitName
+from rayworks.params import SearchDimension
+from rayworks.records import Dataset, SplitName
+from rayworks.training import _private
+from rayworks.training.process_group import BACKENDS
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-METRIC: dict[Problem, str] = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss"}
+SPACE: TypeAdapter[dict[str, SearchDimension]] = TypeAdapter(dict[str, SearchDimension])
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What the module of a training loop declares beside the loop. Everything is optional."""
+
+    space: Mapping[str, SearchDimension]
+    """``SPACE``: the hyperparameters that tuning searches unless the options name others."""
+    defaults: Mapping[str, Any]
+    """``DEFAULTS``: the hyperparameters that the loop uses where none are passed."""
+    backend: str | None
+    """``BACKEND``: the process group that connects the workers, ``"xgboost"`` or ``"torch"``."""
+
+
+def declarations(path: str) -> Declarations:
+    """Return what the module that defines the loop at ``path`` declares.
+
+    Raises:
+        ParameterError: The loop does not exist, or a declaration is invalid.
+    """
+    function: Any = import_path.load(path)
+    module = inspect.getmodule(getattr(function, "func", function))  # func: of a functools.partial
+    backend = getattr(module, "BACKEND", None)
+    if backend is not None and backend not in BACKENDS:
+        raise ParameterError(
+            "there is no such process group",
+            where=f"BACKEND of {path}",
+            detail=repr(backend),
+            remedy=f"Set it to one of {', '.join(BACKENDS)}, or remove it",
+        )
+    try:
+        space = SPACE.validate_python(getattr(module, "SPACE", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ParameterError(
+            "the search space cannot be used",
+            where=f"SPACE of {path}, {'.'.join(str(part) for part in first['loc'])}",
+            detail=first["msg"],
+            remedy="Correct it",
+        ) from error
+    return Declarations(space=space, defaults=dict(getattr(module, "DEFAULTS", {})), backend=backend)
 
 
 class LoopContext:
-    """A ``TrainContext`` of which only ``batches``, ``report`` and ``restore`` differ between training and tuning."""
+    """A ``TrainContext`` without ``batches`` and ``report``, which differ between training and tuning."""
 
     def __init__(
         self,
         dataset: Dataset,
         hyperparameters: dict[str, Any],
         *,
+        metric: str,
         rounds: int,
         patience: int,
         threads: int,
@@ -36,12 +84,12 @@ class LoopContext:
         self.hyperparameters = hyperparameters
         self.target = dataset.target
         self.features = dataset.feature_set.features
+        self.metric = metric
         self.rounds, self.early_stopping_rounds, self.threads = rounds, patience, threads
         self.rank, self.world_size = rank, world_size
-        self.metric = METRIC[dataset.target.problem]
 
     def frame(self, split: SplitName) -> "tuple[pd.DataFrame, np.ndarray]":
-        """This worker's rows of a split, all at once."""
+        """Return this worker's shard of a split, all rows at once."""
         import numpy as np
         import pandas as pd
 
@@ -64,28 +112,28 @@ def run(path: str, context: LoopContext) -> Model:
     """Load the loop at ``path``, run it, and check what it returns.
 
     Raises:
-        TrainingError: The loop failed, or returned what cannot predict.
-        RayworksError: As the loop raised it.
+        TrainingError: The loop failed, or returned an object that cannot predict.
+        RayworksError: As raised by the loop.
     """
     function = import_path.load(path)
     try:
         model = function(context)
     except RayworksError:
         raise
-    except Exception as error:  # the loop is the user's: whatever it raises is the answer
-        if type(error).__module__.startswith("ray."):
-            raise  # how Ray stops a trial, and the like
+    except Exception as error:  # user code may raise anything
+        if _private.is_raised_by_ray(error):
+            raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise TrainingError(
             "the training loop failed",
             where=path,
             detail=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}",
-            remedy="Mend it, and run again",
+            remedy="Fix it, and run again",
         ) from error
-    needed = "predict" if context.target.problem == "regression" else "predict_proba"
-    if not callable(getattr(model, needed, None)):
+    method = "predict" if context.target.problem == "regression" else "predict_proba"
+    if not callable(getattr(model, method, None)):
         raise TrainingError(
-            f"the training loop returned no model with a {needed} method",
+            f"the training loop returned no model with a {method} method",
             where=path,
             detail=f"a {type(model).__name__}",
             remedy="Return an object with scikit-learn's methods",
@@ -94,30 +142,23 @@ def run(path: str, context: LoopContext) -> Model:
 
 
 def check_finite(round: int, validation: float) -> float:
-    """``validation`` as a plain float.
+    """Return ``validation`` as a plain float.
 
     Raises:
-        TrainingError: It is none: training diverged.
+        TrainingError: It is not finite: training diverged.
     """
     if not math.isfinite(validation):
         raise TrainingError(
             "the validation metric is not a number",
             where=f"round {round}",
             detail=f"it is {validation}",
-            remedy="Lower the learning rate, or look for extreme values in the target",
+            remedy="Lower the learning rate, or check the target for extreme values",
         )
     return float(validation)
 
 
-def default_hyperparameters(path: str) -> dict[str, Any]:
-    """What the loop at ``path`` takes where a hyperparameter is not given: ``DEFAULTS`` of its module, if it tells."""
-    return _of_module(path, "DEFAULTS")
-
-
-def search_space(path: str) -> dict[str, Any]:
-    """What is worth a search of the loop at ``path`` where nobody says so: ``SPACE`` of its module, if it tells."""
-    return _of_module(path, "SPACE")
-
-
-def _of_module(path: str, name: str) -> dict[str, Any]:
-    return dict(getattr(inspect.getmodule(import_path.load(path)), name, {}))
+def no_report(path: str) -> TrainingError:
+    """Return the error of a loop that never called ``context.report``."""
+    return TrainingError(
+        "the training loop reported nothing", where=path, remedy="Call context.report after each round"
+    )

@@ -1,77 +1,34 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# Ray and pyarrow bring types for a part only.
-"""A dataset to a model, by Ray Train: data-parallel, with checkpoints, resumed when a worker is lost."""
+# Ray has types for a part only.
+"""Train a model on a dataset, by Ray Train: data-parallel, with checkpoints, resumed when a worker is lost."""
 
-import contextlib
-import logging
-import os
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-from pydantic import TypeAdapter
+from typing import Any, cast
 
 from rayworks import __version__, capacity, import_path, reuse, storage
-from rayworks.data import manifest, split_rows
-from rayworks.errors import ClusterError, DataError, ParameterError, RayworksError, StorageError, TrainingError
-from rayworks.models import tabular
+from rayworks.data import manifest
+from rayworks.errors import ClusterError, RayworksError, TrainingError
+from rayworks.metrics import DEFAULT, METRICS
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress
 from rayworks.ray_error import cause
-from rayworks.records import CurvePoint, Dataset, DatasetRef, ModelRef, Record, SplitName
+from rayworks.records import DatasetRef, ModelRef
 from rayworks.reuse import Stage
-from rayworks.training import loop
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+from rayworks.training import _private, loop, process_group, round_progress, worker
+from rayworks.training.worker import Job, Outcome
 
 MANIFEST = "model_ref.json"
-CURVE = "curve.json"
-BAD_DATA = "bad_data.json"
-LOOK_SECONDS = (
-    0.5  # between two looks of Ray Train's controller at the workers: so late it sees their end. Its default: 2
-)
-REPORT_SECONDS = 2.0  # between two reports that are only shown; Ray Train takes one at each look
-START_ATTEMPTS = 10  # a minute each (Train's default): time for an autoscaler, and no hang where no node comes
-ROUNDS_PER_DECISION = 5  # how often the workers agree, by a broadcast, whether a checkpoint is due
-CURVES = TypeAdapter(list[CurvePoint])
-
-
-class Starts(Record):
-    """How often the workers were started, for a model that is not finished."""
-
-    count: int
-
-
-class BadData(Record):
-    """A ``DataError`` of one of several workers, for all of them to find when they are started again."""
-
-    what: str
-    where: str
-    detail: str
-    remedy: str
-
-
-class RoundsDone(Record):
-    """How far the training is, for the coordinator to show."""
-
-    round: int
-    validation: float
+START_ATTEMPTS = 10  # a minute each: time for an autoscaler, and an end where no node comes
 
 
 def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None = None) -> str:
-    """A text that changes whenever the model would: by the data, the options or the code of the loop."""
-    # How many workers train, and how often they may fail, is no property of the model.
-    own = options.model_dump(include={"loop", "rounds", "early_stopping_rounds"})
+    """Return text that changes whenever the model would: with the data, the options or the code of the loop."""
+    # The number of workers and of restarts does not change the model.
+    relevant = options.model_dump(include={"loop", "rounds", "early_stopping_rounds"})
     merged = {**(hyperparameters or {}), **options.hyperparameters}
     code = import_path.fingerprint(options.loop)
-    return reuse.digest(__version__, dataset.fingerprint, sorted(own.items()), sorted(merged.items()), code)
+    return reuse.digest(__version__, dataset.fingerprint, sorted(relevant.items()), sorted(merged.items()), code)
 
 
 def stage(
@@ -83,12 +40,12 @@ def stage(
 ) -> Stage[ModelRef]:
     """Return the stage that trains a model on ``dataset``.
 
-    Args:
-        hyperparameters: The result of tuning. Those of ``options`` override them.
-
     Its ``create`` raises:
         TrainingError, ParameterError: The loop failed, with its message.
         ClusterError: Ray has no capacity for the workers.
+
+    Args:
+        hyperparameters: The result of tuning. Those of ``options`` override them.
     """
     merged = {**(hyperparameters or {}), **options.hyperparameters}
     key = fingerprint(dataset, options, merged)
@@ -114,21 +71,17 @@ def _train(
     run_uri: str,
     progress: Progress,
 ) -> ModelRef:
-    import_path.load(options.loop)
     started = time.monotonic()
+    backend, metric = loop.declarations(options.loop).backend, DEFAULT[dataset.problem]
     cpus = _cpus_per_worker(options)
-    job = _Job(manifest.load(dataset), options, hyperparameters, cpus, uri, run_uri)
+    job = Job(manifest.load(dataset), options, hyperparameters, metric, cpus, uri, run_uri)
     progress(0.0, f"starting {options.workers} worker{'s' if options.workers > 1 else ''} with {cpus:g} CPUs each")
-    with _showing(storage.join(run_uri, "rounds.json"), options.rounds, job.dataset, progress):
-        outcome = _fit(job)
-    curve = tuple(CurvePoint.model_validate(point) for point in outcome["curve"])
-    if not curve:
-        raise TrainingError(
-            "the training loop reported nothing", where=options.loop, remedy="Call context.report after each round"
-        )
-    best = min(curve, key=lambda point: point.validation)
-    metric = loop.METRIC[dataset.problem]
-    progress(1.0, f"{len(curve)} rounds, the best {best.round} with validation {metric} {best.validation:.4g}")
+    with round_progress.shown(run_uri, rounds=options.rounds, metric=metric, progress=progress):
+        outcome = _fit(job, backend)
+    if not outcome.curve:
+        raise loop.no_report(options.loop)
+    best = METRICS[metric].best(outcome.curve, lambda point: point.validation)
+    progress(1.0, f"{len(outcome.curve)} rounds, the best {best.round} with validation {metric} {best.validation:.4g}")
     return ModelRef(
         uri=uri,
         name=dataset.name,
@@ -141,173 +94,67 @@ def _train(
         best_round=best.round,
         seconds=time.monotonic() - started,
         workers=options.workers,
-        restarts=outcome["restarts"],
-        curve=curve,
+        restarts=outcome.restarts,
+        curve=outcome.curve,
     )
 
 
 def _cpus_per_worker(options: TrainOptions) -> float:
-    """The CPUs of a worker: as asked, or an equal share.
+    """Return the CPUs of a worker: those of the options, or an equal share.
 
     Raises:
-        ClusterError: Ray cannot hold the workers, and no autoscaler will bring more nodes.
+        ClusterError: Ray has no capacity for the workers, and no autoscaler may add nodes.
     """
     import ray
 
     nodes = [float(node["Resources"].get("CPU", 0)) for node in cast(Any, ray.nodes)() if node["Alive"]]
     gpus = float(cast(Any, ray.cluster_resources)().get("GPU", 0))
     cpus = options.cpus_per_worker or capacity.equal_share(nodes, options.workers)
-    has_room = capacity.places(nodes, cpus) >= options.workers and gpus >= options.gpus_per_worker * options.workers
-    if not has_room and not capacity.may_grow():
+    fit = capacity.fitting_workers(nodes, cpus) >= options.workers and gpus >= options.gpus_per_worker * options.workers
+    if not fit and not capacity.may_grow():
         raise ClusterError(
-            f"Ray has no room for {options.workers} workers of {cpus:g} CPUs and {options.gpus_per_worker:g} GPUs",
-            where=f"{sum(nodes):g} CPUs in all, {max(nodes, default=0):g} on the largest node, {gpus:g} GPUs",
-            remedy="Set train.workers or train.cpus_per_worker lower",
+            f"Ray has no capacity for {options.workers} workers of {cpus:g} CPUs and {options.gpus_per_worker:g} GPUs",
+            where=f"{sum(nodes):g} CPUs in total, {max(nodes, default=0):g} on the largest node, {gpus:g} GPUs",
+            remedy="Decrease train.workers or train.cpus_per_worker",
         )
     return cpus
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What each worker must know."""
-
-    dataset: Dataset
-    options: TrainOptions
-    hyperparameters: dict[str, Any]
-    cpus: float
-    uri: str  # of the model
-    run_uri: str  # of checkpoints and progress, gone when the model is there
-
-
-class _TrainContext(loop.LoopContext):
-    """The context of a Ray Train worker."""
-
-    def __init__(self, job: _Job) -> None:
-        import ray.train
-
-        place = ray.train.get_context()
-        super().__init__(
-            job.dataset,
-            job.hyperparameters,
-            rounds=job.options.rounds,
-            patience=job.options.early_stopping_rounds,
-            threads=max(1, int(job.cpus)),
-            rank=place.get_world_rank(),
-            world_size=place.get_world_size(),
-        )
-        self._job = job
-        self._checkpoint = self._fetched()
-        curve = self._checkpoint / CURVE if self._checkpoint else None
-        self.curve: list[CurvePoint] = CURVES.validate_json(curve.read_bytes()) if curve else []
-        self.restarts = self._earlier_starts() if self.rank == 0 else 0
-        self._checkpointed = self._shown = time.monotonic()
-
-    def _fetched(self) -> Path | None:
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory(tempfile.mkdtemp(prefix="rayworks-"))) if checkpoint else None
-
-    def _earlier_starts(self) -> int:
-        uri = storage.join(self._job.run_uri, "starts.json")
-        earlier = storage.read_record(uri, Starts).count if storage.exists(uri) else 0
-        storage.write_record(uri, Starts(count=earlier + 1))
-        return earlier
-
-    def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
-        for features, labels in split_rows.encoded(
-            self._job.dataset, split, rank=self.rank, world_size=self.world_size
-        ):
-            for start in range(0, len(labels), rows):
-                yield features.iloc[start : start + rows], labels[start : start + rows]
-
-    def restore(self) -> Path | None:
-        return self._checkpoint
-
-    def report(
-        self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
-    ) -> None:
-        validation = loop.check_finite(round, validation)
-        self.curve.append(CurvePoint(round=round, train=train, validation=validation))
-        now = time.monotonic()
-        if self.rank == 0 and now - self._shown > REPORT_SECONDS:
-            self._shown = now
-            done = RoundsDone(round=round, validation=validation)
-            storage.write_record(storage.join(self._job.run_uri, "rounds.json"), done)
-        if save is not None and self._is_due(round, now - self._checkpointed > self._job.options.checkpoint_seconds):
-            self._write_checkpoint(save)
-            self._checkpointed = time.monotonic()
-
-    def _is_due(self, round: int, late: bool) -> bool:
-        """Whether all workers write a checkpoint now; they must agree, since Ray Train waits for each to report."""
-        if self.world_size == 1:
-            return late
-        import ray.train.collective
-
-        return round % ROUNDS_PER_DECISION == 0 and bool(ray.train.collective.broadcast_from_rank_zero(late))
-
-    def _write_checkpoint(self, save: Callable[[Path], None]) -> None:
-        import ray.train
-
-        with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
-            checkpoint = None
-            if self.rank == 0:
-                save(Path(name))
-                (Path(name) / CURVE).write_bytes(CURVES.dump_json(self.curve))
-                checkpoint = ray.train.Checkpoint(name)
-            ray.train.report({"round": self.curve[-1].round}, checkpoint=checkpoint)
-
-
-def _note(job: _Job, error: DataError) -> None:
-    bad = BadData(what=error.what, where=error.where, detail=error.detail, remedy=error.remedy)
-    storage.write_record(storage.join(job.run_uri, BAD_DATA), bad)
-
-
-def _noted(job: _Job) -> DataError | None:
-    uri = storage.join(job.run_uri, BAD_DATA)
-    return DataError(**storage.read_record(uri, BadData).model_dump()) if storage.exists(uri) else None
-
-
-def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """What a Ray Train worker does: run the loop; rank 0 saves the model."""
-    job = cast(_Job, config["job"])
-    context = _TrainContext(job)
-    if error := _noted(job):
-        return {"error": error}
-    try:
-        model = loop.run(job.options.loop, context)
-        if context.rank == 0:
-            facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
-            tabular.save(model, job.uri, dataset=job.dataset, metadata=facts)
-    except RayworksError as error:
-        if context.world_size > 1 and not isinstance(error, (ParameterError, DataError)):
-            raise  # a peer that died makes any loop fail
-        if context.world_size > 1 and isinstance(error, DataError):
-            _note(job, error)  # the others may have none, and wait for this one: all are started again, and find this
-            raise
-        return {"error": error}  # it would fail again, for all of them: no restart
-    return {"curve": [point.model_dump() for point in context.curve], "restarts": context.restarts}
-
-
-def _fit(job: _Job) -> dict[str, Any]:
-    """Run ``_work`` on the workers.
+def _fit(job: Job, backend: str | None) -> Outcome:
+    """Run the job on the workers, and return the outcome of rank 0.
 
     Raises:
-        RayworksError: What went wrong, without Ray's wrappers.
+        RayworksError: The failure, without Ray's wrappers.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-    from ray.train.v2.xgboost.config import XGBoostConfig
+    _private.silence("ray.train")
+    _private.poll_workers_often()
+    worker.forget_bad_data(job.run_uri)
+    try:
+        outcome = cast(Outcome, _trainer(job, backend).fit().return_value)
+    except Exception as error:
+        causes = [cause(failure) for failure in _private.worker_failures(error)]
+        for failure in causes:
+            if isinstance(failure, RayworksError):
+                raise failure from error
+        raise TrainingError(
+            "training failed",
+            where=job.options.loop,
+            detail=f"{type(causes[0]).__name__}: {str(causes[0]).splitlines()[0]}",
+            remedy=f"It was started {job.options.max_failures + 1} times; see the workers' logs",
+        ) from error
+    if outcome.error:
+        raise outcome.error
+    return outcome
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK_SECONDS))  # Ray Train has no argument for it
-    storage.delete(storage.join(job.run_uri, BAD_DATA))  # of an earlier attempt
+
+def _trainer(job: Job, backend: str | None) -> Any:
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+
     options, gpus, (files, path) = job.options, job.options.gpus_per_worker, storage.filesystem(job.run_uri)
-    trainer = DataParallelTrainer(
-        _work,
+    return _private.data_parallel_trainer()(
+        worker.train,
         train_loop_config={"job": job},
-        # XGBoost's collective is there for loops that use it, and does no harm to those that do not.
-        backend_config=XGBoostConfig() if options.workers > 1 else None,
+        backend_config=process_group.config(backend, options.workers),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
             use_gpu=gpus > 0,
@@ -317,45 +164,7 @@ def _fit(job: _Job) -> dict[str, Any]:
             name="ray",
             storage_path=path,
             storage_filesystem=files,
-            failure_config=FailureConfig(max_failures=options.max_failures, controller_failure_limit=START_ATTEMPTS),
+            failure_config=_private.failure_config(restarts=options.max_failures, controller_failures=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    try:
-        outcome = cast(dict[str, Any], trainer.fit().return_value)
-    except Exception as error:
-        failures = getattr(error, "worker_failures", {})
-        known = [cause(failure) for failure in failures.values()] or [cause(error)]
-        for failure in known:
-            if isinstance(failure, RayworksError):
-                raise failure from error
-        raise TrainingError(
-            "training failed",
-            where=options.loop,
-            detail=f"{type(known[0]).__name__}: {str(known[0]).splitlines()[0]}",
-            remedy=f"It was started {options.max_failures + 1} times; see the workers' logs",
-        ) from error
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome
-
-
-@contextlib.contextmanager
-def _showing(uri: str, rounds: int, dataset: Dataset, progress: Progress) -> Generator[None]:
-    """Show what rank 0 writes to ``uri``, until the block ends."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(REPORT_SECONDS):
-            with contextlib.suppress(StorageError):  # not written yet
-                done = storage.read_record(uri, RoundsDone)
-                value = f"{loop.METRIC[dataset.target.problem]} {done.validation:.4g}"
-                progress(done.round / rounds, f"round {done.round} of at most {rounds}, validation {value}")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()

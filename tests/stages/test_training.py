@@ -106,5 +106,5 @@ def test_bad_data_that_one_of_two_workers_finds_are_told_without_training_again(
 
 
 def test_more_workers_than_ray_has_room_for_are_refused_at_once(amounts: DatasetRef, tmp_path: Path):
-    with pytest.raises(ClusterError, match="no room for 9 workers of 2 CPUs"):
+    with pytest.raises(ClusterError, match="no capacity for 9 workers of 2 CPUs"):
         training.stage(amounts, TrainOptions(workers=9, cpus_per_worker=2), storage_uri=str(tmp_path)).run()

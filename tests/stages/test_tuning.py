@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rayworks import metrics
 from rayworks.data import processing
 from rayworks.errors import ParameterError
-from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TuneOptions
+from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TrainOptions, TuneOptions
 from rayworks.records import DatasetRef
-from rayworks.training import tuning
+from rayworks.training import training, tuning
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 BUILT_IN = "rayworks.training.loops.xgboost:train"
@@ -40,6 +41,22 @@ def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: Datase
     assert result.best.hyperparameters["seed"] == 1
     assert any(message.startswith("3 of 3 trials, best 0.") for message in heard)
     assert heard[-1].startswith(f"3 trials, the best number {result.best.number} with rmse 0.")
+
+
+def test_a_search_and_a_training_maximise_a_metric_where_higher_is_better(
+    dataset: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(metrics.DEFAULT, "regression", "r2")
+    loop = "tests.stages.example_loops:scores_higher_when_deeper"
+    options, messages = TuneOptions(trials=4, rounds=3, space={"max_depth": IntRange(low=1, high=6)}), []
+    stage = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path))
+    result = stage.run(lambda fraction, message: messages.append(message))
+    depths = [trial.hyperparameters["max_depth"] for trial in result.trials]
+    assert result.best.metric == result.best.hyperparameters["max_depth"] == max(depths) > min(depths)
+    assert any(message.endswith(f"trials, best {max(depths)}") for message in messages)
+    train = TrainOptions(loop=loop, rounds=3, hyperparameters={"max_depth": 4})
+    model = training.stage(dataset, train, storage_uri=str(tmp_path)).run()
+    assert (model.metric, model.best_round, model.validation) == ("r2", 2, 4)
 
 
 def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: DatasetRef, tmp_path: Path):

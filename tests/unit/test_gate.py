@@ -11,8 +11,8 @@ from rayworks.records import Evaluation, Metrics, ServeCheck, SliceMetrics
 OPTIONS = PromoteOptions(margin=0.01, slice_tolerance=0.05)
 
 
-def metrics(rmse: float) -> Metrics:
-    return Metrics(rows=1000, values={"rmse": rmse})
+def measured(value: float, metric: str = "rmse") -> Metrics:
+    return Metrics(rows=1000, values={metric: value})
 
 
 def evaluation(
@@ -21,25 +21,30 @@ def evaluation(
     baseline: float = 40.0,
     slices: tuple[SliceMetrics, ...] = (),
     error: str = "",
+    metric: str = "rmse",
 ) -> Evaluation:
     return Evaluation(
         uri="e",
-        metric="rmse",
+        metric=metric,
         dataset_uri="d",
         candidate_uri="models:/m/2",
         champion_uri="models:/m/1" if champion else None,
-        candidate=metrics(candidate),
-        baseline=metrics(baseline),
-        champion=metrics(champion) if champion is not None else None,
+        candidate=measured(candidate, metric),
+        baseline=measured(baseline, metric),
+        champion=measured(champion, metric) if champion is not None else None,
         champion_error=error,
         slices=slices,
         plots=(),
     )
 
 
-def a_slice(value: str, candidate: float, champion: float) -> SliceMetrics:
+def a_slice(value: str, candidate: float, champion: float, metric: str = "rmse") -> SliceMetrics:
     return SliceMetrics(
-        column="origin", value=value, candidate=metrics(candidate), baseline=metrics(40), champion=metrics(champion)
+        column="origin",
+        value=value,
+        candidate=measured(candidate, metric),
+        baseline=measured(40, metric),
+        champion=measured(champion, metric),
     )
 
 
@@ -104,3 +109,41 @@ def test_a_metric_that_is_no_number_never_promotes(value: float):
 
 def test_a_perfect_champion_is_not_replaced():
     assert not passes(gate.checks(evaluation(0.0, champion=0.0), None, OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "promoted"), [(0.95, True), (0.91, True), (0.905, False), (0.9, False), (0.8, False)]
+)
+def test_a_candidate_must_be_higher_where_higher_is_better(candidate: float, promoted: bool):
+    judged = evaluation(candidate, champion=0.9, baseline=0.5, metric="roc_auc")
+    assert passes(gate.checks(judged, None, OPTIONS)) is promoted
+
+
+def test_a_candidate_below_the_baseline_is_refused_where_higher_is_better():
+    assert not passes(gate.checks(evaluation(0.45, champion=0.4, baseline=0.5, metric="roc_auc"), None, OPTIONS))
+    assert not passes(gate.checks(evaluation(0.45, champion=None, baseline=0.5, metric="roc_auc"), None, OPTIONS))
+
+
+def test_the_worst_slice_is_the_lowest_where_higher_is_better():
+    slices = (a_slice("JFK", 0.95, 0.9, "roc_auc"), a_slice("LGA", 0.8, 0.9, "roc_auc"))
+    judged = evaluation(0.95, champion=0.9, baseline=0.5, slices=slices, metric="roc_auc")
+    results = gate.checks(judged, None, OPTIONS)
+    assert not passes(results)
+    assert "origin = LGA: roc_auc 0.8 is 11.1% worse than the champion's 0.9" in gate.reason(results)
+
+
+def test_a_slice_where_the_metric_is_not_defined_is_not_compared():
+    part = a_slice("LGA", 0.8, 0.9, "log_loss")
+    judged = evaluation(0.95, champion=0.9, baseline=0.5, slices=(part,), metric="roc_auc")
+    assert passes(gate.checks(judged, None, OPTIONS))
+
+
+def test_a_candidate_beats_a_baseline_of_zero_where_higher_is_better():
+    results = gate.checks(evaluation(0.6, champion=None, baseline=0.0, metric="f1"), None, OPTIONS)
+    assert passes(results)
+    assert "f1 0.6 is better than the baseline's 0" in gate.reason(results)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_no_number_never_promotes_where_higher_is_better(value: float):
+    assert not passes(gate.checks(evaluation(value, champion=0.9, baseline=0.5, metric="roc_auc"), None, OPTIONS))

@@ -1,9 +1,13 @@
+import math
+
 import made_up_run
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from rayworks import metrics
 from rayworks.errors import ParameterError
+from rayworks.params import EvaluateOptions
 from rayworks.records import Target
 
 AMOUNT = Target(name="y", problem="regression")
@@ -49,12 +53,12 @@ def test_a_single_row_has_no_share_of_explained_variance():
 
 def test_auto_is_the_usual_metric_of_the_problem():
     problems = ("regression", "binary", "multiclass")
-    assert [metrics.metric_for(problem, "auto") for problem in problems] == ["rmse", "log_loss", "log_loss"]
+    assert [metrics.deciding_metric(problem, "auto") for problem in problems] == ["rmse", "log_loss", "log_loss"]
 
 
 def test_a_metric_that_does_not_fit_the_problem_is_refused_with_those_that_do():
     with pytest.raises(ParameterError, match=r"does not measure a regression model.*rmse, mae"):
-        metrics.metric_for("regression", "log_loss")
+        metrics.deciding_metric("regression", "log_loss")
 
 
 def test_the_baseline_of_amounts_is_the_mean_of_the_training_rows():
@@ -70,3 +74,60 @@ def test_the_baseline_of_classes_is_their_shares_in_training():
 def test_a_class_that_training_never_saw_is_still_possible():
     dataset = made_up_run.dataset("binary").model_copy(update={"class_counts": {"no": 10}})
     assert (metrics.class_shares(dataset) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "worse", "better"), [("rmse", 2.0, 1.5), ("roc_auc", 0.8, 0.9), ("r2", -0.2, 0.1)])
+def test_a_metric_knows_its_direction(name: str, worse: float, better: float):
+    metric = metrics.METRICS[name]
+    assert metric.is_better(better, worse)
+    assert not metric.is_better(worse, better)
+    assert not metric.is_better(better, better)
+    assert metric.is_better(worse, metric.worst)
+    assert metric.best([worse, better, worse], float) == better
+    assert metric.gain(better, worse) > 0 > metric.gain(worse, better)
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "rival", "gain"),
+    [
+        ("rmse", 9.0, 12.0, 0.25),
+        ("rmse", 15.0, 12.0, -0.25),
+        ("rmse", 0.0, 0.0, 0.0),
+        ("rmse", 1.0, 0.0, -math.inf),
+        ("roc_auc", 0.9, 0.8, 0.125),
+        ("roc_auc", 0.7, 0.8, -0.125),
+        ("f1", 0.3, 0.0, math.inf),  # a baseline that never predicts the rarer class
+        ("f1", 0.0, 0.0, 0.0),
+    ],
+)
+def test_the_gain_is_the_share_of_the_rivals_value_by_which_a_candidate_is_better(
+    name: str, candidate: float, rival: float, gain: float
+):
+    assert metrics.METRICS[name].gain(candidate, rival) == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("name", ["rmse", "roc_auc"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_there_is_no_gain_where_a_value_is_not_a_number(name: str, value: float):
+    assert math.isnan(metrics.METRICS[name].gain(value, 0.5))
+    assert math.isnan(metrics.METRICS[name].gain(0.5, value))
+
+
+def test_every_default_may_decide_on_its_problem():
+    for problem, name in metrics.DEFAULT.items():
+        assert metrics.deciding_metric(problem, name) == name
+
+
+def test_a_metric_whose_shares_mean_nothing_cannot_decide():
+    with pytest.raises(ValidationError, match="metric"):
+        EvaluateOptions(metric="r2")
+    with pytest.raises(ParameterError, match="r2"):
+        metrics.deciding_metric("regression", "r2")
+
+
+@pytest.mark.parametrize("target", [AMOUNT, BINARY, THREE])
+def test_the_metrics_computed_are_those_of_the_problem(target: Target):
+    actual = np.array([0, 1, 0, 1])
+    predicted = actual.astype(float) if target.problem == "regression" else np.eye(len(target.classes))[actual]
+    applicable = {name for name, metric in metrics.METRICS.items() if target.problem in metric.problems}
+    assert set(metrics.compute(target, actual, predicted)) == applicable

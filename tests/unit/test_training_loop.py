@@ -1,19 +1,23 @@
 """What is said of a user's loop that does wrong, and where tuning starts. No Ray."""
 
+import functools
+import importlib.util
+
 import pytest
 
 from rayworks.errors import ParameterError, TrainingError
 from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, TuneOptions
-from rayworks.records import Dataset, DatasetRef, FeatureSet, Target
-from rayworks.training import loop, training, tuning
+from rayworks.records import Dataset, DatasetRef, FeatureSet, Target, Trial
+from rayworks.training import loop, process_group, search_space, training, tuning
 from rayworks.training.loops import xgboost
+from rayworks.training.search import Search, TrialContext
 
 
 def context(problem: str = "regression") -> loop.LoopContext:
     dataset = Dataset.model_construct(
         target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=())
     )
-    return loop.LoopContext(dataset, {}, rounds=1, patience=1, threads=1)
+    return loop.LoopContext(dataset, {}, metric="rmse", rounds=1, patience=1, threads=1)
 
 
 def test_a_loop_that_raises_is_quoted_with_file_and_line():
@@ -38,22 +42,84 @@ def test_a_loss_that_is_no_number_ends_the_training(value: float):
 
 
 def test_the_built_in_search_starts_at_the_built_in_defaults():
-    space = tuning.space_of(TuneOptions(), TrainOptions().loop, {})
-    assert tuning.first_point(space, xgboost.DEFAULTS) == xgboost.DEFAULTS
+    space = search_space.of(TuneOptions(), TrainOptions().loop, {})
+    assert search_space.first_point(space, xgboost.DEFAULTS) == xgboost.DEFAULTS
 
 
 def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
     depth = {"max_depth": IntRange(low=1, high=6)}
-    assert tuning.space_of(TuneOptions(space=depth), TrainOptions().loop, {}) == depth
-    assert tuning.space_of(TuneOptions(), "tests.stages.example_loops:linear", {}) == {}
+    assert search_space.of(TuneOptions(space=depth), TrainOptions().loop, {}) == depth
+    assert search_space.of(TuneOptions(), "tests.stages.example_loops:linear", {}) == {}
+
+
+def test_what_a_loops_module_declares_is_read_in_one_place():
+    built_in = loop.declarations(TrainOptions().loop)
+    assert built_in.defaults == xgboost.DEFAULTS
+    assert set(built_in.space) == set(xgboost.SPACE)
+    assert built_in.backend == "xgboost"
+    assert loop.declarations("builtins:dict") == loop.Declarations(space={}, defaults={}, backend=None)
+
+
+def test_a_partial_of_a_loop_has_the_declarations_of_the_loop(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(xgboost, "partial", functools.partial(xgboost.train), raising=False)
+    assert loop.declarations("rayworks.training.loops.xgboost:partial") == loop.declarations(TrainOptions().loop)
+
+
+def test_an_unknown_process_group_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(xgboost, "BACKEND", "mpi")
+    with pytest.raises(
+        ParameterError, match=r"BACKEND of rayworks.training.loops.xgboost:train \('mpi'\).*xgboost, torch"
+    ):
+        loop.declarations(TrainOptions().loop)
+
+
+def test_several_workers_get_the_process_group_that_the_loop_declares():
+    from ray.train.xgboost import XGBoostConfig
+
+    assert isinstance(process_group.config("xgboost", 2), XGBoostConfig)
+    assert process_group.config("xgboost", 1) is None
+    assert process_group.config(None, 2) is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
+def test_a_process_group_whose_library_is_missing_is_refused():
+    with pytest.raises(ParameterError, match="needs PyTorch"):
+        process_group.config("torch", 2)
+
+
+def search(metric: str) -> Search:
+    dataset = Dataset.model_construct(
+        target=Target(name="y", problem="binary"), feature_set=FeatureSet(columns=(), features=())
+    )
+    return Search(dataset, TuneOptions(), TrainOptions().loop, metric, {"seed": 1}, {}, None, "/search")
+
+
+@pytest.mark.parametrize(("metric", "best"), [("log_loss", 0.2), ("roc_auc", 0.9)])
+def test_a_trial_is_as_good_as_its_best_round_in_the_direction_of_the_metric(metric: str, best: float):
+    trial = TrialContext(search(metric), {}, {})
+    trial.send = lambda *, finished: None
+    for number, value in enumerate([0.5, 0.2, 0.9, 0.3], start=1):
+        trial.report(number, validation=value)
+    assert trial.best == best
+
+
+@pytest.mark.parametrize(("metric", "best"), [("log_loss", 1), ("roc_auc", 2)])
+def test_the_best_trial_is_the_best_in_the_direction_of_the_metric(metric: str, best: int):
+    values = [0.5, 0.2, 0.9, None]
+    trials = tuple(
+        Trial(number=number, hyperparameters={}, metric=value, rounds=1, seconds=1, state="completed")
+        for number, value in enumerate(values)
+    )
+    winner = tuning.best_trial(trials, [], search(metric))
+    assert (winner.number, winner.hyperparameters) == (best, {"seed": 1})
 
 
 def test_a_fixed_hyperparameter_is_not_searched():
     space = {"max_depth": IntRange(low=1, high=6), "eta": FloatRange(low=0, high=1)}
-    assert tuning.space_of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3}) == {
+    assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3}) == {
         "max_depth": space["max_depth"]
     }
-    assert tuning.space_of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3, "max_depth": 2}) == {}
+    assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3, "max_depth": 2}) == {}
 
 
 def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -61,7 +127,7 @@ def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pyte
     with pytest.raises(
         ParameterError, match=r"SPACE of rayworks.training.loops.xgboost:train, max_depth.int.high \(Field required\)"
     ):
-        tuning.space_of(TuneOptions(), TrainOptions().loop, {})
+        search_space.of(TuneOptions(), TrainOptions().loop, {})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +136,7 @@ def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pyte
     ids=["int", "float", "choice"],
 )
 def test_defaults_outside_of_the_search_space_are_not_tried(dimension: IntRange | FloatRange | Choice):
-    assert tuning.first_point({"max_depth": dimension}, {"max_depth": 6}) is None
+    assert search_space.first_point({"max_depth": dimension}, {"max_depth": 6}) is None
 
 
 def test_the_fingerprint_knows_what_changes_the_model_and_nothing_else():

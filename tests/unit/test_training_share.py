@@ -44,4 +44,4 @@ def test_workers_together_read_the_rows_of_all_files_in_order(tmp_path: Path):
 )
 def test_workers_share_the_cpus_as_far_as_each_fits_on_a_node(nodes: list[float], workers: int, cpus: int):
     assert capacity.equal_share(nodes, workers) == cpus
-    assert cpus == 1 or capacity.places(nodes, cpus) >= workers
+    assert cpus == 1 or capacity.fitting_workers(nodes, cpus) >= workers

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from rayworks.errors import ParameterError
+from rayworks.metrics import DEFAULT
 from rayworks.models.xgboost import XGBoostModel
 from rayworks.records import Dataset, Feature, FeatureSet, Target
 from rayworks.training.loop import LoopContext
@@ -26,7 +27,8 @@ class InMemory(LoopContext):
     def __init__(self, problem: str, checkpoint: Path | None = None, **settings):
         target = Target(name="y", problem=problem, classes=CLASSES[problem])
         declared = {"target": target, "feature_set": FeatureSet(columns=(), features=FEATURES)}
-        settings = {"hyperparameters": {}, "rounds": 30, "patience": 30, "threads": 1, **settings}
+        metric = DEFAULT[problem]
+        settings = {"metric": metric, "hyperparameters": {}, "rounds": 30, "patience": 30, "threads": 1, **settings}
         super().__init__(Dataset.model_construct(**declared), **settings)
         self.checkpoint, self.reported, self.save = checkpoint, [], None
 
@@ -95,3 +97,16 @@ def test_a_checkpoint_goes_on_to_the_model_that_would_have_been(tmp_path: Path):
 def test_a_hyperparameter_that_xgboost_does_not_take_is_named(hyperparameters: dict, says: str):
     with pytest.raises(ParameterError, match=says):
         train(InMemory("regression", hyperparameters=hyperparameters))
+
+
+def test_the_best_round_is_the_highest_where_higher_is_better():
+    context = InMemory("binary", metric="roc_auc", rounds=200, patience=5, hyperparameters={"learning_rate": 1.0})
+    model = train(context)
+    values = dict(context.reported)
+    assert model.booster.num_boosted_rounds() == max(values, key=values.get)
+    assert len(values) == model.booster.num_boosted_rounds() + 5
+
+
+def test_workers_without_a_process_group_are_refused_by_the_name_of_the_declaration():
+    with pytest.raises(ParameterError, match=r'not connected.*BACKEND = "xgboost"'):
+        train(InMemory("regression", world_size=2))

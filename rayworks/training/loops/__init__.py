@@ -1,1 +1,1 @@
-"""The training loops that ship with rayworks. A loop is named by its import path."""
+"""The built-in training loops. A loop is named by its import path."""

@@ -1,8 +1,8 @@
 # pyright: reportUnknownMemberType=false, reportUntypedBaseClass=false, reportAttributeAccessIssue=false
-# XGBoost's callbacks bring no types.
+# XGBoost's callbacks have no types.
 """The built-in training loop: gradient-boosted trees by XGBoost, data-parallel over the workers.
 
-It uses nothing but the ``TrainContext`` that a user's own loop is given.
+It uses only the ``TrainContext``, as a user's own loop does.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayworks.errors import ParameterError
+from rayworks.metrics import METRICS
 from rayworks.models.contract import TrainContext
 from rayworks.models.xgboost import XGBoostModel, positional
 from rayworks.records import Problem
@@ -23,8 +24,14 @@ OBJECTIVES: dict[Problem, str] = {
     "binary": "binary:logistic",
     "multiclass": "multi:softprob",
 }
-METRICS: dict[Problem, str] = {"regression": "rmse", "binary": "logloss", "multiclass": "mlogloss"}
-# https://xgboost.readthedocs.io/en/stable/parameter.html; a misspelt one would only be warned of
+EVALUATION_METRICS: dict[tuple[Problem, str], str] = {
+    ("regression", "rmse"): "rmse",
+    ("binary", "log_loss"): "logloss",
+    ("binary", "roc_auc"): "auc",
+    ("multiclass", "log_loss"): "mlogloss",
+}
+"""XGBoost's name of the metric to report, by problem and ``TrainContext.metric``."""
+# https://xgboost.readthedocs.io/en/stable/parameter.html; XGBoost itself only warns of a misspelt one
 HYPERPARAMETERS = frozenset(
     """
     eta learning_rate gamma min_split_loss max_depth min_child_weight max_delta_step subsample sampling_method
@@ -33,7 +40,8 @@ HYPERPARAMETERS = frozenset(
     tree_method base_score huber_slope quantile_alpha tweedie_variance_power
     """.split()  # noqa: SIM905 - as a list it would take thirty lines
 )
-# XGBoost's own, of those that are worth a search: the first trial of tuning
+BACKEND = "xgboost"
+# XGBoost's defaults of the hyperparameters in SPACE: the first trial of tuning
 DEFAULTS = {
     "learning_rate": 0.3,
     "max_depth": 6,
@@ -42,7 +50,7 @@ DEFAULTS = {
     "colsample_bytree": 1.0,
     "reg_lambda": 1.0,
 }
-# the ranges that matter most for boosted trees, around these
+# the hyperparameters that matter most for boosted trees, around the defaults
 SPACE = {
     "learning_rate": {"type": "float", "low": 0.03, "high": 0.4, "log": True},
     "max_depth": {"type": "int", "low": 3, "high": 10},
@@ -54,24 +62,30 @@ SPACE = {
 
 
 def train(context: TrainContext) -> XGBoostModel:
-    """Boost until the rounds are done or validation has not improved for the patience.
+    """Boost until the maximum of rounds, or until validation has not improved for the patience.
 
     Raises:
-        ParameterError: XGBoost does not know a hyperparameter, or refuses its value.
+        ParameterError: XGBoost does not know a hyperparameter or refuses its value, or the workers have no process group.
     """
     import xgboost as xgb
 
+    if context.world_size > 1 and not xgb.collective.is_distributed():
+        raise ParameterError(
+            "the workers are not connected, each would train on its shard alone",
+            where="BACKEND of the training loop's module",
+            remedy='Declare BACKEND = "xgboost" in the module whose loop calls this one',
+        )
     parameters = _parameters(context)
-    rest = _restored(context)
+    checkpoint = _restored(context)
     try:
         matrices = _matrices(context, int(parameters.get("max_bin", 256)))
-        done = rest.num_boosted_rounds() if rest else 0
-        reporting = _Reporting(context, rest)
+        rounds_done = checkpoint.num_boosted_rounds() if checkpoint else 0
+        reporting = _Reporting(context, checkpoint)
         booster = xgb.train(
             parameters,
             matrices[0],
-            num_boost_round=context.rounds - done,
-            xgb_model=rest,
+            num_boost_round=context.rounds - rounds_done,
+            xgb_model=checkpoint,
             evals=[(matrices[0], "train"), (matrices[1], "validation")],
             verbose_eval=False,
             callbacks=[reporting.callback],
@@ -80,15 +94,15 @@ def train(context: TrainContext) -> XGBoostModel:
         raise ParameterError(
             "XGBoost refused to train",
             where=json.dumps(context.hyperparameters),
-            detail=_said(error),
-            remedy="Check the hyperparameters' values",
+            detail=_message(error),
+            remedy="Check the values of the hyperparameters",
         ) from error
     names = [feature.name for feature in context.features]
     return XGBoostModel(booster[: reporting.best_round], context.target.problem, names)
 
 
-def _said(error: Exception) -> str:
-    """XGBoost's own sentence, without where in its code it came from."""
+def _message(error: Exception) -> str:
+    """Return XGBoost's message without the stack trace and the place in its code."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("Stack trace", "  ["))]
     return lines[0].rpartition(": ")[2] if lines else str(error)
 
@@ -102,9 +116,13 @@ def _parameters(context: TrainContext) -> dict[str, Any]:
             remedy=f"Use {', '.join(sorted(HYPERPARAMETERS))}",
         )
     problem = context.target.problem
+    ours = {
+        "objective": OBJECTIVES[problem],
+        "eval_metric": EVALUATION_METRICS[problem, context.metric],
+        "tree_method": "hist",
+    }
     classes = {"num_class": len(context.target.classes)} if problem == "multiclass" else {}
-    own = {"objective": OBJECTIVES[problem], "eval_metric": METRICS[problem], "tree_method": "hist"}
-    return {**own, **classes, **context.hyperparameters, "nthread": context.threads}
+    return {**ours, **classes, **context.hyperparameters, "nthread": context.threads}
 
 
 def _restored(context: TrainContext) -> "xgb.Booster | None":
@@ -115,7 +133,7 @@ def _restored(context: TrainContext) -> "xgb.Booster | None":
 
 
 def _matrices(context: TrainContext, max_bin: int) -> "tuple[xgb.QuantileDMatrix, xgb.QuantileDMatrix]":
-    """Quantised batch by batch: a byte a value, and never all rows as floats."""
+    """Return the training and the validation rows, quantised batch by batch: a byte per value, never all rows as floats."""
     import xgboost as xgb
 
     class Batches(xgb.DataIter):
@@ -139,15 +157,15 @@ def _matrices(context: TrainContext, max_bin: int) -> "tuple[xgb.QuantileDMatrix
 
 
 class _Reporting:
-    """Tells the context after each round, and stops when validation no longer improves."""
+    """Report each round to the context, and stop when validation no longer improves."""
 
-    def __init__(self, context: TrainContext, rest: "xgb.Booster | None") -> None:
+    def __init__(self, context: TrainContext, checkpoint: "xgb.Booster | None") -> None:
         import xgboost as xgb
 
-        self.context = context
-        self.round = rest.num_boosted_rounds() if rest else 0
-        self.best_round = int(rest.attr("best_round") or 0) if rest else 0
-        self.best = float(rest.attr("best") or "inf") if rest else float("inf")
+        self.context, self.metric = context, METRICS[context.metric]
+        self.round = checkpoint.num_boosted_rounds() if checkpoint else 0
+        self.best_round = int(checkpoint.attr("best_round") or 0) if checkpoint else 0
+        self.best = float((checkpoint.attr("best") if checkpoint else None) or self.metric.worst)
         reporting = self
 
         class Callback(xgb.callback.TrainingCallback):
@@ -157,9 +175,10 @@ class _Reporting:
         self.callback = Callback()
 
     def after_round(self, model: "xgb.Booster", history: Any) -> bool:
+        """Report a round, and return whether to stop."""
         self.round += 1
-        values = {split: float(next(iter(metrics.values()))[-1]) for split, metrics in history.items()}
-        if values["validation"] < self.best:
+        values = {split: float(next(iter(by_metric.values()))[-1]) for split, by_metric in history.items()}
+        if self.metric.is_better(values["validation"], self.best):
             self.best, self.best_round = values["validation"], self.round
             model.set_attr(best_round=str(self.best_round), best=repr(self.best))
 

@@ -1,0 +1,194 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Ray has types for a part only.
+"""What runs on each Ray Train worker: the training loop in its context, with checkpoints. Rank 0 saves the model."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import TypeAdapter
+
+from rayworks import __version__, storage
+from rayworks.data import split_rows
+from rayworks.errors import DataError, ParameterError, RayworksError
+from rayworks.models import tabular
+from rayworks.params import TrainOptions
+from rayworks.records import CurvePoint, Dataset, Record, SplitName
+from rayworks.training import loop, round_progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+CURVE = "curve.json"
+STARTS = "starts.json"
+BAD_DATA = "bad_data.json"
+ROUNDS_PER_DECISION = 5  # the workers agree by a broadcast whether a checkpoint is due
+CURVES = TypeAdapter(list[CurvePoint])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each worker must know."""
+
+    dataset: Dataset
+    options: TrainOptions
+    hyperparameters: dict[str, Any]
+    metric: str
+    """The name of what the loop reports."""
+    cpus: float
+    """Per worker."""
+    uri: str
+    """The folder of the model."""
+    run_uri: str
+    """The folder of checkpoints and progress, deleted when the model is complete."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker returns: the learning curve, or an error that would fail a restart in the same way."""
+
+    curve: tuple[CurvePoint, ...] = ()
+    restarts: int = 0
+    error: RayworksError | None = None
+
+
+class Starts(Record):
+    """How often the workers of a training were started."""
+
+    count: int
+
+
+class BadData(Record):
+    """A ``DataError`` of one of several workers, stored for all of them to raise when they are restarted."""
+
+    what: str
+    where: str
+    detail: str
+    remedy: str
+
+
+class WorkerContext(loop.LoopContext):
+    """The context of a training loop on a Ray Train worker."""
+
+    def __init__(self, job: Job) -> None:
+        import ray.train
+
+        worker = ray.train.get_context()
+        super().__init__(
+            job.dataset,
+            job.hyperparameters,
+            metric=job.metric,
+            rounds=job.options.rounds,
+            patience=job.options.early_stopping_rounds,
+            threads=max(1, int(job.cpus)),
+            rank=worker.get_world_rank(),
+            world_size=worker.get_world_size(),
+        )
+        self._job = job
+        self._checkpoint = self._download_checkpoint()
+        curve = self._checkpoint / CURVE if self._checkpoint else None
+        self.curve: list[CurvePoint] = CURVES.validate_json(curve.read_bytes()) if curve else []
+        self.restarts = self._count_start() if self.rank == 0 else 0
+        self._checkpointed = self._shown = time.monotonic()
+
+    def _download_checkpoint(self) -> Path | None:
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.to_directory(tempfile.mkdtemp(prefix="rayworks-"))) if checkpoint else None
+
+    def _count_start(self) -> int:
+        """Count this start of the workers, and return the number of starts before it."""
+        uri = storage.join(self._job.run_uri, STARTS)
+        earlier = storage.read_record(uri, Starts).count if storage.exists(uri) else 0
+        storage.write_record(uri, Starts(count=earlier + 1))
+        return earlier
+
+    def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
+        """Yield this worker's shard of a split."""
+        for features, labels in split_rows.encoded(
+            self._job.dataset, split, rank=self.rank, world_size=self.world_size
+        ):
+            for start in range(0, len(labels), rows):
+                yield features.iloc[start : start + rows], labels[start : start + rows]
+
+    def restore(self) -> Path | None:
+        """Return the folder of the last checkpoint, if this is a restart."""
+        return self._checkpoint
+
+    def report(
+        self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
+    ) -> None:
+        """Add a round to the learning curve, show it, and write a checkpoint if one is due."""
+        validation = loop.check_finite(round, validation)
+        self.curve.append(CurvePoint(round=round, train=train, validation=validation))
+        now = time.monotonic()
+        if self.rank == 0 and now - self._shown > round_progress.SECONDS:
+            self._shown = now
+            round_progress.write(self._job.run_uri, round, validation)
+        if save is not None and self._is_due(round, now - self._checkpointed > self._job.options.checkpoint_seconds):
+            self._write_checkpoint(save)
+            self._checkpointed = time.monotonic()
+
+    def _is_due(self, round: int, late: bool) -> bool:
+        """Return whether to write a checkpoint now. The workers must agree: Ray Train waits for a report from each."""
+        if self.world_size == 1:
+            return late
+        import ray.train.collective
+
+        return round % ROUNDS_PER_DECISION == 0 and bool(ray.train.collective.broadcast_from_rank_zero(late))
+
+    def _write_checkpoint(self, save: Callable[[Path], None]) -> None:
+        import ray.train
+
+        with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
+            checkpoint = None
+            if self.rank == 0:
+                save(Path(name))
+                (Path(name) / CURVE).write_bytes(CURVES.dump_json(self.curve))
+                checkpoint = ray.train.Checkpoint(name)
+            ray.train.report({"round": self.curve[-1].round}, checkpoint=checkpoint)
+
+
+def train(config: dict[str, Any]) -> Outcome:
+    """Run the loop of the job in ``config["job"]`` on this worker; rank 0 saves the model.
+
+    Raises:
+        RayworksError: Something that a restart of all workers may fix, or that all of them must see.
+    """
+    job = cast(Job, config["job"])
+    context = WorkerContext(job)
+    if error := _stored_bad_data(job):
+        return Outcome(error=error)
+    try:
+        model = loop.run(job.options.loop, context)
+        if context.rank == 0:
+            facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
+            tabular.save(model, job.uri, dataset=job.dataset, metadata=facts)
+    except RayworksError as error:
+        if context.world_size > 1 and not isinstance(error, (ParameterError, DataError)):
+            raise  # any loop fails when another worker is lost
+        if context.world_size > 1 and isinstance(error, DataError):
+            _store_bad_data(job, error)  # others may wait for this worker: all restart, and each reads the error
+            raise
+        return Outcome(error=error)  # every worker fails in the same way, and would again
+    return Outcome(tuple(context.curve), context.restarts)
+
+
+def forget_bad_data(run_uri: str) -> None:
+    """Delete the error of an earlier attempt: the data may be fixed."""
+    storage.delete(storage.join(run_uri, BAD_DATA))
+
+
+def _store_bad_data(job: Job, error: DataError) -> None:
+    bad = BadData(what=error.what, where=error.where, detail=error.detail, remedy=error.remedy)
+    storage.write_record(storage.join(job.run_uri, BAD_DATA), bad)
+
+
+def _stored_bad_data(job: Job) -> DataError | None:
+    uri = storage.join(job.run_uri, BAD_DATA)
+    return DataError(**storage.read_record(uri, BadData).model_dump()) if storage.exists(uri) else None

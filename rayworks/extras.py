@@ -1,4 +1,4 @@
-"""Optional dependencies. ``pip install rayworks`` brings the runner and the clusters; the extra ``ml`` the models' libraries."""
+"""Optional dependencies. ``rayworks`` alone is the runner and the clusters; the extra ``ml`` adds the models' libraries."""
 
 import importlib.util
 

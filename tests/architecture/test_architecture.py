@@ -1,4 +1,4 @@
-"""The rules that keep the layers apart. No Ray is started."""
+"""The rules that keep the layers apart. Nothing starts Ray."""
 
 import ast
 import importlib.util
@@ -17,18 +17,18 @@ FLOWS = sorted(path.stem for path in (ROOT / "flows").glob("*.py") if path.stem 
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 
 
-def in_a_fresh_python(code: str, *arguments: str, cwd: Path | None = None, path: Path | None = None) -> str:
+def run_in_new_interpreter(code: str, *arguments: str, cwd: Path | None = None, path: Path | None = None) -> str:
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else dict(os.environ)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_importing_the_library_loads_nothing_heavy():
     heavy = {"ray", "prefect", "mlflow", "xgboost", "pandas", "polars", "kubernetes", "sklearn", "optuna"}
-    loaded = in_a_fresh_python(
+    loaded = run_in_new_interpreter(
         "import sys, rayworks, rayworks.settings, rayworks.params, rayworks.records, rayworks.errors, rayworks.storage;"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
@@ -36,7 +36,9 @@ def test_importing_the_library_loads_nothing_heavy():
 
 
 def test_importing_the_package_loads_none_of_its_modules():
-    loaded = in_a_fresh_python("import sys, rayworks; print(*(name for name in sys.modules if 'rayworks' in name))")
+    loaded = run_in_new_interpreter(
+        "import sys, rayworks; print(*(name for name in sys.modules if 'rayworks' in name))"
+    )
     assert loaded.split() == ["rayworks"]
 
 
@@ -44,7 +46,7 @@ def test_importing_the_task_runner_loads_prefect_but_neither_ray_nor_a_library_o
     heavy = {"mlflow", "numpy", "optuna", "pandas", "polars", "pyarrow", "sklearn", "xgboost", "kubernetes", "jinja2"}
     # prefect_ray puts a placeholder for `ray` into sys.modules, so an import shows by Ray's own modules.
     code = "import sys; from rayworks import RayTaskRunner, resources, ray_running; print(*sys.modules)"
-    loaded = in_a_fresh_python(code).split()
+    loaded = run_in_new_interpreter(code).split()
     assert "prefect_ray.task_runners" in loaded
     assert [name for name in loaded if name.partition(".")[0] in heavy or name.startswith("ray.")] == []
 
@@ -69,7 +71,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
         _ = rayworks.RayTaskRuner
 
 
-def test_importing_the_flows_touches_no_file_and_starts_no_ray(tmp_path: Path):
+def test_importing_the_flows_writes_no_file_and_starts_no_ray(tmp_path: Path):
     code = (
         "import sys, os; sys.path.insert(0, sys.argv[1]);"
         "import flows.pipeline; import ray; assert not ray.is_initialized();"
@@ -77,16 +79,16 @@ def test_importing_the_flows_touches_no_file_and_starts_no_ray(tmp_path: Path):
     )
     os.environ["RAYWORKS_STORAGE_URI"] = str(tmp_path / "never")
     try:
-        assert in_a_fresh_python(code, str(ROOT), cwd=tmp_path).strip() == "False"
+        assert run_in_new_interpreter(code, str(ROOT), cwd=tmp_path).strip() == "False"
     finally:
         del os.environ["RAYWORKS_STORAGE_URI"]
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_loads_where_only_the_library_exists(name: str, tmp_path: Path):
-    """A Ray worker has the library and nothing of flows/ and tasks/: what a task names must be in the library."""
-    found = importlib.import_module(f"tasks.{name}")
-    task = getattr(found, name)
+def test_a_task_loads_where_only_the_library_is_installed(name: str, tmp_path: Path):
+    """A Ray worker has the library without flows/ and tasks/, so a task may only name the library."""
+    module = importlib.import_module(f"tasks.{name}")
+    task = getattr(module, name)
     (tmp_path / "task.pickle").write_bytes(cloudpickle.dumps(task))
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "rayworks").symlink_to(ROOT / "rayworks")
@@ -97,7 +99,7 @@ def test_a_task_loads_where_only_the_library_exists(name: str, tmp_path: Path):
         "import pickle; task = pickle.load(open(sys.argv[1], 'rb'));"
         "assert 'tasks' not in sys.modules; print(task.name)"
     )
-    assert in_a_fresh_python(
+    assert run_in_new_interpreter(
         code, str(tmp_path / "task.pickle"), str(ROOT), cwd=tmp_path, path=tmp_path / "library"
     ).strip()
 
@@ -110,14 +112,14 @@ def test_a_deployment_names_a_flow_that_loads(deployment: dict):
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_a_flow_file_shadows_no_module(name: str):
-    """Prefect puts flows/ first on the path: a flow file named like a library would hide it."""
+def test_a_flow_file_hides_no_module(name: str):
+    """Prefect puts flows/ first on sys.path: a flow file with the name of a library would hide it."""
     code = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]) is None)"
-    assert in_a_fresh_python(code, name, cwd=Path("/")).strip() == "True"
+    assert run_in_new_interpreter(code, name, cwd=Path("/")).strip() == "True"
 
 
 @pytest.mark.parametrize("folder", ["flows", "tasks"])
-def test_flows_and_tasks_hold_one_function_and_no_class(folder: str):
+def test_a_file_in_flows_and_tasks_defines_one_function(folder: str):
     for path in (ROOT / folder).glob("*.py"):
         body = ast.parse(path.read_text()).body
         definitions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
@@ -133,7 +135,7 @@ def test_a_room_that_needs_the_models_libraries_checks_for_them_at_import(room: 
 
 
 def test_no_other_room_imports_the_models_libraries():
-    """``rayworks/metrics.py`` is for the rooms that have them."""
+    """``rayworks/metrics.py`` is for the rooms that require them."""
     from rayworks.extras import ML_MODULES
 
     others = [path for path in (ROOT / "rayworks").rglob("*.py") if path.relative_to(ROOT).parts[1] not in ML_ROOMS]

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     uv("pip", "install", "--python", str(environment), "--constraints", str(locked), ".")
     yield environment / "bin" / "python"
     shutil.rmtree(environment)
+
+
+def test_the_wheel_holds_the_library_and_its_licence_only(tmp_path: Path):
+    uv("build", "--wheel", f"--out-dir={tmp_path}")
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = [name for name in archive.namelist() if not name.endswith("/")]
+    metadata = [name for name in files if ".dist-info/" in name]
+    assert {name.partition("/")[0] for name in set(files) - set(metadata)} == {"rayworks"}
+    assert {name for name in set(files) - set(metadata) if not name.endswith(".py")} == {
+        "rayworks/py.typed",
+        "rayworks/reporting/report.html.j2",
+    }
+    assert [name.rpartition("/")[2] for name in metadata if "/licenses/" in name] == ["LICENSE"]
 
 
 def test_the_runner_and_the_clusters_need_none_of_the_models_libraries(python: Path):

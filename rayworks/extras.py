@@ -1,4 +1,4 @@
-"""Optional dependencies. ``rayworks`` alone is the runner and the clusters; the extra ``ml`` adds the models' libraries."""
+"""Optional dependencies: ``rayworks`` is the runner and the clusters, the extra ``ml`` the libraries of the models."""
 
 import importlib.util
 

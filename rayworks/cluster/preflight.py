@@ -174,12 +174,12 @@ def http_problem(url: str) -> str:
 
 
 def _storage_problem(token_uri: str | None) -> str:
-    """Return why this process cannot use the storage, or that it has another one than the driver."""
+    """Return why this process cannot use the storage, or that its storage is not the driver's."""
     storage_uri = Settings().storage_uri
     try:
         storage.check_writable(storage_uri)
         if token_uri and not storage.exists(token_uri):
-            return f"the storage {storage_uri} is another one than the driver's"
+            return f"the storage {storage_uri} is not the driver's"
     except StorageError as error:
         return f"the storage {storage_uri} cannot be written ({error})"
     return ""

@@ -1,4 +1,4 @@
-"""Another Ray of this machine, or what one has left behind, does not mislead an embedded one."""
+"""Workers of embedded Ray find their own cluster, even if another Ray runs or has run on this machine."""
 
 import contextlib
 import json
@@ -35,10 +35,10 @@ class Controller:
         from ray.util.state.exception import RayStateApiException
 
         try:
-            found = get_actor(ray.get_runtime_context().get_actor_id(), timeout=5)
+            actor = get_actor(ray.get_runtime_context().get_actor_id(), timeout=5)
         except RayStateApiException:
-            return "NOBODY ANSWERS"
-        return found.state if found else "UNKNOWN"
+            return "NO RESPONSE"
+        return actor.state if actor else "UNKNOWN"
 
 
 print("SEEN AS", ray.get(Controller.remote().seen_as.remote()))
@@ -48,7 +48,7 @@ embedded.release()
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where Ray keeps its sessions; short, for its sockets."""
+    """A folder for Ray's sessions, with a short path for its sockets."""
     folder = Path(tempfile.mkdtemp(prefix="rayworks-"))
     yield folder
     shutil.rmtree(folder)
@@ -56,21 +56,21 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def dashboard() -> Iterator[None]:
-    """A dashboard, where Ray's are by default, that knows no actor."""
+    """A dashboard on Ray's default port that knows no actor."""
 
-    class Answers(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            nothing = {"result": [], "total": 0, "num_after_truncation": 0, "num_filtered": 0}
-            self.wfile.write(json.dumps({"result": True, "msg": "", "data": {"result": nothing}}).encode())
+            no_actors = {"result": [], "total": 0, "num_after_truncation": 0, "num_filtered": 0}
+            self.wfile.write(json.dumps({"result": True, "msg": "", "data": {"result": no_actors}}).encode())
 
         def log_message(self, *_: object) -> None:
             pass
 
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # then the dashboard of a Ray is there already
-            server = stack.enter_context(HTTPServer(("127.0.0.1", 8265), Answers))
+        with contextlib.suppress(OSError):  # the dashboard of another Ray already uses the port
+            server = stack.enter_context(HTTPServer(("127.0.0.1", 8265), Handler))
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
         yield
@@ -79,19 +79,18 @@ def dashboard() -> Iterator[None]:
 def run(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"RAY_TMPDIR": str(folder)}
     command = [sys.executable, "-c", PROGRAM, *arguments]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return ran.stdout + ran.stderr[-3000:]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout + done.stderr[-3000:]
 
 
-def test_workers_ask_their_own_ray_although_another_was_started_on_the_machine(folder: Path):
+def test_workers_query_their_own_ray_after_another_was_started_on_the_machine(folder: Path):
     (folder / "ray").mkdir()
-    (folder / "ray" / "ray_current_cluster").write_text(
-        "127.0.0.1:9"
-    )  # as `ray start` writes it, and leaves it when killed
-    assert "SEEN AS ALIVE" in (said := run(folder, "with a dashboard")), said
+    # `ray start` writes this file, and leaves it behind when it is killed.
+    (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    output = run(folder, "with a dashboard")
+    assert "SEEN AS ALIVE" in output, output
 
 
-def test_workers_of_a_ray_without_a_dashboard_do_not_ask_that_of_another_whether_their_actors_live(
-    folder: Path, dashboard: None
-):
-    assert "SEEN AS NOBODY ANSWERS" in (said := run(folder)), said
+def test_workers_of_a_ray_without_a_dashboard_do_not_query_the_dashboard_of_another(folder: Path, dashboard: None):
+    output = run(folder)
+    assert "SEEN AS NO RESPONSE" in output, output

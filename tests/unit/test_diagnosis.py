@@ -10,12 +10,12 @@ from typing import Any, get_args
 import pytest
 
 from rayworks.cluster.kubernetes.conditions import EXPLAINED, Condition
-from rayworks.cluster.kubernetes.diagnosis import error, findings, out_of_memory, refusal
-from rayworks.cluster.kubernetes.finding import Part, Snapshot
+from rayworks.cluster.kubernetes.diagnosis import OWNER_RULES, error, findings, out_of_memory, refusal
+from rayworks.cluster.kubernetes.finding import Part, Snapshot, about_owner
 
 STATUSES = Path(__file__).parent / "statuses"
 
-# For each recording: the condition, whether it is final, the kind of object, Kubernetes' words, the part of the cluster.
+# For each recording: the condition, whether it is final, the kind of object, Kubernetes' words, the cluster's part.
 RECORDED = {
     "head-too-large": ("TooLarge", True, "Pod", "2 Insufficient cpu", "head"),
     "worker-too-large": ("TooLarge", True, "Pod", "2 Insufficient cpu", "small"),
@@ -238,6 +238,17 @@ def test_final_findings_come_first_and_the_head_before_workers():
         (True, False),
         (False, True),
     ]
+
+
+def test_the_rules_for_pods_hold_for_any_kind_of_owner(monkeypatch: pytest.MonkeyPatch):
+    snapshot, now = recorded("worker-image")
+    monkeypatch.setitem(OWNER_RULES, "RayService", lambda *_: iter(()))
+    service = replace(snapshot, owner={**snapshot.owner, "kind": "RayService"})
+    (finding,) = findings(service, now)
+    assert finding.condition == "ImageNotFound"
+    assert finding.part == Part("RayService", worker_group="small")
+    assert error(about_owner(service, "QuotaExceeded", "", is_final=True)).what.startswith("the RayService exceeds")
+    assert refusal(409, {}, "RayService ns/a", kind="RayService").what == "the RayService already exists"
 
 
 def test_events_of_other_objects_change_nothing():

@@ -1,9 +1,15 @@
 """Workers that do not fit their driver are reported before the first task runs."""
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
-from rayworks.cluster.preflight import View, check, disagreements
+from rayworks.cluster import preflight
+from rayworks.cluster.preflight import View, api_problem, check, disagreements, http_problem
 from rayworks.errors import ClusterError
+from rayworks.free_port import free_port
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "prefect": "3.8.8", "rayworks": "0.1.0"}
 DRIVER = View("the driver", VERSIONS)
@@ -40,3 +46,43 @@ def test_all_differences_are_reported_in_one_error():
     with pytest.raises(ClusterError) as error:
         check(DRIVER, workers)
     assert "ray is 2.59.0 on one and 2.60.0 on the driver; the Prefect API cannot be reached on two" in str(error.value)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A server that is healthy at /well/health, moved at /moved/health, silent at /silent/health, and fails elsewhere."""
+    silence = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/silent/health":
+                silence.wait(10)
+            self.send_response({"/well/health": 200, "/moved/health": 307}.get(self.path, 503))
+            self.send_header("Location", "/well/health")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        silence.set()
+        server.shutdown()
+
+
+def test_a_prefect_api_that_responds_is_no_problem(server: str):
+    assert api_problem(f"{server}/well") == ""
+    assert api_problem(f"{server}/moved") == ""
+
+
+def test_a_prefect_api_that_does_not_work_is_a_problem_in_one_sentence(server: str, monkeypatch: pytest.MonkeyPatch):
+    closed, failing = f"http://127.0.0.1:{free_port()}/api", f"{server}/ill"
+    assert api_problem(closed) == f"the Prefect API {closed} cannot be reached ([Errno 111] Connection refused)"
+    assert "503 Service Unavailable" in api_problem(failing)
+    assert api_problem("http://[::1").startswith("the Prefect API http://[::1 cannot be reached (")
+    assert api_problem(None) == "no PREFECT_API_URL is set that workers can reach"
+    for url in (closed, failing):
+        assert "\n" not in api_problem(url)
+    monkeypatch.setattr(preflight, "REQUEST_SECONDS", 0.1)
+    assert "timed out" in http_problem(f"{server}/silent/health")

@@ -241,8 +241,8 @@ def watch(api: Any) -> Any:
         return lost
 
     yield start
-    for one in watches:
-        one.stop()
+    for started in watches:
+        started.stop()
 
 
 def head_pod(api: Any) -> dict[str, Any]:

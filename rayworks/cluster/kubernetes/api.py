@@ -1,7 +1,7 @@
 """The requests that rayworks makes to the Kubernetes API, in one namespace.
 
-This is the only module that knows the Kubernetes client. Objects are the API's own JSON, as dictionaries. Objects of any kind in :mod:`~rayworks.cluster.kubernetes.kinds` are
-created, read, changed and deleted by the same methods; pods, events and nodes are only read.
+This is the only module that knows the Kubernetes client. Objects are the API's own JSON, as dictionaries. The same
+methods create, read, change and delete objects of each kind in :mod:`.kinds`; pods, events and nodes are only read.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The drivers that use a RayCluster: each acquires a Lease for it and renews it. :func:`is_abandoned` is pure.
 
-The Leases alone show whether a cluster still has drivers, however a driver ended: no server has to be asked whether a
-run is alive.
+The Leases alone show whether a cluster still has drivers, however a driver ended. No server needs to know whether a run
+is alive.
 """
 
 import logging
@@ -20,8 +20,8 @@ LEASE_SECONDS = 30
 """A driver that has not renewed its Lease for so long is lost: it missed three renewals."""
 CLUSTER_LABEL = "rayworks.io/cluster"
 USED_ANNOTATION = "rayworks.io/last-used"
-"""When a driver started or stopped using a shared cluster. Setting it also changes the cluster's resourceVersion: a sweep
-that is about to delete the unused cluster is refused."""
+"""When a driver started or stopped using a shared cluster. Setting it also changes the cluster's resourceVersion, and
+the API server then refuses a sweep that is about to delete the cluster as unused."""
 
 logger = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ class _Connection:
     def end(self, *, is_lost: bool) -> None:
         self.watch.stop()
         if is_lost:
-            # If the head's node does not respond, Ray takes two minutes to disconnect. The cluster must not stay so long.
+            # If the head's node does not respond, Ray takes two minutes to disconnect: delete the cluster before.
             self.acquired.release()
             self.ray.release()
         else:

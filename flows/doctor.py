@@ -1,4 +1,4 @@
-"""An installation to what is wrong with it."""
+"""Check an installation."""
 
 from prefect import flow
 
@@ -9,7 +9,7 @@ from tasks.doctor import doctor as doctor_task
 
 @flow(name="doctor")
 def doctor(worker: FromWorker = True) -> list[tuple[str, str]]:
-    """Check versions, permissions, addresses and storage from where flow runs work. Fails when a check does."""
+    """Check versions, permissions, addresses and storage from where flow runs execute. Fails if a check fails."""
     return doctor_task(worker)
 
 

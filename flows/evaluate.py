@@ -1,4 +1,4 @@
-"""A registered model to its metrics, beside baseline and champion."""
+"""Evaluate a registered model beside the baseline and the champion."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ def evaluate(
     dataset_uri: DatasetUri,
     options: Annotated[EvaluateOptions, parameter("Options")] = EvaluateOptions(),
 ) -> Report:
-    """Score a model on a dataset's hold-out rows, overall and by slice."""
+    """Score a registered model on the hold-out rows of a dataset, overall and by slice."""
     dataset = open_dataset.submit(dataset_uri).result()
     version = open_model.submit(model_uri).result()
     evaluation = evaluate_task.submit(version, dataset, options).result()

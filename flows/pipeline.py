@@ -1,4 +1,4 @@
-"""Data to a promoted model: process, tune, train, register, evaluate, check serving, promote, report."""
+"""Take data to a promoted model: process, tune, train, register, evaluate, check serving, promote, report."""
 
 from typing import Annotated
 
@@ -41,13 +41,13 @@ def pipeline(
     serve_check: Annotated[ServeCheckOptions, parameter("Serve check")] = ServeCheckOptions(),
     promote: Annotated[PromoteOptions, parameter("Promote")] = PromoteOptions(),
 ) -> Report:
-    """Take data to a promoted model. Needs a URI and a target column; everything else is inferred, and can be overruled."""
+    """Take data to a promoted model. Only the URI and the target are needed; everything else is inferred."""
     dataset = process_task.submit(uri, target, process, name).result()
     tuned = tune_task.submit(dataset, tune, train).result()
     model = train_task.submit(dataset, train, tuned).result()
     version = register.submit(model, tuned).result()
     evaluation = evaluate_task.submit(version, dataset, evaluate).result()
-    # Not beside the evaluation: to start a worker of its own, and import all there, takes as long as it would save.
+    # Not beside the evaluation: starting another worker and importing everything there takes as long as it would save.
     checked = check_serving.submit(version, dataset, serve_check).result()
     decision = promote_task.submit(version, evaluation, checked, promote).result()
     return report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()

@@ -1,4 +1,4 @@
-"""Raw data to a dataset: validated, split, with features and statistics."""
+"""Turn raw data into a dataset: validated, split, with features and statistics."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def process(
     name: DataName = None,
     options: Annotated[ProcessOptions, parameter("Options")] = ProcessOptions(),
 ) -> Report:
-    """Make a dataset of any Parquet, CSV or JSON lines. Its URI is in the summary; the other flows take it."""
+    """Create a dataset from Parquet, CSV or JSON lines. Its URI is in the summary; other flows take it as a parameter."""
     dataset = process_task.submit(uri, target, options, name).result()
     return report.submit(dataset).result()
 

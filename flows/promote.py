@@ -1,4 +1,4 @@
-"""A registered model to the champion, if it earned it."""
+"""Promote a registered model to champion if it passes every check."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ def promote(
     evaluate: Annotated[EvaluateOptions, parameter("Evaluate")] = EvaluateOptions(),
     serve_check: Annotated[ServeCheckOptions, parameter("Serve check")] = ServeCheckOptions(),
 ) -> Report:
-    """Judge a model on a dataset's hold-out rows, try to serve it, and promote it if every condition holds."""
+    """Evaluate a model on the hold-out rows of a dataset, check its serving, and promote it if every check passes."""
     dataset = open_dataset.submit(dataset_uri).result()
     version = open_model.submit(model_uri).result()
     evaluation = evaluate_task.submit(version, dataset, evaluate)

@@ -1,4 +1,4 @@
-"""Back to the champion before this one."""
+"""Go back to the previous champion."""
 
 from prefect import flow
 
@@ -11,7 +11,7 @@ from tasks.rollback import rollback as rollback_task
 
 @flow(name="rollback", task_runner=RayTaskRunner())
 def rollback(name: ModelName) -> ModelVersion:
-    """Make the champion's predecessor the champion again. What serves the alias answers with it from its next reload."""
+    """Make the previous champion the champion again. Services that follow the alias switch within seconds."""
     return rollback_task.submit(name).result()
 
 

@@ -1,4 +1,4 @@
-"""A registered model to an address that answers."""
+"""Serve a registered model over HTTP."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ def serve(
     model_uri: ModelUri = "models:/flights@champion",
     options: Annotated[ServeOptions, parameter("Options")] = ServeOptions(),
 ) -> None:
-    """Serve a model over HTTP until the run is cancelled (Ctrl-C). An alias is followed when it moves."""
+    """Serve a model over HTTP until the run is cancelled (Ctrl-C). When an alias moves, the new version takes over."""
     serve_task.submit(model_uri, options).result()
 
 

@@ -1,4 +1,4 @@
-"""RayClusters that nobody uses any more to nothing."""
+"""Delete RayClusters that are no longer used."""
 
 from prefect import flow
 
@@ -9,7 +9,7 @@ from tasks.sweep import sweep as sweep_task
 
 @flow(name="sweep")
 def sweep(namespace: Namespace = None) -> list[str]:
-    """Delete RayClusters whose runs are gone, and shared ones that were idle for their time. Needs no Ray."""
+    """Delete RayClusters whose flow runs are lost, and shared ones after their idle time. Does not start Ray."""
     return sweep_task(namespace)
 
 

@@ -1,4 +1,4 @@
-"""A dataset to a registered candidate."""
+"""Train a model on a dataset and register it as the candidate."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from tasks.train import train as train_task
 
 @flow(name="train", task_runner=RayTaskRunner())
 def train(dataset_uri: DatasetUri, options: Annotated[TrainOptions, parameter("Options")] = TrainOptions()) -> Report:
-    """Train a model, resumed from its last checkpoint if a worker is lost, and register it as the candidate."""
+    """Train a model, resume from its last checkpoint if a worker is lost, and register it as the candidate."""
     dataset = open_dataset.submit(dataset_uri).result()
     model = train_task.submit(dataset, options).result()
     version = register.submit(model).result()

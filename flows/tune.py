@@ -1,4 +1,4 @@
-"""A dataset to the best hyperparameters within a budget."""
+"""Search the best hyperparameters for a dataset within a budget."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def tune(
     options: Annotated[TuneOptions, parameter("Options")] = TuneOptions(),
     train: Annotated[TrainOptions, parameter("Train")] = TrainOptions(),
 ) -> Report:
-    """Search hyperparameters for a training loop, bounded by trials and time."""
+    """Search hyperparameters for a training loop, limited by trials and time."""
     dataset = open_dataset.submit(dataset_uri).result()
     tuned = tune_task.submit(dataset, options, train).result()
     return report.submit(dataset, tuned).result()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 GROWS = "RAYWORKS_RAY_GROWS"
-"""Set to 1 in Ray's workers if an autoscaler may add nodes. Ray 2.60 does not report this; only the cluster knows it."""
+"""Set to 1 in Ray's workers if an autoscaler may add nodes. Ray 2.60 does not report this to them."""
 
 
 def may_grow() -> bool:

@@ -29,8 +29,8 @@ class Metric:
         name: Its key in records, parameters and MLflow.
         label: Its name in reports.
         problems: The kinds of problem that it applies to.
-        measure: Takes actual values (or class numbers) and predicted values (or probabilities, rows by classes). Returns
-            None where the metric is not defined on these rows.
+        measure: Takes actual values (or class numbers) and predicted values (or probabilities, rows by classes).
+            Returns None where the metric is not defined on these rows.
         higher_is_better: The direction.
         may_decide: Whether a promotion may depend on it: whether relative differences of its values mean something.
     """

@@ -56,7 +56,7 @@ def find_record(uri: str, kind: type[StoredT]) -> StoredT | None:
 
 
 def location(storage_uri: str, folder: str, name: str, fingerprint: str) -> str:
-    """Return the URI of the result with this fingerprint, whether it exists or not: ``{storage_uri}/{folder}/{name}-{key}``."""
+    """Return the URI of the result with this fingerprint, whether it exists or not."""
     return storage.join(storage.absolute(storage_uri), folder, f"{name}-{fingerprint[:KEY_LENGTH]}")
 
 

@@ -1,1 +1,1 @@
-"""One Prefect task a verb: a stage of the library with its policy. Names nothing but the library."""
+"""Prefect tasks, one per verb: each names a stage of the library and its policy. They name only the library."""

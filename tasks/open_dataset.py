@@ -1,4 +1,4 @@
-"""The URI of a dataset to its reference."""
+"""Open a dataset by its URI."""
 
 from prefect import task
 
@@ -10,5 +10,5 @@ from rayworks.records import DatasetRef
 @task(name="open-dataset")
 @resources(num_cpus=0)
 def open_dataset(dataset_uri: str) -> DatasetRef:
-    """Read the manifest that processing wrote."""
+    """Read the manifest of a dataset, and return the reference that other tasks take."""
     return manifest.load(dataset_uri).ref()

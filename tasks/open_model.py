@@ -1,4 +1,4 @@
-"""The URI of a registered model to its version."""
+"""Open a registered model by its URI."""
 
 from prefect import task
 
@@ -11,5 +11,5 @@ from rayworks.settings import Settings
 @task(name="open-model")
 @resources(num_cpus=0)
 def open_model(model_uri: str) -> ModelVersion:
-    """Look up ``models:/name/version`` or ``models:/name@alias``."""
+    """Look up the version at ``models:/name/version`` or ``models:/name@alias``."""
     return registry.version_of(model_uri, tracking_uri=Settings().tracking_uri())

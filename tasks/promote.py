@@ -1,4 +1,4 @@
-"""A candidate to the champion, if it earned it."""
+"""Promote a candidate to champion if it passes every check."""
 
 from prefect import task
 
@@ -14,7 +14,7 @@ from rayworks.settings import Settings
 def promote(
     candidate: ModelVersion, evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions
 ) -> PromotionDecision:
-    """Move the champion alias if every condition holds, and keep the decision either way."""
+    """Move the champion alias if every check passes, and store the decision in either case."""
     settings = Settings()
     return registry.promote(
         candidate,

@@ -1,4 +1,4 @@
-"""A run's records to what people look at: a page, and Prefect artifacts."""
+"""Report a run: an HTML page and Prefect artifacts."""
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -32,7 +32,7 @@ def report(
     serve_check: ServeCheck | None = None,
     decision: PromotionDecision | None = None,
 ) -> Report:
-    """Write the page, and create the artifacts of the flow run."""
+    """Write the HTML page, and create the artifacts of the flow run."""
     settings = Settings()
     page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", f"{flow_run_links.flow_run_name()}.html")
     links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.places(settings.tracking_uri(), version)}
@@ -49,7 +49,7 @@ def report(
         links=links,
     )
     pages.write(page_uri, pages.html(**run))
-    create_markdown_artifact(pages.markdown(**run), key="summary", description="What came out of the run")
+    create_markdown_artifact(pages.markdown(**run), key="summary", description="Summary of the run")
     if tuned:
         create_table_artifact(readable(pages.trial_rows(tuned)), key="trials", description="Trials, the best first")
     if evaluation:
@@ -59,6 +59,6 @@ def report(
         create_table_artifact(
             readable(pages.slice_rows(evaluation)), key="slices", description="Metrics by slice, the worst first"
         )
-    if links["MLflow"].startswith("http"):  # what else there is are paths and commands: the summary has them as text
+    if links["MLflow"].startswith("http"):  # a path or a command is not a link: the summary shows it as text
         create_link_artifact(links["MLflow"], link_text="The model in MLflow", key="mlflow")
     return Report(uri=page_uri, promoted=decision.promoted if decision else None, summary=tuple(pages.summary(**run)))

@@ -1,4 +1,4 @@
-"""The champion to its predecessor."""
+"""Go back to the previous champion."""
 
 from prefect import task
 
@@ -11,5 +11,5 @@ from rayworks.settings import Settings
 @task(name="rollback")
 @resources(num_cpus=0)
 def rollback(name: str) -> ModelVersion:
-    """Move the champion alias back."""
+    """Move the champion alias back to the previous champion."""
     return registry.rollback(name, tracking_uri=Settings().tracking_uri())

@@ -1,4 +1,4 @@
-"""A registered model to an address that answers."""
+"""Serve a registered model over HTTP."""
 
 from prefect import task
 

@@ -1,4 +1,4 @@
-"""RayClusters that nobody uses any more to nothing."""
+"""Delete RayClusters that are no longer used."""
 
 from prefect import get_run_logger, task
 
@@ -10,15 +10,15 @@ from rayworks.settings import Settings
 
 @task(name="sweep")
 def sweep(namespace: str | None = None) -> list[str]:
-    """Delete them, after their logs are saved, and tell Prefect of the runs that are gone without a word."""
+    """Delete unused RayClusters after saving their logs, and report their lost flow runs as Crashed."""
     settings = Settings()
     if not raycluster_manifest.is_manifest(settings.ray_address):
-        get_run_logger().info("Runs here use no RayClusters: RAYWORKS_RAY_ADDRESS names no manifest")
+        get_run_logger().info("Flow runs use no RayClusters: RAYWORKS_RAY_ADDRESS is not a manifest")
         return []
     swept = sweep_clusters(storage_uri=settings.storage_uri, namespace=namespace)
-    for flow_run_id, heard in swept.lost_runs.items():
-        if name := report_crashed(flow_run_id, heard):
+    for flow_run_id, last_renewal in swept.lost_runs.items():
+        if name := report_crashed(flow_run_id, last_renewal):
             get_run_logger().warning(
-                f"The flow run {name} is Crashed: nothing was heard of it since {heard:%H:%M:%S} UTC"
+                f"The flow run {name} is Crashed: its Lease was last renewed at {last_renewal:%H:%M:%S} UTC"
             )
     return swept.deleted

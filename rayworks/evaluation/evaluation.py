@@ -1,8 +1,8 @@
-"""A candidate beside a naive baseline and the champion, on the same hold-out rows.
+"""Evaluate a candidate beside a naive baseline and the champion, on the same hold-out rows.
 
-Models are asked for raw rows, as they will be when served. Ray tasks score some rows each; what comes back, and must
-fit the coordinator's memory, is the target, the predictions and the slice columns: some 50 bytes a row for a regression
-with a few slices, so ten million hold-out rows take half a gigabyte.
+Models predict raw rows, as they do when served. Each Ray task scores some rows and returns the target, the predictions
+and the slice columns, which must fit the coordinator's memory: about 50 bytes per row for a regression with a few
+slices, so ten million hold-out rows take half a gigabyte.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,14 +28,14 @@ from rayworks.ray_error import cause
 from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, SliceMetrics, Target
 from rayworks.reuse import Stage
 
-SLICE_VALUES_AT_MOST = 20  # of a column that is sliced by without being asked
+SLICE_VALUES_AT_MOST = 20  # of a column that is sliced by default
 SLICE_VALUES_SHOWN = 50
 ROWS_PER_TASK = 50_000
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Hold-out rows with what each model says of them: amounts (rows), or probabilities (rows by classes)."""
+    """Hold-out rows and the predictions of each model: values (rows), or probabilities (rows by classes)."""
 
     slices: pl.DataFrame
     actual: np.ndarray
@@ -45,7 +45,7 @@ class Scores:
 
 
 def fingerprint(candidate_uri: str, dataset: DatasetRef, champion_uri: str | None, options: EvaluateOptions) -> str:
-    """A text that changes whenever the evaluation would: by the models, the data or the options."""
+    """Return text that changes whenever the evaluation would: with the models, the data or the options."""
     return reuse.digest(__version__, candidate_uri, dataset.fingerprint, champion_uri, options.model_dump_json())
 
 
@@ -87,28 +87,28 @@ def _evaluate(
     tracking_uri: str,
     progress: Progress,
 ) -> Evaluation:
-    whole = manifest.load(dataset)
+    data = manifest.load(dataset)
     metric = metrics.deciding_metric(dataset.problem, options.metric)
-    columns = slice_columns(whole, options.slices)
+    columns = slice_columns(data, options.slices)
     candidate = tabular.load(candidate_uri, tracking_uri=tracking_uri)
-    champion, error = _champion(champion_uri, whole.target, tracking_uri)
-    scores = _score(whole, candidate, champion, columns, progress)
+    champion, error = _load_champion(champion_uri, data.target, tracking_uri)
+    scores = _score(data, candidate, champion, columns, progress)
     models = {"candidate": scores.candidate} | ({} if scores.champion is None else {"champion": scores.champion})
-    predictions = models | {"baseline": metrics.baseline(whole, len(scores.actual))}
-    overall = _metrics(whole.target, scores.actual, predictions)
+    predictions = models | {"baseline": metrics.baseline(data, len(scores.actual))}
+    overall = _measure(data.target, scores.actual, predictions)
     require_defined(metric, overall["candidate"])
     return Evaluation(
         uri=uri,
         metric=metric,
-        dataset_uri=whole.uri,
+        dataset_uri=data.uri,
         candidate_uri=candidate_uri,
         champion_uri=champion_uri,
         candidate=overall["candidate"],
         baseline=overall["baseline"],
         champion=overall.get("champion"),
         champion_error=error or scores.champion_error,
-        slices=tuple(_slices(whole.target, scores, predictions, options)),
-        plots=(*plots.plots(whole.target, scores.actual, models), *plots.importance(candidate.importance())),
+        slices=tuple(_slices(data.target, scores, predictions, options)),
+        plots=(*plots.plots(data.target, scores.actual, models), *plots.importance(candidate.importance())),
     )
 
 
@@ -127,8 +127,8 @@ def require_defined(metric: str, measured: Metrics) -> None:
         )
 
 
-def _champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[TabularModel | None, str]:
-    """The champion, or why it cannot be compared."""
+def _load_champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[TabularModel | None, str]:
+    """Return the champion, or why it cannot be compared."""
     if uri is None:
         return None, ""
     champion = tabular.load(uri, tracking_uri=tracking_uri)
@@ -139,19 +139,19 @@ def _champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[Tabul
 
 
 def slice_columns(dataset: Dataset, chosen: Sequence[str] | None) -> list[str]:
-    """The columns to slice by: as chosen, or the categorical and boolean ones with few values.
+    """Return the columns to slice by: the chosen ones, or the categorical and boolean ones with few values.
 
     Raises:
-        ParameterError: A chosen column is not among those in use.
+        ParameterError: A chosen column does not exist, or is ignored.
     """
     known = {column.name: column for column in dataset.feature_set.columns}
     if chosen is not None:
         if unknown := [name for name in chosen if name not in known]:
             raise ParameterError(
-                "cannot slice by a column that is not there",
+                "cannot slice by an unknown column",
                 where=", ".join(unknown),
                 detail=f"columns: {', '.join(known)}",
-                remedy="Choose among the columns of the data that are in use",
+                remedy="Choose columns that the dataset uses",
             )
         return list(chosen)
     few = {s.name for s in dataset.split("train").statistics if 2 <= len(s.values) <= SLICE_VALUES_AT_MOST}
@@ -161,19 +161,19 @@ def slice_columns(dataset: Dataset, chosen: Sequence[str] | None) -> list[str]:
 def _score(
     dataset: Dataset, candidate: TabularModel, champion: TabularModel | None, columns: list[str], progress: Progress
 ) -> Scores:
-    """Ask both models for all test rows, in Ray tasks of some rows each; Ray retries those whose worker is lost."""
+    """Score all test rows with both models, in Ray tasks. Ray retries a task whose worker is lost."""
     import ray
     from ray.exceptions import RayError
 
     total = dataset.split("test").rows
     tasks = -(-total // ROWS_PER_TASK)
-    score = cast(Any, ray.remote(num_cpus=1)(score_share))
+    score = cast(Any, ray.remote(num_cpus=1)(score_shard))
     shared = cast(Any, ray).put((dataset, candidate, champion, columns))
-    waiting = [score.remote(shared, rank, tasks) for rank in range(tasks)]
+    shards = [score.remote(shared, rank, tasks) for rank in range(tasks)]
     parts: list[Scores] = []
     try:
-        for done, task in enumerate(waiting, start=1):
-            parts.append(cast(Any, ray.get(task)))
+        for done, shard in enumerate(shards, start=1):
+            parts.append(cast(Any, ray.get(shard)))
             progress(done / tasks, f"scored {total * done // tasks:,} of {total:,} hold-out rows")
     except RayError as error:
         raise cause(error) from error
@@ -181,72 +181,70 @@ def _score(
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:
-    """The parts in one. A champion that failed on some rows is not compared on the others."""
-    theirs = [part.champion for part in parts if part.champion is not None]
+    """Join the parts. A champion that failed on some rows is not compared on the others."""
+    champion = [part.champion for part in parts if part.champion is not None]
     return Scores(
         slices=pl.concat([part.slices for part in parts]),
         actual=np.concatenate([part.actual for part in parts]),
         candidate=np.concatenate([part.candidate for part in parts]),
-        champion=np.concatenate(theirs) if len(theirs) == len(parts) else None,
+        champion=np.concatenate(champion) if len(champion) == len(parts) else None,
         champion_error=next((part.champion_error for part in parts if part.champion_error), ""),
     )
 
 
-def score_share(
+def score_shard(
     shared: tuple[Dataset, TabularModel, TabularModel | None, list[str]], rank: int, world_size: int
 ) -> Scores:
-    """What one task does: read its share of the test rows, a row group at a time, and ask the models.
+    """Score the shard of one task, read a row group at a time.
 
     Raises:
-        TrainingError: The candidate predicts what is no number.
+        TrainingError: The candidate's predictions are not finite numbers.
     """
     dataset, candidate, champion, columns = shared
 
-    def each() -> Iterator[Scores]:
-        wanted = [*(column.name for column in dataset.feature_set.columns), dataset.target.name]
-        for rows in split_rows.frames(dataset, "test", wanted, rank=rank, world_size=world_size):
+    def scores() -> Iterator[Scores]:
+        names = [*(column.name for column in dataset.feature_set.columns), dataset.target.name]
+        for rows in split_rows.frames(dataset, "test", names, rank=rank, world_size=world_size):
             actual = features.encode_target(rows[dataset.target.name], dataset.target)
-            theirs, error = _asked_champion(champion, rows)
-            yield Scores(rows.select(columns), actual, _numbers(candidate.score(rows)), theirs, error)
+            champion_scores, error = _score_champion(champion, rows)
+            yield Scores(rows.select(columns), actual, _finite(candidate.score(rows)), champion_scores, error)
 
-    return _joined(list(each()))
+    return _joined(list(scores()))
 
 
-def _numbers(predicted: np.ndarray) -> np.ndarray:
+def _finite(predicted: np.ndarray) -> np.ndarray:
     if not np.isfinite(predicted).all():
         raise TrainingError(
-            "the model predicts what is no number",
+            "the model's predictions are not finite numbers",
             detail=f"{(~np.isfinite(predicted)).sum():,} NaN or infinite values",
-            remedy="Mend the training loop, or its hyperparameters: a learning rate may be too high",
+            remedy="Fix the training loop or its hyperparameters: the learning rate may be too high",
         )
     return predicted
 
 
-def _asked_champion(champion: TabularModel | None, rows: pl.DataFrame) -> tuple[np.ndarray | None, str]:
-    """What the champion says of rows in today's columns, or why it cannot."""
+def _score_champion(champion: TabularModel | None, rows: pl.DataFrame) -> tuple[np.ndarray | None, str]:
+    """Return the champion's predictions for rows of the current dataset, or why there are none."""
     if champion is None:
         return None, ""
     try:
-        return _numbers(champion.score(_as_declared(rows, champion))), ""
-    except Exception as error:  # whatever keeps the champion from answering is told; the candidate is judged anyway
+        return _finite(champion.score(_as_trained(rows, champion))), ""
+    except Exception as error:  # user code may raise anything; the candidate is evaluated anyway
         return None, f"The champion cannot score these rows: {type(error).__name__}: {error}"
 
 
-def _as_declared(rows: pl.DataFrame, model: TabularModel) -> pl.DataFrame:
-    """The rows in the columns and types that ``model`` was trained on.
+def _as_trained(rows: pl.DataFrame, model: TabularModel) -> pl.DataFrame:
+    """Return the rows with the columns and types that ``model`` was trained on.
 
     Raises:
-        DataError: A column is not there any more. To call it missing would judge a model on what it was not made for.
+        DataError: A column no longer exists. With nulls instead, the model would not be judged fairly.
     """
     declared = model.feature_set.columns
-    if lacking := [column.name for column in declared if column.name not in rows.columns]:
-        raise DataError(
-            "the data have no such column", where=", ".join(lacking), remedy="Let the new champion replace it"
-        )
+    if absent := [column.name for column in declared if column.name not in rows.columns]:
+        raise DataError("the dataset has no such column", where=", ".join(absent), remedy="Promote a model without it")
     return rows.select(pl.col(column.name).cast(POLARS_TYPES[column.dtype]) for column in declared)
 
 
-def _metrics(target: Target, actual: np.ndarray, predictions: plots.Predictions) -> dict[str, Metrics]:
+def _measure(target: Target, actual: np.ndarray, predictions: plots.Predictions) -> dict[str, Metrics]:
     return {
         name: Metrics(rows=len(actual), values=metrics.compute(target, actual, predicted))
         for name, predicted in predictions.items()
@@ -261,18 +259,19 @@ def _slices(
         for value, rows in values.value_counts(sort=True).head(SLICE_VALUES_SHOWN).iter_rows():
             if rows >= options.minimum_slice_rows:
                 chosen = (values == value).to_numpy()
-                of = _metrics(target, scores.actual[chosen], {name: p[chosen] for name, p in predictions.items()})
+                in_slice = {name: predicted[chosen] for name, predicted in predictions.items()}
+                measured = _measure(target, scores.actual[chosen], in_slice)
                 yield SliceMetrics(
                     column=column.name,
                     value=value,
-                    candidate=of["candidate"],
-                    baseline=of["baseline"],
-                    champion=of.get("champion"),
+                    candidate=measured["candidate"],
+                    baseline=measured["baseline"],
+                    champion=measured.get("champion"),
                 )
 
 
 def slice_values(values: pl.Series) -> pl.Series:
-    """What each row counts under, as text: its value, for many different numbers the quartile, or 'missing'."""
+    """Return the slice of each row, as text: its value, the quartile of many different numbers, or 'missing'."""
     temporal = values.dtype.is_temporal()
     if (values.dtype.is_numeric() or temporal) and values.n_unique() > SLICE_VALUES_AT_MOST:
         values = _quartiles(values, temporal=temporal)
@@ -280,17 +279,18 @@ def slice_values(values: pl.Series) -> pl.Series:
 
 
 def _quartiles(values: pl.Series, *, temporal: bool) -> pl.Series:
-    """The range of each value, from one quartile (excluded, but the lowest) to the next: '12 to 47'."""
+    """Return the range of each value, from one quartile (exclusive, except the lowest) to the next: '12 to 47'."""
     numbers = values.to_physical().cast(pl.Float64) if temporal else values.cast(pl.Float64)
     edges = np.unique(np.quantile(numbers.drop_nulls().to_numpy(), [0, 0.25, 0.5, 0.75, 1]))
     names = _dates(edges) if temporal else [f"{edge:.6g}" for edge in edges]
     ranges = [f"{low} to {high}" for low, high in pairwise(names)]
-    places = np.searchsorted(edges[1:-1], numbers.fill_null(0).to_numpy())
-    return pl.Series([None if null else ranges[place] for place, null in zip(places, values.is_null(), strict=True)])
+    quartiles = np.searchsorted(edges[1:-1], numbers.fill_null(0).to_numpy())
+    is_null = values.is_null()
+    return pl.Series([None if null else ranges[index] for index, null in zip(quartiles, is_null, strict=True)])
 
 
 def _dates(microseconds: np.ndarray) -> list[str]:
-    """The days of times since 1970, with the time of day where that tells them apart."""
+    """Return times since 1970 as days, with the time of day if days alone are not distinct."""
     times = [f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M}" for time in microseconds]
     days = [time[:10] for time in times]
     return days if len(set(days)) == len(days) else times

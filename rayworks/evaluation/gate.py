@@ -10,8 +10,8 @@ from rayworks.records import Evaluation, GateCheck, Metrics, ServeCheck, SliceMe
 def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions) -> tuple[GateCheck, ...]:
     """Return all conditions of a promotion, each with its numbers.
 
-    The rival is the champion. If there is none, or it cannot be scored, the rival is the naive baseline: a champion that
-    cannot score today's data does not justify keeping a worse service, and a check says so.
+    The rival is the champion. If there is none, or it cannot be scored, the rival is the naive baseline: a champion
+    that cannot score today's data does not justify keeping a worse service, and a check says so.
     """
     rival = "champion" if evaluation.champion else "baseline"
     results = [_better_overall(evaluation, rival, options)]

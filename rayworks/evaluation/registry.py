@@ -1,4 +1,4 @@
-"""Models in MLflow's registry: registered once, promoted by an alias that moves, and rolled back by moving it again."""
+"""Models in MLflow's registry: registered once, promoted by moving an alias, and rolled back by moving it again."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ FINGERPRINT, PREVIOUS = "rayworks.fingerprint", "rayworks.previous_champion"
 
 @contextmanager
 def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
-    """A client of the registry, whose failures are sentences."""
+    """Yield a client of the registry, whose failures become a ``RegistryError``."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -39,10 +39,10 @@ def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
         yield MlflowClient(tracking_uri, tracking_uri)
     except (MlflowException, SQLAlchemyError) as error:
         raise RegistryError(
-            "the model registry refused",
+            "the model registry failed",
             where=tracking_uri,
             detail=str(error).splitlines()[0],
-            remedy="Check RAYWORKS_MLFLOW_TRACKING_URI, that the server answers, and that its disk has room",
+            remedy="Check RAYWORKS_MLFLOW_TRACKING_URI, that the server responds, and that its disk is not full",
         ) from error
 
 
@@ -114,10 +114,10 @@ def _register(
 
 
 def _experiment(client: "MlflowClient", name: str, storage_uri: str) -> str:
-    """The experiment of a model's trainings. A database keeps artifacts in the storage, a server where it likes."""
-    found = client.get_experiment_by_name(name)
-    if found:
-        return found.experiment_id
+    """Return the ID of the model's experiment. Its artifacts are in the storage, unless an MLflow server has its own."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment:
+        return experiment.experiment_id
     server = client.tracking_uri.startswith("http")
     return client.create_experiment(
         name, None if server else storage.join(storage.absolute(storage_uri), "mlflow", name)
@@ -140,12 +140,12 @@ def _tags(model: ModelRef, dataset: Dataset, key: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the code that runs, if it runs in a git work tree."""
+    """Return the commit of the running code, if it runs in a git work tree."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):  # no git here: the version says it all
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return git.stdout.strip() or "unknown"
 
 
 def _log_run(client: "MlflowClient", run_id: str, model: ModelRef) -> None:
@@ -158,7 +158,7 @@ def _log_run(client: "MlflowClient", run_id: str, model: ModelRef) -> None:
     parameters = [
         Param(name, str(value)) for name, value in {**model.hyperparameters, "workers": model.workers}.items()
     ]
-    for start in range(0, len(metrics), 1000):  # MLflow takes no more in a request
+    for start in range(0, len(metrics), 1000):  # MLflow's limit per request
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     client.log_batch(run_id, params=parameters)
 
@@ -182,31 +182,32 @@ def _versions(client: "MlflowClient", name: str) -> list[Any]:
     return list(client.search_model_versions(f"name = '{name}'"))
 
 
-def _version(found: Any, *, created: bool = True) -> ModelVersion:
+def _version(version: Any, *, created: bool = True) -> ModelVersion:
+    """Return the record of MLflow's model version."""
     return ModelVersion(
-        name=found.name,
-        version=int(found.version),
-        uri=f"models:/{found.name}/{found.version}",
-        run_id=found.run_id,
-        fingerprint=found.tags.get(FINGERPRINT, ""),
+        name=version.name,
+        version=int(version.version),
+        uri=f"models:/{version.name}/{version.version}",
+        run_id=version.run_id,
+        fingerprint=version.tags.get(FINGERPRINT, ""),
         created=created,
     )
 
 
 def aliased(name: str, alias: str, *, tracking_uri: str) -> ModelVersion | None:
-    """The version that has the alias, if there is one."""
+    """Return the version that has the alias, or None."""
     with _registry(tracking_uri) as client:
-        found = [model for model in client.search_registered_models(f"name = '{name}'") if alias in model.aliases]
-        return _version(client.get_model_version(name, found[0].aliases[alias]), created=False) if found else None
+        models = [model for model in client.search_registered_models(f"name = '{name}'") if alias in model.aliases]
+        return _version(client.get_model_version(name, models[0].aliases[alias]), created=False) if models else None
 
 
 def champion(name: str, *, tracking_uri: str) -> ModelVersion | None:
-    """The version that is in service, if there is one."""
+    """Return the champion, or None."""
     return aliased(name, CHAMPION, tracking_uri=tracking_uri)
 
 
 def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
-    """Whom a candidate is judged against: the champion; if it is the champion itself, the one that it replaced."""
+    """Return what a candidate is compared with: the champion or, if it is the champion itself, the one it replaced."""
     current = champion(candidate.name, tracking_uri=tracking_uri)
     if current is None or current.version != candidate.version:
         return current
@@ -216,21 +217,24 @@ def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
 
 
 def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:
-    """The version that ``models:/name/version`` or ``models:/name@alias`` names.
+    """Return the version at ``models:/name/version`` or ``models:/name@alias``.
 
     Raises:
-        RegistryError: There is none.
+        RegistryError: It does not exist.
     """
-    name, _, rest = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")
-    found = aliased(name, rest, tracking_uri=tracking_uri) if "@" in uri else None
-    if "@" not in uri:
+    by_alias = "@" in uri
+    name, _, rest = uri.removeprefix("models:/").partition("@" if by_alias else "/")
+    if by_alias:
+        version = aliased(name, rest, tracking_uri=tracking_uri)
+    else:
         with _registry(tracking_uri) as client:
-            found = next((_version(v, created=False) for v in _versions(client, name) if str(v.version) == rest), None)
-    if found is None:
+            matching = (version for version in _versions(client, name) if str(version.version) == rest)
+            version = next((_version(version, created=False) for version in matching), None)
+    if version is None:
         raise RegistryError(
             "no such model version", where=uri, remedy="Name it as models:/name/version or models:/name@alias"
         )
-    return found
+    return version
 
 
 def promote(
@@ -242,7 +246,7 @@ def promote(
     tracking_uri: str,
     storage_uri: str,
 ) -> PromotionDecision:
-    """Make the candidate the champion if every condition holds; keep the decision with its numbers either way.
+    """Make the candidate the champion if every check passes; store the decision with its numbers in either case.
 
     Raises:
         RegistryError: The registry cannot be reached, or the champion changed since the evaluation.
@@ -250,8 +254,8 @@ def promote(
     uri = storage.join(storage.absolute(storage_uri), "decisions", f"{candidate.name}-v{candidate.version}.json")
     current = champion(candidate.name, tracking_uri=tracking_uri)
     if current and current.version == candidate.version and storage.exists(uri):
-        kept = storage.read_record(uri, PromotionDecision)
-        return kept.model_copy(update={"changed": False, "reason": f"Already the champion. {kept.reason}"})
+        decision = storage.read_record(uri, PromotionDecision)
+        return decision.model_copy(update={"changed": False, "reason": f"Already the champion. {decision.reason}"})
     if (current.uri if current else None) != evaluation.champion_uri:
         raise RegistryError(
             "the champion changed since the candidate was evaluated",
@@ -270,35 +274,39 @@ def promote(
         checks=checks,
         uri=uri,
     )
-    storage.write_record(
-        uri, decision
-    )  # first: a champion without a reason would be worse than a reason without a champion
+    # The decision first: a champion without a reason would be worse than a reason without a champion.
+    storage.write_record(uri, decision)
     with _registry(tracking_uri) as client:
-        for metric, value in evaluation.candidate.values.items():
-            client.log_metric(candidate.run_id, f"test_{metric}", value)
-        client.set_model_version_tag(
-            candidate.name, str(candidate.version), "rayworks.decision", decision.reason[:5000]
-        )
-        if promoted:
-            previous = str(current.version) if current else ""
-            client.set_model_version_tag(candidate.name, str(candidate.version), PREVIOUS, previous)
-            client.set_registered_model_alias(candidate.name, CHAMPION, str(candidate.version))
+        _record_decision(client, decision, evaluation, str(current.version) if current else "")
     return decision
 
 
+def _record_decision(
+    client: "MlflowClient", decision: PromotionDecision, evaluation: Evaluation, champion_version: str
+) -> None:
+    """Log the evaluation and the decision to MLflow, and move the alias if the candidate is promoted."""
+    candidate, version = decision.candidate, str(decision.candidate.version)
+    for metric, value in evaluation.candidate.values.items():
+        client.log_metric(candidate.run_id, f"test_{metric}", value)
+    client.set_model_version_tag(candidate.name, version, "rayworks.decision", decision.reason[:5000])
+    if decision.promoted:
+        client.set_model_version_tag(candidate.name, version, PREVIOUS, champion_version)
+        client.set_registered_model_alias(candidate.name, CHAMPION, version)
+
+
 def rollback(name: str, *, tracking_uri: str) -> ModelVersion:
-    """Make the champion's predecessor the champion again.
+    """Make the previous champion the champion again.
 
     Raises:
-        RegistryError: There is no champion, or it has no predecessor.
+        RegistryError: There is no champion, or it replaced none.
     """
     current = champion(name, tracking_uri=tracking_uri)
     with _registry(tracking_uri) as client:
         tags = client.get_model_version(name, str(current.version)).tags if current else {}
         if not tags.get(PREVIOUS):
-            said = f"version {current.version} is the first" if current else "nothing was promoted yet"
+            detail = f"version {current.version} is the first" if current else "nothing was promoted yet"
             raise RegistryError(
-                "there is no champion to go back to", where=name, detail=said, remedy="Promote another version"
+                "there is no previous champion", where=name, detail=detail, remedy="Promote another version"
             )
         client.set_registered_model_alias(name, CHAMPION, tags[PREVIOUS])
         return _version(client.get_model_version(name, tags[PREVIOUS]), created=False)

@@ -17,9 +17,9 @@ SNAPSHOT_SECONDS = 1  # Ray Tune's default is at least 10
 def data_parallel_trainer() -> Any:
     """Return Ray Train's trainer for any process group, or none.
 
-    Public are the trainers of one framework each, which subclass it: ``XGBoostTrainer``, ``TorchTrainer``. A loop without
-    a process group has no public trainer in Ray Train V2 (``ray.train.data_parallel_trainer`` is V1's), and with this one
-    the process group is an argument. It is marked ``DeveloperAPI``.
+    The public trainers, ``XGBoostTrainer`` and ``TorchTrainer``, subclass it for one framework each. A loop without a
+    process group has no public trainer in Ray Train V2 (``ray.train.data_parallel_trainer`` is V1's), and with this
+    one the process group is an argument. It is marked ``DeveloperAPI``.
     """
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -29,8 +29,8 @@ def data_parallel_trainer() -> Any:
 def failure_config(*, restarts: int, controller_failures: int) -> Any:
     """Return how often Ray Train restarts the workers, and how often it tries to start them.
 
-    The number of attempts, ``controller_failure_limit``, is marked ``DeveloperAPI``. Without it, Ray Train waits forever
-    for a node that never comes. An attempt takes a minute (``RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S``).
+    The number of attempts, ``controller_failure_limit``, is marked ``DeveloperAPI``. Without it, Ray Train waits
+    forever for a node that never comes. An attempt takes a minute (``RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S``).
     """
     from ray.train import FailureConfig
 
@@ -40,8 +40,8 @@ def failure_config(*, restarts: int, controller_failures: int) -> Any:
 def poll_workers_often() -> None:
     """Let Ray Train's controller poll the workers every half second: this is how late it notices that they finished.
 
-    The interval is an environment variable that the documentation does not name; the trainer has no argument for it. The
-    trainer passes it from this process to the controller.
+    The interval is an environment variable that the documentation does not name; the trainer has no argument for it,
+    and passes it from this process to the controller.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_SECONDS))
 
@@ -82,10 +82,10 @@ def search_callback(on_step: Callable[[int, list[float]], None], restored: Calla
 
     Ray Tune pickles its callbacks with the search, and a search that is resumed gets the pickled ones, not those of the
     new ``Tuner``. So this one is pickled as a call of ``restored``, which creates the callback of the process that
-    resumes it. What is read of a trial, ``is_finished`` and ``last_result``, belongs to a class marked ``DeveloperAPI``.
+    resumes it. It reads ``is_finished`` and ``last_result`` of Ray Tune's trials, a class marked ``DeveloperAPI``.
 
     Args:
-        on_step: Takes the number of trials that finished, and the last value of ``reported`` of each trial that has one.
+        on_step: Takes the number of finished trials, and the last value of ``reported`` of each trial that has one.
         restored: A function that pickle finds by its name, or a ``functools.partial`` of one.
         reported: A key of what the trials report.
     """

@@ -132,7 +132,7 @@ def run(search: Search, progress: Progress) -> tuple[list[Any], int]:
 
 
 def _trainable(search: Search) -> Any:
-    """Return the function that Ray Tune calls for each trial. The sample is in the object store, once for all trials."""
+    """Return the function that Ray Tune calls for each trial. The trials share the sample in the object store."""
     import ray
     from ray import tune
 
@@ -188,8 +188,8 @@ def _tuner(trainable: Any, search: Search) -> Any:
 def _callback(options: TuneOptions, metric: str) -> Any:
     """Return a callback that shows the progress of the search.
 
-    The callback of a resumed search is created anew from what was pickled with it, so it takes the progress to call from
-    ``LISTENER`` and not from an argument.
+    The callback of a resumed search is created anew from what was pickled with it, so it takes the progress to call
+    from ``LISTENER`` and not from an argument.
     """
     progress, started = LISTENER.get(), time.monotonic()
 

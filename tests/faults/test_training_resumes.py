@@ -1,4 +1,4 @@
-"""A training worker that dies costs what it did since the last checkpoint, not the whole training."""
+"""A lost training worker costs the work since its last checkpoint, not the whole training."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training loops as a user would write them, and as a user would break them."""
+"""Training loops that work, and loops that fail in every way that a user's loop can."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ DEFAULTS = {"max_depth": 2}
 
 
 def linear(context):
-    """A linear model by stochastic gradient descent (scikit-learn), which goes on from a checkpoint."""
+    """A linear model by stochastic gradient descent (scikit-learn), which resumes from a checkpoint."""
     from sklearn.linear_model import SGDRegressor
     from sklearn.preprocessing import StandardScaler
 
@@ -57,7 +57,7 @@ def diverges(context):
 
 
 def data_are_bad_for_the_second(context):
-    """Only the second worker finds it, while the first waits for it; each start is written to the file ``log``."""
+    """Only the second worker fails, while the first waits for it. Each start is written to the file ``log``."""
     with Path(context.hyperparameters.pop("log")).open("a") as log:
         log.write(f"{context.rank}\n")
     if context.rank == 1:
@@ -66,7 +66,7 @@ def data_are_bad_for_the_second(context):
 
 
 def fails_when_shallow(context):
-    """Fails for some hyperparameters only, as a loop does that was not tried with all of them."""
+    """Fails for some hyperparameters only."""
     if context.hyperparameters["max_depth"] < 4:
         raise ZeroDivisionError("too shallow")
     return xgboost.train(context)
@@ -85,9 +85,9 @@ class Constant:
 
 
 def killed_once(context):
-    """The built-in loop on a worker that is killed as soon as Ray Train knows of a checkpoint of its.
+    """The built-in loop on a worker that is killed as soon as Ray Train has stored one of its checkpoints.
 
-    The rounds that it did are written to the file that the hyperparameter ``log`` names; ``storage`` is the storage's folder.
+    The hyperparameter ``log`` names a file for the rounds, ``storage`` the folder of the storage.
     """
     log, storage = (Path(context.hyperparameters.pop(name)) for name in ("log", "storage"))
     return xgboost.train(_KilledWithACheckpoint(context, log, storage))
@@ -102,7 +102,7 @@ class _Wrapped:
 
 
 def slow(context):
-    """The built-in loop, each round of which takes a while, as on data of some size."""
+    """The built-in loop with slow rounds, as on large data."""
     return xgboost.train(_Slow(context))
 
 
@@ -131,13 +131,13 @@ class _KilledWithACheckpoint(_Wrapped):
         def counted(folder):
             self.checkpoints += 1
             if self.first_life and self.checkpoints == 3:
-                while not self._is_one_known():
+                while not self._is_one_stored():
                     time.sleep(0.05)
                 os.kill(os.getpid(), signal.SIGKILL)
             save(folder)
 
         self.context.report(round, validation=validation, train=train, save=counted)
 
-    def _is_one_known(self):
+    def _is_one_stored(self):
         snapshots = self.storage.glob("training/*/ray/checkpoint_manager_snapshot.json")
         return any("checkpoint_dir_name" in snapshot.read_text() for snapshot in snapshots)

@@ -1,4 +1,4 @@
-"""Models that were really saved, on datasets that were really processed, scored in Ray tasks."""
+"""Evaluation of stored models on processed datasets, in Ray tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def amounts(ray_session, table: pd.DataFrame, tmp_path_factory: pytest.TempPathF
 
 
 def save(predictor: Any, dataset: DatasetRef, name: str) -> str:
-    """Fit ``predictor`` on the training rows, and keep it as a model."""
+    """Fit ``predictor`` on the training rows, and store it as a model."""
     whole = manifest.load(dataset)
     features, target = split_rows.sampled(whole, "train", ROWS)
     uri = f"{dataset.uri}-{name}"
@@ -85,49 +85,49 @@ def evaluate(
 
 
 def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, good, poor, storage_uri, table):
-    found = evaluate(good, amounts, storage_uri, poor)
+    result = evaluate(good, amounts, storage_uri, poor)
     test = pl.concat(split_rows.frames(manifest.load(amounts), "test", [*table.columns.drop("size")])).to_pandas()
-    said = tabular.load(good).predict(test.drop(columns="minutes"))["prediction"]
-    assert found.candidate.rows == len(test) == found.baseline.rows == found.champion.rows
-    assert found.candidate.values["rmse"] == pytest.approx(np.sqrt(np.square(test.minutes - said).mean()))
-    assert found.candidate.values["rmse"] < found.champion.values["rmse"] < found.baseline.values["rmse"]
-    assert found.baseline.values["r2"] == pytest.approx(0, abs=0.02)
+    predicted = tabular.load(good).predict(test.drop(columns="minutes"))["prediction"]
+    assert result.candidate.rows == len(test) == result.baseline.rows == result.champion.rows
+    assert result.candidate.values["rmse"] == pytest.approx(np.sqrt(np.square(test.minutes - predicted).mean()))
+    assert result.candidate.values["rmse"] < result.champion.values["rmse"] < result.baseline.values["rmse"]
+    assert result.baseline.values["r2"] == pytest.approx(0, abs=0.02)
 
 
-def test_slices_are_the_values_of_columns_with_few_of_them(amounts, good, poor, storage_uri):
-    found = evaluate(good, amounts, storage_uri, poor, minimum_slice_rows=1)
-    assert {(part.column, part.value) for part in found.slices} == {
+def test_slices_are_the_values_of_columns_with_few_values(amounts, good, poor, storage_uri):
+    result = evaluate(good, amounts, storage_uri, poor, minimum_slice_rows=1)
+    assert {(part.column, part.value) for part in result.slices} == {
         ("city", "Oslo"),
         ("city", "Rome"),
         ("city", "Bern"),
         ("late", "true"),
         ("late", "false"),
     }
-    assert sum(part.candidate.rows for part in found.slices if part.column == "city") == found.candidate.rows
+    assert sum(part.candidate.rows for part in result.slices if part.column == "city") == result.candidate.rows
 
 
-def test_slices_with_few_rows_are_left_out(amounts, good, storage_uri):
-    found = evaluate(good, amounts, storage_uri, slices=["city"], minimum_slice_rows=200)
-    assert [part.value for part in found.slices] == ["Oslo", "Rome"]
+def test_slices_with_few_rows_are_skipped(amounts, good, storage_uri):
+    result = evaluate(good, amounts, storage_uri, slices=["city"], minimum_slice_rows=200)
+    assert [part.value for part in result.slices] == ["Oslo", "Rome"]
 
 
 def test_a_numeric_column_is_sliced_by_quartiles(amounts, good, storage_uri):
-    found = evaluate(good, amounts, storage_uri, slices=["distance"])
-    rows = [part.candidate.rows for part in found.slices]
+    result = evaluate(good, amounts, storage_uri, slices=["distance"])
+    rows = [part.candidate.rows for part in result.slices]
     assert len(rows) == 4
     assert max(rows) - min(rows) <= 2
 
 
-def test_an_unknown_slice_column_is_refused_with_those_that_exist(amounts, good, storage_uri):
+def test_an_unknown_slice_column_is_refused_with_the_known_ones(amounts, good, storage_uri):
     with pytest.raises(ParameterError, match=r"town.*distance, city, late"):
         evaluate(good, amounts, storage_uri, slices=["town"])
 
 
-def test_many_tasks_find_what_one_finds(amounts, good, poor, storage_uri, monkeypatch):
-    one = evaluate(good, amounts, storage_uri + "1", poor)
+def test_many_tasks_return_the_same_evaluation_as_one(amounts, good, poor, storage_uri, monkeypatch):
+    single = evaluate(good, amounts, storage_uri + "1", poor)
     monkeypatch.setattr(evaluation, "ROWS_PER_TASK", 100)
     many = evaluate(good, amounts, storage_uri + "2", poor)
-    assert many.model_copy(update={"uri": one.uri}) == one
+    assert many.model_copy(update={"uri": single.uri}) == single
 
 
 def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_weaker_rival(amounts, good, storage_uri):
@@ -135,38 +135,38 @@ def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_weaker_rival(amo
         evaluate(good, amounts, storage_uri, "/nowhere/champion")
 
 
-def test_a_champion_that_needs_a_column_that_the_data_lack_is_told_of(ray_session, table, amounts, good, tmp_path):
+def test_a_champion_that_needs_a_missing_column_is_reported(ray_session, table, amounts, good, tmp_path):
     fewer = processed(table[["distance", "minutes"]], "minutes", tmp_path)
-    found = evaluate(save(trees(), fewer, "fewer"), fewer, str(tmp_path), good)
-    assert found.champion is None
-    assert "city, late" in found.champion_error
+    result = evaluate(save(trees(), fewer, "fewer"), fewer, str(tmp_path), good)
+    assert result.champion is None
+    assert "city, late" in result.champion_error
 
 
 def test_a_champion_of_another_target_is_not_compared(ray_session, table, amounts, good, tmp_path):
     sizes = processed(table, "size", tmp_path)
-    found = evaluate(save(trees("XGBClassifier"), sizes, "sizes"), sizes, str(tmp_path), good)
-    assert found.champion is None
-    assert "another target: minutes" in found.champion_error
-    assert found.metric == "log_loss"
-    assert found.candidate.values["log_loss"] < found.baseline.values["log_loss"]
-    assert {plot.name for plot in found.plots} == {"calibration", "confusion", "importance"}
-    confusion = next(plot for plot in found.plots if plot.name == "confusion")
-    assert sum(map(sum, confusion.series.values())) == found.candidate.rows
+    result = evaluate(save(trees("XGBClassifier"), sizes, "sizes"), sizes, str(tmp_path), good)
+    assert result.champion is None
+    assert "another target: minutes" in result.champion_error
+    assert result.metric == "log_loss"
+    assert result.candidate.values["log_loss"] < result.baseline.values["log_loss"]
+    assert {plot.name for plot in result.plots} == {"calibration", "confusion", "importance"}
+    confusion = next(plot for plot in result.plots if plot.name == "confusion")
+    assert sum(map(sum, confusion.series.values())) == result.candidate.rows
 
 
 def test_two_classes_have_a_roc_curve(ray_session, table, tmp_path):
     late = processed(table.assign(late=table.distance + 20 * (table.city == "Rome") > 60), "late", tmp_path)
-    found = evaluate(save(trees("XGBClassifier"), late, "late"), late, str(tmp_path))
-    assert found.candidate.values["roc_auc"] > 0.95
-    assert {"calibration", "roc"} < {plot.name for plot in found.plots}
+    result = evaluate(save(trees("XGBClassifier"), late, "late"), late, str(tmp_path))
+    assert result.candidate.values["roc_auc"] > 0.95
+    assert {"calibration", "roc"} < {plot.name for plot in result.plots}
 
 
-def test_a_candidate_that_is_gone_is_an_error(amounts, storage_uri):
+def test_a_candidate_that_does_not_exist_is_an_error(amounts, storage_uri):
     with pytest.raises(RegistryError, match="/nowhere/candidate"):
         evaluate("/nowhere/candidate", amounts, storage_uri)
 
 
-def test_a_candidate_that_predicts_no_numbers_is_an_error_that_says_so(amounts, storage_uri):
+def test_a_candidate_that_predicts_nan_is_an_error(amounts, storage_uri):
     from sklearn.dummy import DummyRegressor
 
     broken = DummyRegressor(strategy="constant", constant=0.0)
@@ -176,19 +176,19 @@ def test_a_candidate_that_predicts_no_numbers_is_an_error_that_says_so(amounts, 
     broken.fit(features, target)
     broken.constant_ = np.array([[np.nan]])
     tabular.save(broken, uri, dataset=whole, metadata={})
-    with pytest.raises(TrainingError, match="no number"):
+    with pytest.raises(TrainingError, match="not finite numbers"):
         evaluate(uri, amounts, storage_uri)
 
 
-def test_what_was_evaluated_is_found_and_not_made_again(amounts, poor, storage_uri):
+def test_an_evaluation_is_reused(amounts, poor, storage_uri):
     first = evaluate(poor, amounts, storage_uri)
-    kept = storage.read_bytes(first.uri)
+    stored_bytes = storage.read_bytes(first.uri)
     assert evaluate(poor, amounts, storage_uri) == first
-    assert storage.read_bytes(first.uri) == kept
+    assert storage.read_bytes(first.uri) == stored_bytes
     assert evaluate(poor, amounts, storage_uri, minimum_slice_rows=5).uri != first.uri
 
 
-def test_the_share_of_each_feature_is_told_most_important_first(amounts, good, storage_uri):
+def test_importances_are_shares_with_the_most_important_feature_first(amounts, good, storage_uri):
     plot = next(plot for plot in evaluate(good, amounts, storage_uri).plots if plot.name == "importance")
     shares = plot.series["candidate"]
     assert set(plot.x[:2]) == {"distance", "city"}

@@ -1,4 +1,4 @@
-"""The registry on a real MLflow with SQLite: registered once, promoted by evidence, rolled back by one move."""
+"""The registry on a real MLflow with SQLite: registration, promotion, rollback."""
 
 import time
 from pathlib import Path
@@ -31,7 +31,7 @@ def registered(rides, tracking_uri: str, key: str = "") -> ModelVersion:
 def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, better: float = 0.0) -> Evaluation:
     """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better."""
     champion = registry.champion(version.name, tracking_uri=tracking_uri)
-    found = evaluation.stage(
+    result = evaluation.stage(
         version.uri,
         rides.dataset,
         champion_uri=champion.uri if champion else None,
@@ -39,8 +39,8 @@ def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, b
         storage_uri=str(tmp_path),
         tracking_uri=tracking_uri,
     ).run()
-    values = {name: value * (1 - better) for name, value in found.candidate.values.items()}
-    return found.model_copy(update={"candidate": found.candidate.model_copy(update={"values": values})})
+    values = {name: value * (1 - better) for name, value in result.candidate.values.items()}
+    return result.model_copy(update={"candidate": result.candidate.model_copy(update={"values": values})})
 
 
 def promoted(version: ModelVersion, judgement: Evaluation, tracking_uri: str, tmp_path: Path) -> PromotionDecision:
@@ -55,7 +55,7 @@ def test_the_same_model_is_registered_once_and_is_the_candidate(rides, tracking_
     assert registry.champion("rides", tracking_uri=tracking_uri) is None
 
 
-def test_a_registered_model_tells_where_it_came_from(rides, tracking_uri: str):
+def test_a_registered_model_has_its_provenance(rides, tracking_uri: str):
     from mlflow import MlflowClient
 
     version = registered(rides, tracking_uri)
@@ -67,9 +67,7 @@ def test_a_registered_model_tells_where_it_came_from(rides, tracking_uri: str):
     assert len(client.get_metric_history(version.run_id, "validation_rmse")) == len(rides.model.curve)
 
 
-def test_the_first_model_is_promoted_over_the_baseline_and_promoted_no_second_time(
-    rides, tracking_uri: str, tmp_path: Path
-):
+def test_the_first_model_is_promoted_over_the_baseline_and_only_once(rides, tracking_uri: str, tmp_path: Path):
     version = registered(rides, tracking_uri)
     judgement = judged(rides, version, tracking_uri, tmp_path)
     decision = promoted(version, judgement, tracking_uri, tmp_path)
@@ -81,7 +79,7 @@ def test_the_first_model_is_promoted_over_the_baseline_and_promoted_no_second_ti
     assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
 
 
-def test_a_candidate_that_is_no_better_is_refused_and_the_decision_is_kept(rides, tracking_uri: str, tmp_path: Path):
+def test_a_candidate_that_is_no_better_is_refused_and_the_decision_is_stored(rides, tracking_uri: str, tmp_path: Path):
     first = registered(rides, tracking_uri)
     promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
     second = registered(rides, tracking_uri, "second")
@@ -91,9 +89,7 @@ def test_a_candidate_that_is_no_better_is_refused_and_the_decision_is_kept(rides
     assert storage.read_record(decision.uri, PromotionDecision).reason.startswith("Not promoted")
 
 
-def test_going_back_is_one_move_and_only_possible_where_there_is_a_predecessor(
-    rides, tracking_uri: str, tmp_path: Path
-):
+def test_a_rollback_moves_the_alias_and_needs_a_previous_champion(rides, tracking_uri: str, tmp_path: Path):
     first = registered(rides, tracking_uri)
     promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
     second = registered(rides, tracking_uri, "third")
@@ -106,9 +102,7 @@ def test_going_back_is_one_move_and_only_possible_where_there_is_a_predecessor(
         registry.rollback("rides", tracking_uri=tracking_uri)
 
 
-def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_judged_against(
-    rides, tracking_uri: str, tmp_path: Path
-):
+def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_compared_with(rides, tracking_uri: str, tmp_path: Path):
     first, second = registered(rides, tracking_uri), registered(rides, tracking_uri, "fourth")
     judgement = judged(rides, second, tracking_uri, tmp_path)
     promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
@@ -123,24 +117,24 @@ def test_a_version_that_does_not_exist_is_refused_with_its_name(tracking_uri: st
         registry.rollback("nothing", tracking_uri=tracking_uri)
 
 
-def test_a_registry_that_does_not_answer_is_told_of_within_seconds():
-    began = time.monotonic()
+def test_an_unreachable_registry_is_reported_within_seconds():
+    started = time.monotonic()
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9"):
         registry.champion("rides", tracking_uri="http://127.0.0.1:9")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - started < 30
 
 
-def test_a_model_answers_for_raw_rows_as_mlflow_does(rides):
+def test_a_model_predicts_raw_rows_as_mlflow_does(rides):
     import mlflow.pyfunc
 
     example = tabular.example_rows(manifest.load(rides.dataset))
-    ours = tabular.load(rides.model.uri).predict(example)
-    theirs = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
-    assert ours["prediction"].tolist() == theirs["prediction"].tolist()
+    predictions = tabular.load(rides.model.uri).predict(example)
+    by_mlflow = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
+    assert predictions["prediction"].tolist() == by_mlflow["prediction"].tolist()
     assert mlflow.pyfunc.load_model(rides.model.uri).metadata.signature is not None
 
 
-def test_rows_may_lack_columns_and_have_others_but_not_values_of_wrong_types(rides):
+def test_rows_may_miss_columns_and_have_others_but_no_values_of_wrong_types(rides):
     model = tabular.load(rides.model.uri)
     example = tabular.example_rows(manifest.load(rides.dataset))
     assert len(model.predict(example.drop(columns=["city"]).assign(color="red"))) == len(example)
@@ -149,6 +143,6 @@ def test_rows_may_lack_columns_and_have_others_but_not_values_of_wrong_types(rid
         model.predict(example.assign(**{"ride length": "long"}))
 
 
-def test_a_model_that_cannot_be_loaded_is_refused_with_its_place(tmp_path: Path):
+def test_a_model_that_cannot_be_loaded_is_an_error_with_its_uri(tmp_path: Path):
     with pytest.raises(RegistryError, match=str(tmp_path)):
         tabular.load(str(tmp_path))

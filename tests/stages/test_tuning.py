@@ -1,4 +1,4 @@
-"""A search on a real Ray Tune: it finds, records what failed, and goes on where it was cut off."""
+"""A search on a real Ray Tune: it returns the best trial, records failures, and resumes after an interruption."""
 
 import signal
 import subprocess
@@ -30,17 +30,17 @@ def dataset(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
     return processing.stage(str(folder / "data.csv"), "y", ProcessOptions(), storage_uri=str(folder)).run()
 
 
-def test_a_search_tries_the_defaults_first_and_hands_on_the_best(dataset: DatasetRef, tmp_path: Path):
+def test_a_search_tries_the_defaults_first_and_returns_the_best_trial(dataset: DatasetRef, tmp_path: Path):
     options = TuneOptions(trials=3, rounds=20, space={"max_depth": IntRange(low=1, high=6)})
-    heard: list[str] = []
+    messages: list[str] = []
     stage = tuning.stage(dataset, options, loop=BUILT_IN, hyperparameters={"seed": 1}, storage_uri=str(tmp_path))
-    result = stage.run(lambda fraction, message: heard.append(message))
+    result = stage.run(lambda fraction, message: messages.append(message))
     assert len(result.trials) == 3
     assert result.trials[0].hyperparameters == {"max_depth": 6}
     assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)
     assert result.best.hyperparameters["seed"] == 1
-    assert any(message.startswith("3 of 3 trials, best 0.") for message in heard)
-    assert heard[-1].startswith(f"3 trials, the best number {result.best.number} with rmse 0.")
+    assert any(message.startswith("3 of 3 trials, best 0.") for message in messages)
+    assert messages[-1].startswith(f"3 trials, the best number {result.best.number} with rmse 0.")
 
 
 def test_a_search_and_a_training_maximise_a_metric_where_higher_is_better(
@@ -69,16 +69,16 @@ def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: Dat
 
 
 @pytest.mark.parametrize(
-    ("space", "says"),
+    ("space", "message"),
     [
         ({"max_depth": IntRange(low=6, high=6)}, "tune.space.max_depth .from 6 to 6"),
         ({"eta": FloatRange(low=0, high=1, log=True)}, "from 0 to 1, logarithmic"),
         ({"depth": IntRange(low=1, high=6)}, "no such hyperparameter: depth"),
     ],
 )
-def test_a_search_space_that_makes_no_sense_is_refused(space: dict, says: str, dataset: DatasetRef, tmp_path: Path):
+def test_an_invalid_search_space_is_refused(space: dict, message: str, dataset: DatasetRef, tmp_path: Path):
     options = TuneOptions(trials=1, rounds=5, space=space)
-    with pytest.raises(ParameterError, match=says):
+    with pytest.raises(ParameterError, match=message):
         tuning.stage(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path)).run()
 
 
@@ -91,13 +91,14 @@ from rayworks.training import tuning
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 dataset = manifest.load(sys.argv[1]).ref()
 options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
-stage = tuning.stage(dataset, options, loop="tests.stages.example_loops:slow", hyperparameters={}, storage_uri=sys.argv[2])
+loop = "tests.stages.example_loops:slow"
+stage = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=sys.argv[2])
 result = stage.run(lambda fraction, message: print(message, flush=True))
 print(result.model_dump_json(), flush=True)
 """
 
 
-def test_a_search_that_was_killed_goes_on_and_runs_no_finished_trial_again(dataset: DatasetRef, tmp_path: Path):
+def test_a_killed_search_resumes_and_repeats_no_finished_trial(dataset: DatasetRef, tmp_path: Path):
     command = [sys.executable, "-c", SEARCH, dataset.uri, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as search:
         assert search.stdout is not None

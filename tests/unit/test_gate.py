@@ -1,4 +1,4 @@
-"""The promotion gate. No Ray, no registry: records in, findings out."""
+"""The promotion gate. No Ray, no registry: records in, checks out."""
 
 import math
 
@@ -48,8 +48,8 @@ def a_slice(value: str, candidate: float, champion: float, metric: str = "rmse")
     )
 
 
-def passes(found) -> bool:
-    return all(check.passed for check in found)
+def passes(results) -> bool:
+    return all(check.passed for check in results)
 
 
 @pytest.mark.parametrize(
@@ -59,29 +59,29 @@ def test_a_candidate_must_beat_the_champion_by_the_margin(candidate: float, prom
     assert passes(gate.checks(evaluation(candidate, champion=12.0), None, OPTIONS)) is promoted
 
 
-def test_the_first_model_is_judged_against_the_baseline():
+def test_the_first_model_is_compared_with_the_baseline():
     assert passes(gate.checks(evaluation(30, champion=None), None, OPTIONS))
-    found = gate.checks(evaluation(41, champion=None), None, OPTIONS)
-    assert not passes(found)
-    assert "baseline" in gate.reason(found)
+    results = gate.checks(evaluation(41, champion=None), None, OPTIONS)
+    assert not passes(results)
+    assert "baseline" in gate.reason(results)
 
 
 def test_a_candidate_worse_than_the_baseline_is_refused_even_if_the_champion_is_worse_still():
     assert not passes(gate.checks(evaluation(45, champion=50.0), None, OPTIONS))
 
 
-def test_one_slice_that_got_worse_refuses_a_candidate_that_is_better_overall():
+def test_one_worse_slice_refuses_a_candidate_that_is_better_overall():
     slices = (a_slice("JFK", 10, 12), a_slice("LGA", 13, 12))
-    found = gate.checks(evaluation(10, champion=12.0, slices=slices), None, OPTIONS)
-    assert not passes(found)
-    assert "origin = LGA" in gate.reason(found)
+    results = gate.checks(evaluation(10, champion=12.0, slices=slices), None, OPTIONS)
+    assert not passes(results)
+    assert "origin = LGA" in gate.reason(results)
 
 
-def test_a_slice_within_the_tolerance_does_not_refuse():
+def test_a_slice_within_the_tolerance_is_accepted():
     assert passes(gate.checks(evaluation(10, champion=12.0, slices=(a_slice("LGA", 12.5, 12),)), None, OPTIONS))
 
 
-def test_a_candidate_that_cannot_be_served_is_refused_with_what_was_wrong():
+def test_a_candidate_that_cannot_be_served_is_refused_with_the_finding():
     check = ServeCheck(
         uri="c",
         model_uri="m",
@@ -91,19 +91,19 @@ def test_a_candidate_that_cannot_be_served_is_refused_with_what_was_wrong():
         milliseconds_per_request=0,
         findings=("no answer",),
     )
-    found = gate.checks(evaluation(10, champion=12.0), check, OPTIONS)
-    assert not passes(found)
-    assert "no answer" in gate.reason(found)
+    results = gate.checks(evaluation(10, champion=12.0), check, OPTIONS)
+    assert not passes(results)
+    assert "no answer" in gate.reason(results)
 
 
-def test_a_champion_that_cannot_be_scored_is_told_of_and_the_baseline_is_the_rival():
-    found = gate.checks(evaluation(10, champion=None, error="it is gone"), None, OPTIONS)
-    assert passes(found)
-    assert "it is gone" in gate.reason(found)
+def test_a_champion_that_cannot_be_scored_is_reported_and_the_baseline_is_the_rival():
+    results = gate.checks(evaluation(10, champion=None, error="it is gone"), None, OPTIONS)
+    assert passes(results)
+    assert "it is gone" in gate.reason(results)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_metric_that_is_no_number_never_promotes(value: float):
+def test_a_metric_that_is_not_finite_never_promotes(value: float):
     assert not passes(gate.checks(evaluation(value, champion=12.0), None, OPTIONS))
 
 

@@ -15,14 +15,14 @@ BINARY = Target(name="y", problem="binary", classes=("no", "yes"))
 THREE = Target(name="y", problem="multiclass", classes=("a", "b", "c"))
 
 
-def test_metrics_of_amounts_are_those_of_the_text_book():
+def test_metrics_of_a_regression_match_the_textbook():
     values = metrics.compute(AMOUNT, np.array([0.0, 0.0, 4.0, 4.0]), np.array([0.0, 1.0, 4.0, 1.0]))
     assert values == pytest.approx({"rmse": 2.5**0.5, "mae": 1.0, "median_absolute_error": 0.5, "r2": 1 - 10 / 16})
 
 
-def test_metrics_of_two_classes_are_those_of_the_text_book():
-    said = np.array([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.1, 0.9]])
-    values = metrics.compute(BINARY, np.array([0, 0, 1, 1]), said)
+def test_metrics_of_two_classes_match_the_textbook():
+    predicted = np.array([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.1, 0.9]])
+    values = metrics.compute(BINARY, np.array([0, 0, 1, 1]), predicted)
     assert values["accuracy"] == 0.75
     assert values["error_rate"] == 0.25
     assert values["roc_auc"] == 1.0
@@ -30,14 +30,14 @@ def test_metrics_of_two_classes_are_those_of_the_text_book():
     assert values["log_loss"] == pytest.approx(-np.log([0.8, 0.4, 0.7, 0.9]).mean())
 
 
-def test_a_slice_with_one_class_only_has_all_metrics_but_roc_auc():
+def test_a_slice_with_one_class_has_every_metric_except_roc_auc():
     values = metrics.compute(BINARY, np.array([1, 1]), np.array([[0.5, 0.5], [0.25, 0.75]]))
     assert set(values) == {"log_loss", "error_rate", "accuracy", "brier", "f1"}
 
 
-def test_a_class_that_no_row_of_a_slice_has_does_not_disturb_the_others():
-    said = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]])
-    values = metrics.compute(THREE, np.array([0, 1]), said)
+def test_a_class_without_rows_in_a_slice_does_not_change_the_metrics():
+    predicted = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]])
+    values = metrics.compute(THREE, np.array([0, 1]), predicted)
     assert values["log_loss"] == pytest.approx(np.log(2))
     assert values["macro_f1"] == 1.0
 
@@ -47,31 +47,31 @@ def test_no_rows_have_no_metrics(target: Target):
     assert metrics.compute(target, np.empty(0), np.empty((0, 3))) == {}
 
 
-def test_a_single_row_has_no_share_of_explained_variance():
+def test_a_single_row_has_no_r2():
     assert "r2" not in metrics.compute(AMOUNT, np.array([1.0]), np.array([2.0]))
 
 
-def test_auto_is_the_usual_metric_of_the_problem():
+def test_auto_is_the_default_metric_of_the_problem():
     problems = ("regression", "binary", "multiclass")
     assert [metrics.deciding_metric(problem, "auto") for problem in problems] == ["rmse", "log_loss", "log_loss"]
 
 
-def test_a_metric_that_does_not_fit_the_problem_is_refused_with_those_that_do():
+def test_a_metric_that_does_not_fit_the_problem_is_refused_with_those_that_fit():
     with pytest.raises(ParameterError, match=r"does not measure a regression model.*rmse, mae"):
         metrics.deciding_metric("regression", "log_loss")
 
 
-def test_the_baseline_of_amounts_is_the_mean_of_the_training_rows():
+def test_the_baseline_of_a_regression_is_the_mean_of_the_training_rows():
     assert metrics.baseline(made_up_run.dataset(), 3).tolist() == [3.5, 3.5, 3.5]
 
 
-def test_the_baseline_of_classes_is_their_shares_in_training():
-    said = metrics.baseline(made_up_run.dataset("multiclass"), 2)
-    assert said.shape == (2, 3)
-    assert said[0] == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.003)
+def test_the_baseline_of_a_classification_is_the_class_shares_of_the_training_rows():
+    predicted = metrics.baseline(made_up_run.dataset("multiclass"), 2)
+    assert predicted.shape == (2, 3)
+    assert predicted[0] == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.003)
 
 
-def test_a_class_that_training_never_saw_is_still_possible():
+def test_a_class_without_training_rows_is_still_possible():
     dataset = made_up_run.dataset("binary").model_copy(update={"class_counts": {"no": 10}})
     assert (metrics.class_shares(dataset) > 0).all()
 
@@ -108,7 +108,7 @@ def test_the_gain_is_the_share_of_the_rivals_value_by_which_a_candidate_is_bette
 
 @pytest.mark.parametrize("name", ["rmse", "roc_auc"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_there_is_no_gain_where_a_value_is_not_a_number(name: str, value: float):
+def test_there_is_no_gain_where_a_value_is_not_finite(name: str, value: float):
     assert math.isnan(metrics.METRICS[name].gain(value, 0.5))
     assert math.isnan(metrics.METRICS[name].gain(0.5, value))
 

@@ -1,4 +1,4 @@
-"""What is said of a user's loop that does wrong, and where tuning starts. No Ray."""
+"""Errors of user-defined loops, their declarations, and where tuning starts. No Ray."""
 
 import functools
 import importlib.util
@@ -25,18 +25,18 @@ def test_a_loop_that_raises_is_quoted_with_file_and_line():
         loop.run("tests.stages.example_loops:raises", context())
 
 
-def test_a_loop_that_returns_no_model_is_told_what_is_needed():
+def test_a_loop_that_returns_no_model_is_an_error_that_names_the_missing_method():
     with pytest.raises(TrainingError, match=r"no model with a predict_proba method: builtins:dict .a dict"):
         loop.run("builtins:dict", _Iterable(context("binary")))
 
 
-def test_a_loop_that_is_not_there_is_a_bad_parameter():
+def test_a_loop_that_does_not_exist_is_a_parameter_error():
     with pytest.raises(ParameterError, match="no function 'tarin'"):
         loop.run("rayworks.training.loops.xgboost:tarin", context())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_training(value: float):
+def test_a_validation_metric_that_is_not_finite_fails_the_training(value: float):
     with pytest.raises(TrainingError, match="not a number: round 3"):
         loop.check_finite(3, value)
 
@@ -46,7 +46,7 @@ def test_the_built_in_search_starts_at_the_built_in_defaults():
     assert search_space.first_point(space, xgboost.DEFAULTS) == xgboost.DEFAULTS
 
 
-def test_a_loop_says_itself_what_is_searched_unless_the_options_do():
+def test_the_loops_module_declares_the_search_space_unless_the_options_do():
     depth = {"max_depth": IntRange(low=1, high=6)}
     assert search_space.of(TuneOptions(space=depth), TrainOptions().loop, {}) == depth
     assert search_space.of(TuneOptions(), "tests.stages.example_loops:linear", {}) == {}
@@ -122,7 +122,7 @@ def test_a_fixed_hyperparameter_is_not_searched():
     assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3, "max_depth": 2}) == {}
 
 
-def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_space_of_a_loop_is_refused_with_its_place(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(xgboost, "SPACE", {"max_depth": {"type": "int", "low": 3}})
     with pytest.raises(
         ParameterError, match=r"SPACE of rayworks.training.loops.xgboost:train, max_depth.int.high \(Field required\)"
@@ -135,11 +135,11 @@ def test_a_search_space_of_a_loop_that_makes_no_sense_is_named(monkeypatch: pyte
     [IntRange(low=1, high=5), FloatRange(low=7, high=9), Choice(values=[3])],
     ids=["int", "float", "choice"],
 )
-def test_defaults_outside_of_the_search_space_are_not_tried(dimension: IntRange | FloatRange | Choice):
+def test_defaults_outside_the_search_space_are_not_tried(dimension: IntRange | FloatRange | Choice):
     assert search_space.first_point({"max_depth": dimension}, {"max_depth": 6}) is None
 
 
-def test_the_fingerprint_knows_what_changes_the_model_and_nothing_else():
+def test_the_fingerprint_depends_on_what_changes_the_model_and_on_nothing_else():
     dataset = DatasetRef(
         uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_rejected=0
     )

@@ -57,7 +57,7 @@ def data(problem: str, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 @pytest.mark.parametrize("problem", ["regression", "binary", "multiclass"])
-def test_categories_and_missing_values_are_learnt_and_survive_saving(problem: str, tmp_path: Path):
+def test_categories_and_missing_values_are_learned_and_survive_saving(problem: str, tmp_path: Path):
     model = train(InMemory(problem))
     features, labels = data(problem, seed=99)
     predicted = model.predict(features)
@@ -72,7 +72,7 @@ def test_categories_and_missing_values_are_learnt_and_survive_saving(problem: st
     np.testing.assert_array_equal(XGBoostModel.load(tmp_path).predict(features), predicted)
 
 
-def test_a_model_is_cut_at_its_best_round_when_patience_ends():
+def test_a_model_ends_at_its_best_round_when_patience_is_exhausted():
     context = InMemory("regression", rounds=500, patience=5, hyperparameters={"learning_rate": 1.0, "max_depth": 8})
     model = train(context)
     best = min(context.reported, key=lambda pair: pair[1])[0]
@@ -80,7 +80,7 @@ def test_a_model_is_cut_at_its_best_round_when_patience_ends():
     assert model.booster.num_boosted_rounds() == best
 
 
-def test_a_checkpoint_goes_on_to_the_model_that_would_have_been(tmp_path: Path):
+def test_a_resumed_training_returns_the_model_of_an_uninterrupted_one(tmp_path: Path):
     whole = InMemory("binary")
     whole.save = tmp_path
     expected = train(whole).predict_proba(data("binary")[0])
@@ -91,11 +91,11 @@ def test_a_checkpoint_goes_on_to_the_model_that_would_have_been(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("hyperparameters", "says"),
+    ("hyperparameters", "message"),
     [({"depth": 3}, "no such hyperparameter: depth"), ({"subsample": 7}, "refused to train: .*subsample.*7")],
 )
-def test_a_hyperparameter_that_xgboost_does_not_take_is_named(hyperparameters: dict, says: str):
-    with pytest.raises(ParameterError, match=says):
+def test_a_hyperparameter_that_xgboost_refuses_is_named(hyperparameters: dict, message: str):
+    with pytest.raises(ParameterError, match=message):
         train(InMemory("regression", hyperparameters=hyperparameters))
 
 
@@ -107,6 +107,6 @@ def test_the_best_round_is_the_highest_where_higher_is_better():
     assert len(values) == model.booster.num_boosted_rounds() + 5
 
 
-def test_workers_without_a_process_group_are_refused_by_the_name_of_the_declaration():
+def test_workers_without_a_process_group_are_refused():
     with pytest.raises(ParameterError, match=r'not connected.*BACKEND = "xgboost"'):
         train(InMemory("regression", world_size=2))

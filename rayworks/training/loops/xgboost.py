@@ -65,7 +65,7 @@ def train(context: TrainContext) -> XGBoostModel:
     """Boost until the maximum of rounds, or until validation has not improved for the patience.
 
     Raises:
-        ParameterError: XGBoost does not know a hyperparameter or refuses its value, or the workers have no process group.
+        ParameterError: XGBoost does not know a hyperparameter or refuses its value, or the workers are not connected.
     """
     import xgboost as xgb
 
@@ -133,7 +133,7 @@ def _restored(context: TrainContext) -> "xgb.Booster | None":
 
 
 def _matrices(context: TrainContext, max_bin: int) -> "tuple[xgb.QuantileDMatrix, xgb.QuantileDMatrix]":
-    """Return the training and the validation rows, quantised batch by batch: a byte per value, never all rows as floats."""
+    """Return training and validation rows, quantised batch by batch: a byte per value, never all as floats."""
     import xgboost as xgb
 
     class Batches(xgb.DataIter):

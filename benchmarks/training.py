@@ -1,11 +1,11 @@
-"""What training on Ray costs beside bare ``xgboost.train``: the same rows, parameters, rounds and cores, in one run.
+"""The cost of training on Ray compared with bare ``xgboost.train``: the same rows, parameters, rounds and cores.
 
     python benchmarks/training.py [ROUNDS]
 
-Each side is a process of its own: bare, rayworks, bare. Both quantise the rows batch by batch, evaluate train and
-validation after each round, look for early stopping (which the patience keeps from happening) and save the model; ours
-also keeps the curve and writes checkpoints. Where the two bare runs differ, something else used the cores; the CPU
-seconds, of the process that boosts alone, tell what the boosting itself cost.
+Each side runs in a separate process: bare, rayworks, bare. Both quantise the rows batch by batch, evaluate train and
+validation after each round, check for early stopping (the patience is too long for it to happen) and save the model;
+rayworks also stores the curve and writes checkpoints. If the bare runs differ, something else used the cores. The CPU
+seconds are those of the process that boosts, and show the cost of boosting itself.
 """
 
 import json
@@ -35,7 +35,7 @@ class Clock:
 
 
 def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
-    """Read the rows, boost and save, with nothing around."""
+    """Read the rows, boost and save, without Ray."""
     import xgboost as xgb
 
     from rayworks.data import manifest, split_rows
@@ -68,25 +68,25 @@ def bare(ref: Any, rounds: int, folder: str) -> dict[str, float]:
 
 
 def timed(context: Any) -> Any:
-    """The built-in loop, which writes down what it took."""
+    """Run the built-in loop, and write how long its parts took."""
     from rayworks.training.loops import xgboost
 
     log = Path(context.hyperparameters.pop("log"))
     matrices, clock = xgboost._matrices, Clock()
 
-    def noted(*arguments: Any) -> Any:
-        made = matrices(*arguments)
+    def timed_matrices(*arguments: Any) -> Any:
+        result = matrices(*arguments)
         clock.part("read")
-        return made
+        return result
 
     report, reports = context.report, []
 
-    def waited(*arguments: Any, **options: Any) -> None:
-        began = time.monotonic()
+    def timed_report(*arguments: Any, **options: Any) -> None:
+        started = time.monotonic()
         report(*arguments, **options)
-        reports.append(time.monotonic() - began)
+        reports.append(time.monotonic() - started)
 
-    xgboost._matrices, context.report = noted, waited
+    xgboost._matrices, context.report = timed_matrices, timed_report
     model = xgboost.train(context)
     clock.part("boost")
     log.write_text(json.dumps({**clock.parts, "reports": sum(reports), "longest report": max(reports)}))
@@ -94,7 +94,7 @@ def timed(context: Any) -> Any:
 
 
 def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
-    """The training stage, with the built-in loop."""
+    """Run the training stage with the built-in loop."""
     from rayworks.cluster import places
     from rayworks.cluster.embedded import EmbeddedRay
     from rayworks.params import TrainOptions
@@ -107,16 +107,16 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
     places.prepare()
     ray = EmbeddedRay()
     ray.acquire({}, {"log_to_driver": False})
-    began = time.monotonic()
+    started = time.monotonic()
     training.stage(ref, options, storage_uri=folder).run()
-    total = time.monotonic() - began
+    total = time.monotonic() - started
     ray.release()
     parts = json.loads(log.read_text())
     return {**parts, "outside": total - parts["read"] - parts["boost"], "total": total}
 
 
-def made(folder: str) -> Any:
-    """The flights, processed."""
+def processed(folder: str) -> Any:
+    """Process the flights."""
     from rayworks.cluster import places
     from rayworks.cluster.embedded import EmbeddedRay
     from rayworks.data import processing
@@ -136,7 +136,7 @@ def main(rounds: int = 2000) -> None:
             return pool.apply(work, arguments)
 
     with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
-        ref = alone(made, folder)
+        ref = alone(processed, folder)
         before, ours, after = (alone(side, ref, rounds, folder) for side in (bare, rayworks, bare))
     sys.stdout.write(f"{ref.rows_kept:,} rows, {rounds} rounds, {os.cpu_count()} cores\n\n")
     sys.stdout.write(
@@ -152,6 +152,6 @@ def main(rounds: int = 2000) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks import training  # so that the processes find it under this name
+    from benchmarks import training  # the processes import it by this name
 
     training.main(*(int(argument) for argument in sys.argv[1:]))

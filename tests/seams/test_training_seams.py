@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 import os
 
 import cloudpickle
@@ -125,3 +126,20 @@ def test_sampled_values_become_pythons_own():
     values = _private.plain({"a": np.int64(3), "b": np.float64(0.5), "c": "text", "d": 2})
     assert values == {"a": 3, "b": 0.5, "c": "text", "d": 2}
     assert [type(value) for value in values.values()] == [int, float, str, int]
+
+
+def test_the_loggers_of_ray_and_optuna_are_named_after_their_packages():
+    from optuna import study
+    from ray.train.v2._internal.execution.controller import controller
+    from ray.tune.execution import tune_controller
+
+    packages = {"ray.train": controller.logger, "ray.tune": tune_controller.logger, "optuna": study.study._logger}
+    before = {name: logging.getLogger(name).level for name in packages}
+    try:
+        for name, logger in packages.items():
+            _private.silence(name)
+            assert logger.name.startswith(f"{name}.")
+            assert logger.getEffectiveLevel() == logging.WARNING
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from rayworks import metrics
 from rayworks.errors import ParameterError
+from rayworks.evaluation import evaluation
 from rayworks.params import EvaluateOptions
-from rayworks.records import Target
+from rayworks.records import Metrics, Target
 
 AMOUNT = Target(name="y", problem="regression")
 BINARY = Target(name="y", problem="binary", classes=("no", "yes"))
@@ -131,3 +132,10 @@ def test_the_metrics_computed_are_those_of_the_problem(target: Target):
     predicted = actual.astype(float) if target.problem == "regression" else np.eye(len(target.classes))[actual]
     applicable = {name for name, metric in metrics.METRICS.items() if target.problem in metric.problems}
     assert set(metrics.compute(target, actual, predicted)) == applicable
+
+
+def test_a_deciding_metric_that_the_hold_out_rows_do_not_define_is_refused():
+    values = metrics.compute(BINARY, np.array([1, 1]), np.array([[0.5, 0.5], [0.25, 0.75]]))
+    evaluation.require_defined("accuracy", Metrics(rows=2, values=values))
+    with pytest.raises(ParameterError, match=r"metric roc_auc is not defined on the hold-out rows.*log_loss"):
+        evaluation.require_defined("roc_auc", Metrics(rows=2, values=values))

@@ -21,7 +21,6 @@ LEFT = {
     "rayworks/runner/nested_output.py",
     "rayworks/runner/task_runner.py",
     "rayworks/serving/prediction_app.py",
-    "rayworks/training/_private.py",
     "tests/cluster/conftest.py",
     "tests/cluster/failing_clusters.py",
     "tests/flows/test_runner.py",

@@ -20,7 +20,7 @@ from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
 from rayworks.errors import DataError, ParameterError, TrainingError
 from rayworks.evaluation import plots
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress
@@ -90,7 +90,7 @@ def _evaluate(
     data = manifest.load(dataset)
     metric = metrics.deciding_metric(dataset.problem, options.metric)
     columns = slice_columns(data, options.slices)
-    candidate = tabular.load(candidate_uri, tracking_uri=tracking_uri)
+    candidate = stored.load(candidate_uri, tracking_uri=tracking_uri)
     champion, error = _load_champion(champion_uri, data.target, tracking_uri)
     scores = _score(data, candidate, champion, columns, progress)
     models = {"candidate": scores.candidate} | ({} if scores.champion is None else {"champion": scores.champion})
@@ -131,7 +131,7 @@ def _load_champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[
     """Return the champion, or why it cannot be compared."""
     if uri is None:
         return None, ""
-    champion = tabular.load(uri, tracking_uri=tracking_uri)
+    champion = stored.load(uri, tracking_uri=tracking_uri)
     if champion.target != target:
         other = f"{champion.target.name} ({champion.target.problem}, classes {list(champion.target.classes)})"
         return None, f"The champion predicts another target: {other}."

@@ -13,7 +13,7 @@ from rayworks import __version__, storage
 from rayworks.data import manifest
 from rayworks.errors import RegistryError
 from rayworks.evaluation import gate
-from rayworks.models import tabular
+from rayworks.models import _private, stored
 from rayworks.params import PromoteOptions
 from rayworks.progress import Progress
 from rayworks.records import Dataset, Evaluation, ModelRef, ModelVersion, PromotionDecision, ServeCheck, TuneResult
@@ -33,7 +33,7 @@ def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    tabular.prepare_mlflow()
+    _private.silence_mlflow()
     try:
         _make_database(tracking_uri)
         yield MlflowClient(tracking_uri, tracking_uri)
@@ -47,22 +47,16 @@ def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
 
 
 def _make_database(tracking_uri: str) -> None:
-    """A SQLite file that is not there yet appears with all its tables: MLflow cannot mend what was made by half."""
+    """Create a missing SQLite file together with all its tables: MLflow cannot repair a database with half of them."""
     path = Path(tracking_uri.removeprefix("sqlite:///"))
     if not tracking_uri.startswith("sqlite:///") or path.exists():
         return
-    from mlflow.store.db import utils as database
-
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     with storage.explained(str(path), "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
         try:
-            engine = database.create_sqlalchemy_engine(f"sqlite:///{part}")
-            try:
-                database._initialize_tables(engine)  # pyright: ignore[reportPrivateUsage] - a store would keep it open
-            finally:
-                engine.dispose()
+            _private.create_tables(f"sqlite:///{part}")
             with suppress(FileExistsError):  # another process was faster
                 os.link(part, path)
         finally:
@@ -103,7 +97,7 @@ def _register(
     for trial in tune.trials if tune else ():
         _log_trial(client, run, trial, tune.metric if tune else "")
     with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
-        client.log_artifacts(run.info.run_id, str(tabular.fetch(model.uri, Path(folder))), "model")
+        client.log_artifacts(run.info.run_id, str(stored.fetch(model.uri, Path(folder))), "model")
     client.set_terminated(run.info.run_id)
     if not _is_registered(client, model.name):
         client.create_registered_model(model.name)

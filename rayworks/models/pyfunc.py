@@ -1,25 +1,28 @@
-"""The code of every MLflow model that rayworks keeps ("models from code"): MLflow runs this file when it loads one."""
+"""The code of every MLflow model that rayworks stores (MLflow's "models from code").
+
+MLflow copies this file into the model and runs the copy when it loads the model. A copy of this version must work with
+every later version of rayworks, so it imports a single name: ``rayworks.models.stored.read``, which must not move.
+"""
 # pyright: basic, reportIncompatibleMethodOverride=false, reportPrivateImportUsage=false
 
-import warnings
 from pathlib import Path
 
 import mlflow.models  # noqa: TID253 - this file is only ever run by MLflow
 import mlflow.pyfunc  # noqa: TID253
+import pandas as pd
 
-from rayworks.models import tabular
-
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # it has none on purpose
+from rayworks.models import stored
 
 
 class RayworksModel(mlflow.pyfunc.PythonModel):
-    """Raw rows to predictions, for whoever loads the model by MLflow."""
+    """Predict from raw rows, for programs that load the model through MLflow."""
 
     def load_context(self, context):
-        self.model = tabular.read(Path(context.artifacts[tabular.ARTIFACT]))
+        (folder,) = context.artifacts.values()
+        self.model = stored.read(Path(folder))
 
-    # Without type hints: MLflow would take them for a schema, and there is a signature already.
-    def predict(self, context, model_input, params=None):
+    # MLflow warns if there is no type hint, and derives a signature from any but this one: the model has a signature.
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         return self.model.predict(model_input)
 
 

@@ -157,10 +157,10 @@ def _model_predictions(model_uri: str, rows: "pd.DataFrame", tracking_uri: str) 
 
     import mlflow.pyfunc
 
-    from rayworks.models import tabular
+    from rayworks.models import stored
 
     with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
-        local = tabular.fetch(model_uri, Path(folder), tracking_uri=tracking_uri)
+        local = stored.fetch(model_uri, Path(folder), tracking_uri=tracking_uri)
         return mlflow.pyfunc.load_model(str(local)).predict(rows)["prediction"].tolist()
 
 

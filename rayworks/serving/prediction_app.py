@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
 
 from rayworks.errors import DataError, ParameterError
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.records import Column, ModelVersion
 
@@ -110,7 +110,7 @@ def load(model_uri: str, tracking_uri: str) -> Loaded:
 
     version = registry.version_of(model_uri, tracking_uri=tracking_uri) if model_uri.startswith("models:/") else None
     uri = version.uri if version else model_uri
-    return Loaded(tabular.load(uri, tracking_uri=tracking_uri), version, uri)
+    return Loaded(stored.load(uri, tracking_uri=tracking_uri), version, uri)
 
 
 def build(

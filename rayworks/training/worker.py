@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from rayworks import __version__, storage
 from rayworks.data import split_rows
 from rayworks.errors import DataError, ParameterError, RayworksError
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.params import TrainOptions
 from rayworks.records import CurvePoint, Dataset, Record, SplitName
 from rayworks.training import loop, round_progress
@@ -168,7 +168,7 @@ def train(config: dict[str, Any]) -> Outcome:
         model = loop.run(job.options.loop, context)
         if context.rank == 0:
             facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
-            tabular.save(model, job.uri, dataset=job.dataset, metadata=facts)
+            stored.save(model, job.uri, dataset=job.dataset, metadata=facts)
     except RayworksError as error:
         if context.world_size > 1 and not isinstance(error, (ParameterError, DataError)):
             raise  # any loop fails when another worker is lost

@@ -12,7 +12,7 @@ from rayworks import storage
 from rayworks.data import manifest, processing, split_rows
 from rayworks.errors import ParameterError, RayworksError, RegistryError, TrainingError
 from rayworks.evaluation import evaluation
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.params import EvaluateOptions, ProcessOptions, SplitOptions
 from rayworks.records import Dataset, DatasetRef, Evaluation
 
@@ -51,7 +51,7 @@ def save(predictor: Any, dataset: DatasetRef, name: str) -> str:
     whole = manifest.load(dataset)
     features, target = split_rows.sampled(whole, "train", ROWS)
     uri = f"{dataset.uri}-{name}"
-    tabular.save(predictor.fit(features, target), uri, dataset=whole, metadata={})
+    stored.save(predictor.fit(features, target), uri, dataset=whole, metadata={})
     return uri
 
 
@@ -87,7 +87,7 @@ def evaluate(
 def test_candidate_champion_and_baseline_are_judged_on_the_same_rows(amounts, good, poor, storage_uri, table):
     result = evaluate(good, amounts, storage_uri, poor)
     test = pl.concat(split_rows.frames(manifest.load(amounts), "test", [*table.columns.drop("size")])).to_pandas()
-    predicted = tabular.load(good).predict(test.drop(columns="minutes"))["prediction"]
+    predicted = stored.load(good).predict(test.drop(columns="minutes"))["prediction"]
     assert result.candidate.rows == len(test) == result.baseline.rows == result.champion.rows
     assert result.candidate.values["rmse"] == pytest.approx(np.sqrt(np.square(test.minutes - predicted).mean()))
     assert result.candidate.values["rmse"] < result.champion.values["rmse"] < result.baseline.values["rmse"]
@@ -175,7 +175,7 @@ def test_a_candidate_that_predicts_nan_is_an_error(amounts, storage_uri):
     features, target = split_rows.sampled(whole, "train", ROWS)
     broken.fit(features, target)
     broken.constant_ = np.array([[np.nan]])
-    tabular.save(broken, uri, dataset=whole, metadata={})
+    stored.save(broken, uri, dataset=whole, metadata={})
     with pytest.raises(TrainingError, match="not finite numbers"):
         evaluate(uri, amounts, storage_uri)
 

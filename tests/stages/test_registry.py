@@ -9,7 +9,7 @@ from rayworks import storage
 from rayworks.data import manifest
 from rayworks.errors import DataError, RegistryError
 from rayworks.evaluation import evaluation, registry
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.params import EvaluateOptions, PromoteOptions
 from rayworks.records import Evaluation, ModelVersion, PromotionDecision
 
@@ -127,16 +127,16 @@ def test_an_unreachable_registry_is_reported_within_seconds():
 def test_a_model_predicts_raw_rows_as_mlflow_does(rides):
     import mlflow.pyfunc
 
-    example = tabular.example_rows(manifest.load(rides.dataset))
-    predictions = tabular.load(rides.model.uri).predict(example)
+    example = stored.example_rows(manifest.load(rides.dataset))
+    predictions = stored.load(rides.model.uri).predict(example)
     by_mlflow = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
     assert predictions["prediction"].tolist() == by_mlflow["prediction"].tolist()
     assert mlflow.pyfunc.load_model(rides.model.uri).metadata.signature is not None
 
 
 def test_rows_may_miss_columns_and_have_others_but_no_values_of_wrong_types(rides):
-    model = tabular.load(rides.model.uri)
-    example = tabular.example_rows(manifest.load(rides.dataset))
+    model = stored.load(rides.model.uri)
+    example = stored.example_rows(manifest.load(rides.dataset))
     assert len(model.predict(example.drop(columns=["city"]).assign(color="red"))) == len(example)
     assert list(model.predict(example.set_index(example.index + 100)).index) == [100, 101, 102, 103, 104]
     with pytest.raises(DataError, match="'long' is not a number"):
@@ -145,4 +145,4 @@ def test_rows_may_miss_columns_and_have_others_but_no_values_of_wrong_types(ride
 
 def test_a_model_that_cannot_be_loaded_is_an_error_with_its_uri(tmp_path: Path):
     with pytest.raises(RegistryError, match=str(tmp_path)):
-        tabular.load(str(tmp_path))
+        stored.load(str(tmp_path))

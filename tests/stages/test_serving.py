@@ -12,7 +12,7 @@ from rayworks.data import manifest
 from rayworks.errors import ServingError
 from rayworks.evaluation import registry
 from rayworks.free_port import free_port
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.params import ServeCheckOptions, ServeOptions
 from rayworks.serving import _private, application, check
 
@@ -51,8 +51,8 @@ def test_the_application_reports_its_health_and_its_model(url: str):
 
 
 def test_served_predictions_equal_those_of_the_model(url: str, rides):
-    rows = tabular.example_rows(manifest.load(rides.dataset))
-    expected = tabular.load(rides.model.uri).predict(rows)["prediction"].tolist()
+    rows = stored.example_rows(manifest.load(rides.dataset))
+    expected = stored.load(rides.model.uri).predict(rows)["prediction"].tolist()
     status, response = predict(url, json.loads(rows.to_json(orient="records", date_format="iso")))
     assert status == 200
     assert response["predictions"] == expected

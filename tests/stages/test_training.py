@@ -9,7 +9,7 @@ import pytest
 
 from rayworks.data import manifest, processing, split_rows
 from rayworks.errors import ClusterError, DataError, ParameterError, TrainingError
-from rayworks.models import tabular
+from rayworks.models import stored
 from rayworks.params import ProcessOptions, TrainOptions
 from rayworks.records import DatasetRef
 from rayworks.training import training
@@ -47,7 +47,7 @@ def amounts(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 def quality(model_uri: str, dataset: DatasetRef) -> float:
     """Share of the variance, or of the rows, that the model gets right on the test split."""
     rows = pl.concat(split_rows.frames(manifest.load(dataset), "test", [*table().columns[:3], dataset.target]))
-    predicted = tabular.load(model_uri).predict(rows.drop(dataset.target).to_pandas())["prediction"].to_numpy()
+    predicted = stored.load(model_uri).predict(rows.drop(dataset.target).to_pandas())["prediction"].to_numpy()
     actual = rows[dataset.target].to_numpy()
     if dataset.problem == "regression":
         return 1 - float(((predicted - actual) ** 2).mean() / actual.var())

@@ -1,8 +1,8 @@
-"""Processing beside Polars and pandas on the flights, repeated: seconds and peak memory, each in a process of its own.
+"""Processing beside Polars and pandas on the flights, repeated: seconds and peak memory, each in its own process.
 
     python benchmarks/processing.py [MILLIONS] [SIDES]        10   rayworks,polars,pandas
 
-All three read the same Parquet files, set aside the rows without a target, make the same features, split by the same
+All three read the same Parquet files, reject the rows without a target, make the same features, split by the same
 two times, and write the same rows as Parquet; the counts of rows are compared. The other two are written for these
 data: they infer nothing, check no value but the target and count no statistics, all of which rayworks does.
 
@@ -56,7 +56,7 @@ def rayworks(source: str, out: str) -> dict[str, int]:
     ray.acquire({}, {"include_dashboard": False, "log_to_driver": False})
     dataset = manifest.load(processing.stage(source, TARGET, ProcessOptions(), storage_uri=out).run())
     ray.release()
-    return {"set aside": dataset.rows_rejected, **{split.name: split.rows for split in dataset.splits}}
+    return {"rejected": dataset.rows_rejected, **{split.name: split.rows for split in dataset.splits}}
 
 
 def polars(source: str, out: str) -> dict[str, int]:
@@ -76,7 +76,7 @@ def polars(source: str, out: str) -> dict[str, int]:
         (time.dt.hour().cast(pl.Float64)).alias("time_hour_hour"),
     )
     parts = {
-        "set aside": rows.filter(pl.col(TARGET).is_null()),
+        "rejected": rows.filter(pl.col(TARGET).is_null()),
         "train": featured.filter(time < first),
         "validation": featured.filter((time >= first) & (time < last)),
         "test": featured.filter(time >= last),
@@ -97,9 +97,9 @@ def pandas(source: str, out: str) -> dict[str, int]:
     rows = pd.read_parquet(source)
     counts = rows[TIME].value_counts().sort_index()
     first, last = _thresholds(counts.index, counts.cumsum().to_numpy())
-    aside = rows[TARGET].isna()
-    rows[aside].to_parquet(f"{out}/aside.parquet", compression="zstd", compression_level=1)
-    good = rows[~aside].copy()
+    rejected = rows[TARGET].isna()
+    rows[rejected].to_parquet(f"{out}/rejected.parquet", compression="zstd", compression_level=1)
+    good = rows[~rejected].copy()
     del rows
     time = good[TIME].dt
     good[TARGET] = good[TARGET].astype("float64")
@@ -107,7 +107,7 @@ def pandas(source: str, out: str) -> dict[str, int]:
     good["time_hour_day_of_year"] = time.day_of_year.astype("float64")
     good["time_hour_day_of_week"] = (time.day_of_week + 1).astype("float64")
     good["time_hour_hour"] = time.hour.astype("float64")
-    written = {"set aside": int(aside.sum())}
+    written = {"rejected": int(rejected.sum())}
     for name, chosen in {
         "train": good[TIME] < first,
         "validation": (good[TIME] >= first) & (good[TIME] < last),
@@ -125,18 +125,18 @@ def _thresholds(times: Any, cumulated: Any) -> tuple[Any, Any]:
     return times[first], times[last]
 
 
-def _side(name: str, source: str, out: str, answer: str) -> None:
+def _side(name: str, source: str, out: str, result: str) -> None:
     began = time.monotonic()
     counts = globals()[name](source, out)
-    Path(answer).write_text(json.dumps({"seconds": time.monotonic() - began, "counts": counts}))
+    Path(result).write_text(json.dumps({"seconds": time.monotonic() - began, "counts": counts}))
 
 
 def measured(name: str, source: Path, scratch: Path) -> dict[str, Any]:
     """Run one side in a fresh process."""
-    out, answer = scratch / name, scratch / f"{name}.json"
+    out, result = scratch / name, scratch / f"{name}.json"
     out.mkdir()
     process = multiprocessing.get_context("spawn").Process(
-        target=_side, args=(name, str(source), str(out), str(answer))
+        target=_side, args=(name, str(source), str(out), str(result))
     )
     process.start()
     watch = Watch(process.pid or 0)
@@ -145,8 +145,8 @@ def measured(name: str, source: Path, scratch: Path) -> dict[str, Any]:
     finally:
         process.join()
         shutil.rmtree(out)
-    found = json.loads(answer.read_text()) if answer.exists() else {}
-    return {**found, "peak": watch.peak, "cpu": watch.cpu, "ended": watch.ended, "exit": process.exitcode}
+    measurement = json.loads(result.read_text()) if result.exists() else {}
+    return {**measurement, "peak": watch.peak, "cpu": watch.cpu, "ended": watch.ended, "exit": process.exitcode}
 
 
 def main(millions: float = 10, sides: str = "rayworks,polars,pandas") -> None:
@@ -157,18 +157,18 @@ def main(millions: float = 10, sides: str = "rayworks,polars,pandas") -> None:
         sys.stdout.write("| | seconds | CPU seconds | peak memory, GiB |\n|---|---|---|---|\n")
         counts: dict[str, Any] = {}
         for side in sides.split(","):
-            found = measured(side, scratch / "rows", scratch)
-            gib = f"{found['peak'] / GIB:.2f}"
-            if "seconds" not in found:
+            measurement = measured(side, scratch / "rows", scratch)
+            gib = f"{measurement['peak'] / GIB:.2f}"
+            if "seconds" not in measurement:
                 why = (
                     "ended: it needs more memory than there is"
-                    if found["ended"]
-                    else f"failed with exit code {found['exit']}"
+                    if measurement["ended"]
+                    else f"failed with exit code {measurement['exit']}"
                 )
                 sys.stdout.write(f"| {side} | {why} | | {gib} |\n")
             else:
-                counts[side] = found["counts"]
-                sys.stdout.write(f"| {side} | {found['seconds']:.1f} | {found['cpu']:.1f} | {gib} |\n")
+                counts[side] = measurement["counts"]
+                sys.stdout.write(f"| {side} | {measurement['seconds']:.1f} | {measurement['cpu']:.1f} | {gib} |\n")
             sys.stdout.flush()
     sys.stdout.write(f"\n{json.dumps(counts)}\n")
     if len({json.dumps(count, sort_keys=True) for count in counts.values()}) > 1:

@@ -1,4 +1,4 @@
-"""What the columns of a sample hold, what kind of problem its target poses, and how to split it. Pure."""
+"""Infer from a sample what its columns hold, and what kind of problem its target poses. Pure."""
 
 import difflib
 import re
@@ -13,8 +13,8 @@ from rayworks.params import ColumnDeclaration, ProcessOptions
 from rayworks.records import Column, ColumnKind, Problem
 
 Dtype = Literal["integer", "float", "string", "boolean", "timestamp"]
-UNDERSTOOD_SHARE = 0.95  # of the values of a text column, to call it numeric; the others are bad rows
-CLASSES_AT_MOST = 20  # distinct whole numbers of a target, to call them classes
+UNDERSTOOD_SHARE = 0.95  # of the values of a text column must convert for it to have that type; the rest are rejected
+CLASSES_AT_MOST = 20  # distinct whole numbers in a target that are still classes
 CLASSES_CEILING = 1000
 DEFAULT_DTYPES: dict[str, Dtype] = {
     "numeric": "float",
@@ -26,11 +26,11 @@ DEFAULT_DTYPES: dict[str, Dtype] = {
 
 
 def infer_columns(sample: pl.DataFrame, target: str, options: ProcessOptions) -> tuple[Column, ...]:
-    """The columns of ``sample``, declared or inferred, the target among them.
+    """Return the columns of ``sample``, declared or inferred, including the target.
 
     Raises:
-        DataError: The target is not there, or has no value in the sample.
-        ParameterError: A declaration names a column that is not there.
+        DataError: The target does not exist, or can be neither amounts nor classes.
+        ParameterError: A declaration names a column that does not exist, or a kind that its values cannot have.
     """
     if target not in sample.columns:
         raise DataError(
@@ -71,15 +71,15 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
             f"a column of {values.dtype} values can only be ignored",
             where=values.name,
             detail=f"declared {declared.kind}",
-            remedy="Make columns of plain values of it",
+            remedy="Split it into columns of plain values",
         )
     if declared.kind != "auto":
         if declared.kind != kind:
             dtype = DEFAULT_DTYPES[declared.kind]
         kind, note = declared.kind, "declared"
-    elif is_target and dtype == "boolean" and values.dtype == pl.String:  # the classes keep the words of the data
+    elif is_target and dtype == "boolean" and values.dtype == pl.String:  # its classes are the words in the data
         kind, dtype = "categorical", "string"
-    elif is_target and kind == "ignored":  # what is no use as an input may still be a target
+    elif is_target and kind == "ignored":  # a column that is useless as an input may still be a target
         kind, dtype, note = "categorical", "string", ""
     return Column(
         name=values.name,
@@ -95,14 +95,14 @@ def _column(values: pl.Series, declared: ColumnDeclaration, *, is_target: bool) 
 
 
 def _kind(values: pl.Series) -> tuple[ColumnKind, Dtype, str]:
-    """Kind, type and note of a column, by its values."""
+    """The kind, type and note of a column, inferred from its values."""
     if _is_no_plain_value(values.dtype):
         return "ignored", "string", f"{values.dtype} values"
     dtype = _dtype_of_text(values) if values.dtype == pl.String else _dtype_of_typed(values.dtype)
     understood = values.to_frame().select(validation.typed(values.name, values.dtype, dtype)).to_series().drop_nulls()
     distinct, rows = understood.n_unique(), len(understood)
     if rows == 0:
-        return "ignored", dtype, f"no values in the {len(values):,} rows that were looked at"
+        return "ignored", dtype, f"no values in the {len(values):,} rows of the sample"
     if distinct == 1:
         return "ignored", dtype, "constant"
     if dtype in ("integer", "float"):
@@ -128,7 +128,7 @@ def _is_no_plain_value(dtype: pl.DataType) -> bool:
 def _dtype_of_typed(dtype: pl.DataType) -> Dtype:
     if dtype.is_integer() and not isinstance(
         dtype, pl.UInt64 | pl.Int128 | pl.UInt128
-    ):  # whose values may be too large
+    ):  # whose values may not fit 64 bits
         return "integer"
     if dtype.is_numeric():
         return "float"
@@ -138,7 +138,7 @@ def _dtype_of_typed(dtype: pl.DataType) -> Dtype:
 
 
 def _dtype_of_text(values: pl.Series) -> Dtype:
-    """The narrowest type that nearly all values of a text column fit."""
+    """The narrowest type to which nearly all values of a text column convert."""
     present = values.to_frame().select(validation.present_text(pl.col(values.name))).to_series().drop_nulls()
     if present.is_empty():
         return "string"
@@ -153,9 +153,9 @@ def _dtype_of_text(values: pl.Series) -> Dtype:
 
 
 def infer_problem(values: pl.Series, declared: Problem | Literal["auto"]) -> Literal["regression", "classification"]:
-    """Whether typed target values are amounts or classes.
+    """Return whether typed target values are amounts or classes.
 
-    Truth values and text are classes. Numbers are amounts, unless they are whole and few of them differ.
+    Booleans and text are classes. Numbers are amounts, unless they are whole and have few distinct values.
     """
     if declared != "auto":
         return "regression" if declared == "regression" else "classification"
@@ -171,10 +171,10 @@ def infer_problem(values: pl.Series, declared: Problem | Literal["auto"]) -> Lit
 def problem_of_classes(
     classes: Sequence[object], declared: Problem | Literal["auto"], target: str, rows: int
 ) -> Problem:
-    """Binary or multiclass, by the classes of all rows.
+    """Return binary or multiclass, by the classes of all rows.
 
     Raises:
-        DataError: There is one class only, too many for so many rows, or more than two where two were declared.
+        DataError: There is only one class, too many for the rows, or more than two although binary was declared.
     """
     shown = ", ".join(repr(label) for label in classes[:6])
     if len(classes) < 2:
@@ -186,7 +186,8 @@ def problem_of_classes(
             f"the target has {len(classes)} classes in {rows:,} rows",
             where=target,
             detail=shown,
-            remedy="Name one with fewer; if they are amounts, write them like 1234.5, and set process.problem to regression",
+            remedy="Name a target with fewer; if these are amounts, write them like 1234.5 "
+            "and set process.problem to regression",
         )
     if declared == "binary" and len(classes) > 2:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Typed raw rows to what a model sees, the same at training and at serving. Pure, the user's function aside."""
+"""Turn typed raw rows into features, the same way in training and in serving. Pure, except for the user's function."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,20 +23,26 @@ PARTS: dict[TimestampPart, Callable[[pl.Expr], pl.Expr]] = {
 
 
 def plan(sample: pl.DataFrame, columns: Sequence[Column], function: str | None, target: str) -> FeatureSet:
-    """What to make of typed ``sample`` rows, which hold ``columns`` (without the target). Categories are found later.
+    """Decide which features to derive from ``columns`` (without the target). Their categories are added later.
 
-    No feature has the name of ``target`` or of another column, beside which it is kept.
+    No feature has the name of ``target`` or of another column, because all are stored in one table.
+
+    Args:
+        sample: Typed rows with ``columns``.
+        columns: The input columns.
+        function: Import path of the user's feature function.
+        target: Name of the target column.
 
     Raises:
-        ParameterError: The function cannot be loaded, or does other than add columns.
-        DataError: No column is left that says anything.
+        ParameterError: The function cannot be loaded, or does not just add columns.
+        DataError: No column is left to predict from.
     """
     taken = {target, *(column.name for column in columns)}
     features = [feature for column in columns for feature in _of_column(column.name, column.kind, sample, taken)]
     for added in _added(sample, function).iter_columns() if function else ():
         if added.name in taken:
             raise ParameterError(
-                "the feature function adds a column whose name is taken",
+                "the feature function adds a column whose name already exists",
                 where=str(function),
                 detail=added.name,
                 remedy="Give it another name",
@@ -65,7 +71,7 @@ def _of_column(name: str, kind: str, sample: pl.DataFrame, taken: set[str]) -> l
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """``name``, with as many underscores as it takes to be in nobody's way; from then on it is taken."""
+    """``name``, with underscores appended until it is unique, and add it to ``taken``."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -73,13 +79,13 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def transform(raw: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
-    """One column per feature (Float64, or String), a row for a row.
+    """Return one column for each feature (Float64 or String), with one row for each row of ``raw``.
 
     Args:
         raw: Typed rows with the columns of ``feature_set``.
 
     Raises:
-        ParameterError: The feature function failed, or did other than add columns.
+        ParameterError: The feature function failed, or did not just add columns.
     """
     if feature_set.function:
         raw = raw.hstack(_added(raw, feature_set.function))
@@ -99,19 +105,22 @@ def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
     before = raw.to_pandas()
     try:
         after: Any = function(before.copy())
-    except Exception as error:  # the function is the user's: whatever it raises is the answer
+    except Exception as error:  # user code: it may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise ParameterError(
             "the feature function failed",
             where=path,
             detail=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}",
-            remedy="Mend it, and run again",
+            remedy="Fix it, and run again",
         ) from error
-    remedy = "Return the rows that came in, in their order, with columns added and none changed"
+    remedy = "Return the same rows in the same order, with columns added and none changed"
     if type(after) is not type(before) or len(after) != len(before):
-        said = f"{len(before)} rows in, {len(after)} out" if hasattr(after, "__len__") else type(after).__name__
+        difference = f"{len(before)} rows in, {len(after)} out" if hasattr(after, "__len__") else type(after).__name__
         raise ParameterError(
-            "the feature function must give a DataFrame of the same rows", where=path, detail=said, remedy=remedy
+            "the feature function must return a DataFrame of the same rows",
+            where=path,
+            detail=difference,
+            remedy=remedy,
         )
     changed = [
         str(name) for name in before.columns if name not in after.columns or not after[name].equals(before[name])
@@ -125,21 +134,24 @@ def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
         return _plain(pl.from_pandas(added.reset_index(drop=True)))
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise ParameterError(
-            "the feature function gave values of mixed types", where=path, detail=str(error), remedy=remedy
+            "the feature function returned values of mixed types", where=path, detail=str(error), remedy=remedy
         ) from error
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """Numbers, text and timestamps only, so that a kind is one type; what is none of them cannot be a feature."""
+    """The frame with categories as text. Raise TypeError for columns that are not numbers, text or timestamps."""
     texts = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
     others = [name for name, dtype in frame.schema.items() if dtype.is_nested() or isinstance(dtype, pl.Object)]
     if others:
-        raise TypeError(f"{', '.join(others)}: neither numbers nor text")
+        raise TypeError(f"{', '.join(others)}: not numbers, text or timestamps")
     return frame.with_columns(pl.col(texts).cast(pl.String))
 
 
 def encode(features_frame: pl.DataFrame, features: Sequence[Feature]) -> "pd.DataFrame":
-    """What a model is given: float64 with NaN, and ``Categorical`` with just the feature's categories, the rest missing."""
+    """Return the inputs of a model: float64 with NaN, or ``Categorical``.
+
+    A categorical column has exactly the feature's categories; every other value becomes missing.
+    """
     import pandas as pd
 
     columns: dict[str, Any] = {}
@@ -158,7 +170,7 @@ def encode(features_frame: pl.DataFrame, features: Sequence[Feature]) -> "pd.Dat
 
 
 def encode_target(values: pl.Series, target: Target) -> "np.ndarray":
-    """Amounts as float64, or class numbers as int64."""
+    """Return amounts as float64, or class numbers as int64."""
     if target.problem == "regression":
         return values.cast(pl.Float64).to_numpy()
     numbers = values.replace_strict(list(target.classes), list(range(len(target.classes))), return_dtype=pl.Int64)

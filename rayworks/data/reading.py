@@ -1,4 +1,7 @@
-"""Files to batches of rows: Parquet as it is typed, CSV and JSON lines as text. Knows neither Ray nor what the columns mean."""
+"""Read files in batches of rows: Parquet with its types, CSV and JSON lines as text.
+
+Knows neither Ray nor what the columns mean.
+"""
 
 import json
 from collections import Counter
@@ -29,14 +32,15 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
 }
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
-CHUNK_ROWS = 500_000  # a chunk is one task: enough work to hide its start, few enough rows to spread
-BATCH_ROWS = 100_000  # what is in memory at a time, and the size of the row groups that are written
+CHUNK_ROWS = 500_000  # a chunk is one task: large enough to hide its start, small enough to spread over workers
+BATCH_ROWS = 100_000  # rows in memory at a time, and in each row group that is written
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a file that one task reads: all of it, or the row groups ``first_group`` to ``last_group`` (excluded)."""
+    """The part of a file that one task reads: all of a text file, or row groups ``first_group`` up to ``last_group``
+    (excluded) of a Parquet file."""
 
     number: int
     uri: str
@@ -48,18 +52,20 @@ class Chunk:
 
 @dataclass
 class Batch:
-    """Rows of a file in their order. ``first_row`` counts from 1; ``malformed`` are (row, text, reason) that are no rows at all."""
+    """Consecutive rows of a file."""
 
     rows: pl.DataFrame
     first_row: int
+    """Number of the first row in its file, from 1."""
     malformed: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
+    """Row number, text and reason of the lines that could not be parsed as rows."""
 
 
 def resolve(uri: str, storage_uri: str) -> str:
-    """The absolute URI of the data; ``example://flights`` is made in the storage on first use.
+    """Return the absolute URI of the data; ``example://flights`` is written to the storage on first use.
 
     Raises:
-        ParameterError: No such example.
+        ParameterError: There is no such example.
     """
     if not uri.startswith(EXAMPLE_SCHEME):
         return storage.absolute(uri)
@@ -74,26 +80,28 @@ def resolve(uri: str, storage_uri: str) -> str:
 
 
 def source_files(uri: str, declared: Format | Literal["auto"] = "auto") -> list[tuple[SourceFile, Format]]:
-    """The data files at ``uri`` (file, folder or glob) with their formats. Other files in a folder, a README say, are left alone.
+    """Return the data files at ``uri`` (a file, folder or glob) with their formats.
+
+    Other files in a folder, such as a README, are ignored.
 
     Raises:
-        StorageError: Nothing is there.
-        DataError: Nothing there is of a known format.
+        StorageError: Nothing exists at ``uri``.
+        DataError: No file has a known format.
     """
-    found: list[tuple[SourceFile, Format]] = []
+    sources: list[tuple[SourceFile, Format]] = []
     listed = storage.list_files(uri)
     for file_uri, info in listed:
         kind = declared if declared != "auto" else _format_of(file_uri)
         if kind is not None and (declared == "auto" or len(listed) == 1 or _format_of(file_uri) in (declared, None)):
-            found.append((SourceFile(uri=file_uri, bytes=info.size, modified=info.mtime), kind))
-    if not found:
+            sources.append((SourceFile(uri=file_uri, bytes=info.size, modified=info.mtime), kind))
+    if not sources:
         raise DataError(
-            "no data file is there",
+            "there is no data file",
             where=uri,
             detail=f"found {', '.join(u.rpartition('/')[2] for u, _ in listed[:5])}",
-            remedy=f"Name files that end in {', '.join(SUFFIXES)}, or say the format",
+            remedy=f"Name files that end in {', '.join(SUFFIXES)}, or set process.format",
         )
-    return found
+    return sources
 
 
 def _format_of(uri: str) -> Format | None:
@@ -104,39 +112,43 @@ def _format_of(uri: str) -> Format | None:
 
 
 def chunks(files: list[tuple[SourceFile, Format]]) -> list[Chunk]:
-    """The work of reading ``files``, in order. Parquet is cut between row groups; a text file is one chunk.
+    """Divide ``files`` into chunks, in order. Parquet is cut between row groups; a text file is one chunk.
 
     Raises:
-        DataError: A file is not what its name says.
+        DataError: A file does not have the format that its name says.
     """
-    found: list[Chunk] = []
+    divided: list[Chunk] = []
     for file, kind in files:
         if kind == "parquet":
-            found += _parquet_chunks(file.uri, len(found))
+            divided += _parquet_chunks(file.uri, len(divided))
         else:
-            found.append(Chunk(len(found), file.uri, kind))
-    return found
+            divided.append(Chunk(len(divided), file.uri, kind))
+    return divided
 
 
 def _parquet_chunks(uri: str, number: int) -> list[Chunk]:
-    found: list[Chunk] = []
+    divided: list[Chunk] = []
     with _parquet(uri) as file:
         metadata = file.metadata
         first_group, first_row, rows = 0, 0, 0
         for group in range(metadata.num_row_groups):
             rows += metadata.row_group(group).num_rows
             if rows - first_row >= CHUNK_ROWS or group == metadata.num_row_groups - 1:
-                found.append(Chunk(number + len(found), uri, "parquet", first_group, group + 1, first_row))
+                divided.append(Chunk(number + len(divided), uri, "parquet", first_group, group + 1, first_row))
                 first_group, first_row = group + 1, rows
-    return found
+    return divided
 
 
 def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
-    """The rows of a chunk, at most about ``BATCH_ROWS`` at a time, with all columns or those of ``columns`` that are there.
+    """Yield the rows of a chunk, at most about ``BATCH_ROWS`` at a time.
+
+    Args:
+        chunk: What to read.
+        columns: The columns to read, as far as the file has them; None reads all.
 
     Raises:
-        StorageError: The file is gone or cannot be read.
-        DataError: It is not of its format.
+        StorageError: The file no longer exists or cannot be read.
+        DataError: It does not have the format of the chunk.
     """
     if chunk.format == "parquet":
         yield from _parquet_batches(chunk, columns)
@@ -149,7 +161,7 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
 
 @contextmanager
 def _parquet(uri: str) -> Generator[Any]:
-    """A Parquet file, open; what is wrong with it becomes a sentence."""
+    """Open a Parquet file. Arrow's errors become a DataError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -181,7 +193,7 @@ def _csv_batches(chunk: Chunk) -> Iterator[Batch]:
 
     malformed: list[tuple[int, str, str]] = []
 
-    def set_aside(bad: Any) -> str:
+    def reject(bad: Any) -> str:
         reason = f"the line has {bad.actual_columns} values instead of {bad.expected_columns}"
         malformed.append((bad.number - 1 if bad.number else row, bad.text, reason))  # the header is row 1 of the file
         return "skip"
@@ -190,7 +202,7 @@ def _csv_batches(chunk: Chunk) -> Iterator[Batch]:
     try:
         header, delimiter = _csv_header(chunk.uri)
         names = [name or f"unnamed_{place}" for place, name in enumerate(header, start=1)]
-        parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
+        parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=reject)
         convert = csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
         options = csv.ReadOptions(use_threads=False, block_size=8 << 20)
         with _text(chunk.uri) as source, csv.open_csv(source, options, parse, convert) as reader:
@@ -200,14 +212,14 @@ def _csv_batches(chunk: Chunk) -> Iterator[Batch]:
                 row += len(rows) + len(malformed)
                 malformed.clear()
     except pa.ArrowInvalid as error:
-        remedy = "Save it as UTF-8" if "UTF8" in str(error) else "Check the file, or say its format"
+        remedy = "Save it as UTF-8" if "UTF8" in str(error) else "Check the file, or set process.format"
         raise _unreadable(chunk.uri, "CSV", error, remedy) from error
     if malformed:
         yield Batch(pl.DataFrame(schema=dict.fromkeys(names, pl.String)), row, malformed)
 
 
 def _csv_header(uri: str) -> tuple[list[str], str]:
-    """Column names as they stand, and the delimiter: the one of ``, ; tab |`` that the first line has most of."""
+    """The column names, and the delimiter: whichever of ``, ; tab |`` is most frequent in the first line."""
     import csv
 
     with _text(uri) as source:
@@ -225,19 +237,19 @@ def _csv_header(uri: str) -> tuple[list[str], str]:
         finally:
             text.detach()
     if not any(names):
-        said = "its first line names no column" if names else "the file is empty"
-        raise DataError("the CSV file has no usable header", where=uri, detail=said, remedy="Give each column a name")
+        reason = "its first line names no column" if names else "the file is empty"
+        raise DataError("the CSV file has no usable header", where=uri, detail=reason, remedy="Give each column a name")
     _check_names([name for name in names if name], uri)
     return names, delimiter
 
 
 def _check_names(names: Sequence[str], uri: str) -> None:
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError("two columns have one name", where=uri, detail=", ".join(repeated), remedy="Rename one")
+        raise DataError("two columns have the same name", where=uri, detail=", ".join(repeated), remedy="Rename one")
 
 
 def _with_points(rows: pl.DataFrame) -> pl.DataFrame:
-    """Numbers with a decimal comma, for which such files are separated by semicolons, as the others are written."""
+    """The rows with decimal commas turned into points. Files separated by semicolons use commas in numbers."""
     text = pl.all()
     comma = text.str.contains(r"^\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*$")
     point = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
@@ -266,7 +278,7 @@ def _jsonl_batches(chunk: Chunk) -> Iterator[Batch]:
 
 
 def _json_record(line: str) -> dict[str, str | None] | str:
-    """The values of a line as text, or what is wrong with it."""
+    """The values of a line as text, or the reason why it cannot be used."""
     try:
         parsed: Any = json.loads(line)
     except ValueError as error:
@@ -289,12 +301,14 @@ def _text_frame(records: list[dict[str, str | None]]) -> pl.DataFrame:
 
 @contextmanager
 def _text(uri: str) -> "Generator[NativeFile]":
-    """A text file, open as bytes and decompressed by its name."""
+    """Open a text file as bytes, decompressed according to its name."""
     with storage.explained(uri, "read"):
         files, path = storage.filesystem(uri)
         with files.open_input_stream(path, compression="detect") as stream:
             yield stream
 
 
-def _unreadable(uri: str, kind: str, error: Exception, remedy: str = "Check the file, or say its format") -> DataError:
+def _unreadable(
+    uri: str, kind: str, error: Exception, remedy: str = "Check the file, or set process.format"
+) -> DataError:
     return DataError(f"the file is not readable as {kind}", where=uri, detail=str(error).splitlines()[0], remedy=remedy)

@@ -1,10 +1,10 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
-# pyarrow brings no types.
-"""The rows of a split that one worker reads, straight from storage.
+# pyarrow has no types.
+"""Read the rows of a split, or one worker's shard of them, directly from storage.
 
-Contiguous shares do no harm to trees, whose histograms are summed over all workers, and need no shuffle; reading
-Parquet directly spares the start and the copies of a Ray Data ingest, for data that a worker holds whole anyway.
+Contiguous shards need no shuffle and do not harm trees, whose histograms are summed over all workers. Reading Parquet
+directly saves the start and the copies of a Ray Data ingest, for data that a worker holds in memory anyway.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def row_range(rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First and last (excluded) row of a worker's share: shares differ by one row at most."""
+    """Return the first and last (excluded) row of a worker's shard. Shards differ by at most one row."""
     return rows * rank // world_size, rows * (rank + 1) // world_size
 
 
 def frames(
     dataset: Dataset, split: SplitName, columns: Sequence[str], *, rank: int = 0, world_size: int = 1
 ) -> Iterator[pl.DataFrame]:
-    """A worker's share of a split, a row group at a time. Row groups of others are not read."""
+    """Yield a worker's shard of a split, one row group at a time. Row groups of other shards are not read."""
     import pyarrow.parquet as pq
 
     part = dataset.split(split)
@@ -50,17 +50,17 @@ def frames(
 def encoded(
     dataset: Dataset, split: SplitName, *, rank: int = 0, world_size: int = 1
 ) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
-    """A worker's share as a model sees it: features and target, a row group at a time."""
-    made = dataset.feature_set.features
-    names = [*(feature.name for feature in made), dataset.target.name]
+    """Yield a worker's shard as inputs of a model, features and target, one row group at a time."""
+    inputs = dataset.feature_set.features
+    names = [*(feature.name for feature in inputs), dataset.target.name]
     for frame in frames(dataset, split, names, rank=rank, world_size=world_size):
-        yield features.encode(frame, made), features.encode_target(frame[dataset.target.name], dataset.target)
+        yield features.encode(frame, inputs), features.encode_target(frame[dataset.target.name], dataset.target)
 
 
 def sampled(dataset: Dataset, split: SplitName, max_rows: int) -> "tuple[pd.DataFrame, np.ndarray]":
-    """At most about ``max_rows`` of a split, every n-th, in memory."""
-    made = dataset.feature_set.features
-    names = list(dict.fromkeys([*(f.name for f in made), dataset.target.name]))
+    """Return about ``max_rows`` rows of a split at most, every n-th row."""
+    inputs = dataset.feature_set.features
+    names = list(dict.fromkeys([*(f.name for f in inputs), dataset.target.name]))
     step = -(-dataset.split(split).rows // max_rows)
     whole = pl.concat([frame.gather_every(step) for frame in frames(dataset, split, names)])
-    return features.encode(whole, made), features.encode_target(whole[dataset.target.name], dataset.target)
+    return features.encode(whole, inputs), features.encode_target(whole[dataset.target.name], dataset.target)

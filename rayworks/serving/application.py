@@ -26,14 +26,7 @@ def run(model_uri: str, options: ServeOptions, *, tracking_uri: str, application
     from ray import serve
 
     host, port = _http_address(options.host, options.port)
-    deployment = prediction_app.build(
-        model_uri,
-        tracking_uri=tracking_uri,
-        replicas=options.replicas,
-        cpus_per_replica=options.cpus_per_replica,
-        max_batch_rows=options.max_batch_rows,
-        batch_wait_ms=options.batch_wait_ms,
-    )
+    deployment = prediction_app.build(model_uri, options, tracking_uri=tracking_uri)
     prefix = "/" if application == APPLICATION else f"/{application}"
     try:
         serve.run(deployment, name=application, route_prefix=prefix)

@@ -20,7 +20,6 @@ LEFT = {
     "rayworks/evaluation/registry.py",
     "rayworks/runner/nested_output.py",
     "rayworks/runner/task_runner.py",
-    "rayworks/serving/prediction_app.py",
     "tests/cluster/conftest.py",
     "tests/cluster/failing_clusters.py",
     "tests/flows/test_runner.py",

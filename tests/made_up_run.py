@@ -1,4 +1,4 @@
-"""Records of a run that never was, for tests of what people look at."""
+"""The records of a made-up run, for tests of its report."""
 
 import math
 
@@ -104,7 +104,7 @@ def evaluation(*, champion: bool = True) -> r.Evaluation:
 
 
 def run(**changes: object) -> dict:
-    """The arguments of the report functions, for a run that promoted its model."""
+    """Return the arguments of the report functions, for a run that promoted its model."""
     version = r.ModelVersion(name="trips", version=2, uri="models:/trips/2", run_id="abc", fingerprint="f")
     model = r.ModelRef(
         uri="/data/models/trips",
@@ -114,7 +114,7 @@ def run(**changes: object) -> dict:
         loop="a:b",
         hyperparameters={"eta": 0.2, "max_depth": 4},
         metric="rmse",
-        validation=4.4,
+        validation=4.0,
         best_round=2,
         seconds=12,
         workers=2,
@@ -129,7 +129,7 @@ def run(**changes: object) -> dict:
         checks=(r.GateCheck(name="better than the champion", passed=True, detail=f"by 10 % {EVIL}"),),
         uri="/data/decision",
     )
-    served = r.ServeCheck(
+    serve_check = r.ServeCheck(
         uri="/data/serve_check.json",
         model_uri=version.uri,
         passed=True,
@@ -137,16 +137,16 @@ def run(**changes: object) -> dict:
         largest_difference=0,
         milliseconds_per_request=5,
     )
-    made = {
+    records = {
         "title": "trips",
         "dataset": dataset(),
         "tune": tune(),
         "model": model,
         "version": version,
         "evaluation": evaluation(),
-        "serve_check": served,
+        "serve_check": serve_check,
         "decision": decision,
         "links": {"Prefect": "http://127.0.0.1:4200", "bad": "javascript:document.title='owned'"},
         "seconds": {"train": 12.0},
     }
-    return made | changes
+    return records | changes

@@ -1,4 +1,4 @@
-"""An object store on this machine, for tests that must not only work on a disk."""
+"""A local object store, for tests that have to pass on object storage as well."""
 
 import os
 from collections.abc import Generator
@@ -10,7 +10,7 @@ BUCKET = "s3://lake"
 
 @contextmanager
 def object_store() -> Generator[str]:
-    """moto's S3 with an empty bucket, known to this process and those that it starts. Gives the bucket's URI."""
+    """Start moto's S3 with an empty bucket, for this process and those that it starts, and yield the bucket's URI."""
     import boto3
     from moto.server import ThreadedMotoServer
 

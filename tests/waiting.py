@@ -1,14 +1,18 @@
-"""Waiting for a condition instead of sleeping."""
+"""Wait for a condition instead of sleeping."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 
-def eventually(question: Callable[[], Any], seconds: float = 20, what: str = "", every: float = 0.1) -> Any:
-    """The first true answer, asked for ten times a second or as told; an assertion fails when there is none in time."""
+def eventually(condition: Callable[[], Any], seconds: float = 20, message: str = "", every: float = 0.1) -> Any:
+    """Return the first true value of ``condition``, which is called every ``every`` seconds.
+
+    Raises:
+        AssertionError: There is none within ``seconds``.
+    """
     deadline = time.monotonic() + seconds
-    while not (answer := question()):
-        assert time.monotonic() < deadline, what or answer
+    while not (value := condition()):
+        assert time.monotonic() < deadline, message or value
         time.sleep(every)
-    return answer
+    return value

@@ -1,4 +1,4 @@
-"""The figures of a report: records in, charts with their titles and legends out. Pure."""
+"""The figures of a report: charts with titles and legends, from records. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ VALUES_SHOWN = 20
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what stands above it. ``legend`` names the series whose colours need telling."""
+    """A chart with its title, the series of its legend, and a note below it."""
 
     title: str
     chart: Markup
@@ -27,12 +27,15 @@ class Figure:
 
 
 def of_dataset(dataset: Dataset, important: Sequence[str]) -> list[Figure]:
-    """The target and the most important columns, training rows against test rows: a shift shows here first."""
+    """Return the distributions of the target and the most important columns, of training and test rows.
+
+    A shift between the two shows here first.
+    """
     train, test = ({s.name: s for s in dataset.split(name).statistics} for name in ("train", "test"))
     sources = {feature.name: feature.source for feature in dataset.feature_set.features}
     names = [dataset.target.name, *(name if name in train else sources.get(name, name) for name in important), *train]
-    wanted = [name for name in dict.fromkeys(names) if name in train and name in test][:COLUMNS_SHOWN]
-    figures = [_distribution(train[name], test[name], target=name == dataset.target.name) for name in wanted]
+    shown = [name for name in dict.fromkeys(names) if name in train and name in test][:COLUMNS_SHOWN]
+    figures = [_distribution(train[name], test[name], target=name == dataset.target.name) for name in shown]
     return [figure for figure in figures if figure]
 
 
@@ -64,7 +67,7 @@ def _shares(counts: Sequence[int]) -> list[float]:
 
 
 def of_tuning(tune: TuneResult) -> list[Figure]:
-    """How the search went on, and each searched hyperparameter against the metric."""
+    """Return the best metric after each trial, and each searched hyperparameter against the metric."""
     done = [(trial, trial.metric) for trial in tune.trials if trial.metric is not None]
     if not done:
         return []
@@ -75,24 +78,26 @@ def of_tuning(tune: TuneResult) -> list[Figure]:
         "best": [(float(trial.number), best) for (trial, _), best in zip(done, so_far, strict=True)],
     }
     name = METRICS[tune.metric].label
-    found = [Figure("Best so far", charts.lines(curves, "Best so far", "trial", name, dots=True), ("trial", "best"))]
+    chart = charts.lines(curves, "Best so far", "trial", name, dots=True)
+    figures = [Figure("Best so far", chart, ("trial", "best"))]
     for key in tune.best.hyperparameters:
         values = {str(trial.hyperparameters.get(key)) for trial, _ in done}
         if len(values) > 1 and all(key in trial.hyperparameters for trial, _ in done):
-            found.append(Figure(key, _trials(key, done, tune), ("trial", "best")))
-    return found
+            figures.append(Figure(key, _trials(key, done, tune), ("trial", "best")))
+    return figures
 
 
 def _trials(key: str, done: Sequence[tuple[Trial, float]], tune: TuneResult) -> Markup:
     places = [
-        (t.hyperparameters[key], m, f"trial {t.number}: {number(m)} at {t.hyperparameters[key]}") for t, m in done
+        (trial.hyperparameters[key], metric, f"trial {trial.number}: {number(metric)} at {trial.hyperparameters[key]}")
+        for trial, metric in done
     ]
     best = next((index for index, (trial, _) in enumerate(done) if trial.number == tune.best.number), 0)
     return charts.points(places, best, f"{key} of the trials", key, METRICS[tune.metric].label)
 
 
 def of_curve(model: ModelRef) -> Figure | None:
-    """Training and validation by round, with the round that was kept."""
+    """Return the learning curve with its best round marked; None if there are fewer than two rounds."""
     if len(model.curve) < 2:
         return None
     curves = {
@@ -101,32 +106,32 @@ def of_curve(model: ModelRef) -> Figure | None:
     }
     mark = (float(model.best_round), model.validation, f"round {model.best_round}: {number(model.validation)}")
     chart = charts.lines(curves, "Learning curve", "round", METRICS[model.metric].label, mark=mark)
-    return Figure("Learning curve", chart, ("train", "validation"), "The model of the marked round was kept.")
+    return Figure("Learning curve", chart, ("train", "validation"), "The model is that of the marked round.")
 
 
 def of_slices(evaluation: Evaluation) -> list[Figure]:
-    """Candidate and champion on each value, a figure a column; beside the baseline where there is no champion."""
-    columns = dict.fromkeys(part.column for part in evaluation.slices)
-    return [_of_column(evaluation, [s for s in evaluation.slices if s.column == column]) for column in columns]
+    """Return a figure per column: candidate and champion, or baseline if there is no champion, by value."""
+    columns = dict.fromkeys(item.column for item in evaluation.slices)
+    return [_of_column(evaluation, [item for item in evaluation.slices if item.column == column]) for column in columns]
 
 
 def _of_column(evaluation: Evaluation, slices: Sequence[SliceMetrics]) -> Figure:
     metric, shown = METRICS[evaluation.metric], slices[:VALUES_SHOWN]
     rival = "champion" if evaluation.champion else "baseline"
-    rivals = [part.champion if evaluation.champion else part.baseline for part in shown]
+    rivals = [item.champion if evaluation.champion else item.baseline for item in shown]
     series = {
-        "candidate": [part.candidate.values.get(metric.name) for part in shown],
-        rival: [found.values.get(metric.name) if found else None for found in rivals],
+        "candidate": [item.candidate.values.get(metric.name) for item in shown],
+        rival: [metrics.values.get(metric.name) if metrics else None for metrics in rivals],
     }
-    some = f", the {len(shown)} largest of {len(slices)} values" if len(shown) < len(slices) else ""
-    names, title = [part.value for part in shown], f"{metric.name} by {slices[0].column}"
+    limit = f" The {len(shown)} largest of {len(slices)} values." if len(shown) < len(slices) else ""
     side = "Right" if metric.higher_is_better else "Left"
-    chart = charts.dumbbells(names, series, title, metric.label)
-    return Figure(f"By {slices[0].column}", chart, tuple(series), f"{side} is better{some}.")
+    title = f"{metric.label} by {slices[0].column}"
+    chart = charts.dumbbells([item.value for item in shown], series, title, metric.label)
+    return Figure(f"By {slices[0].column}", chart, tuple(series), f"{side} is better.{limit}")
 
 
 def of_predictions(evaluation: Evaluation) -> list[Figure]:
-    """Calibration, residuals, ROC, confusion and importance: whatever the evaluation has."""
+    """Return calibration, residuals, ROC, confusion and importance, as far as the evaluation has them."""
     draw = {
         "calibration": _calibration,
         "residuals": _residuals,
@@ -152,7 +157,7 @@ def _calibration(plot: PlotData) -> Figure:
         "Calibration",
         chart,
         _models(plot),
-        "A dot is a tenth of the rows; on the dashed line, what was said came true.",
+        "Each dot is a tenth of the rows. On the dashed line, predictions equal actual values.",
     )
 
 
@@ -161,7 +166,7 @@ def _residuals(plot: PlotData) -> Figure:
     half = (middles[1] - middles[0]) / 2
     edges = [middles[0] - half, *(sum(pair) / 2 for pair in pairwise(middles)), middles[-1] + half]
     chart = charts.histogram(edges, plot.series, "Residuals", "actual minus predicted")
-    return Figure("Residuals", chart, _models(plot), "Centred on zero and narrow is good.")
+    return Figure("Residuals", chart, _models(plot), "Good residuals are narrow and centred on zero.")
 
 
 def _curves(plot: PlotData) -> Mapping[str, list[tuple[float, float]]]:
@@ -170,18 +175,18 @@ def _curves(plot: PlotData) -> Mapping[str, list[tuple[float, float]]]:
 
 def _roc(plot: PlotData) -> Figure:
     chart = charts.lines(_curves(plot), "ROC", "false positive rate", "true positive rate", diagonal=True)
-    return Figure("ROC curve", chart, _models(plot), "The dashed line is a guess.")
+    return Figure("ROC curve", chart, _models(plot), "The dashed line is random guessing.")
 
 
 def _confusion(plot: PlotData) -> Figure:
     labels = [str(x) for x in plot.x][:VALUES_SHOWN]
-    rows = [[plot.series[said][true] for said in labels] for true in range(len(labels))]
-    totals = [sum(values[true] for values in plot.series.values()) or 1 for true in range(len(labels))]
+    rows = [[plot.series[predicted][actual] for predicted in labels] for actual in range(len(labels))]
+    totals = [sum(values[actual] for values in plot.series.values()) or 1 for actual in range(len(labels))]
     shares = [[value / total for value in row] for row, total in zip(rows, totals, strict=True)]
-    chart = charts.heatmap(labels, shares, "Confusion of the candidate", "predicted (rows: actual)")
-    return Figure("Confusion of the candidate", chart, (), "Shares of each actual class.")
+    chart = charts.heatmap(labels, shares, "Confusion matrix", "predicted class")
+    return Figure("Confusion matrix", chart, (), "Of the candidate: the shares of each actual class (rows).")
 
 
 def _importance(plot: PlotData) -> Figure:
-    chart = charts.bars([str(x) for x in plot.x], plot.series, "Importance", "share of the total gain")
-    return Figure("Importance of features", chart, (), f"The {len(plot.x)} that the candidate gains most from.")
+    chart = charts.bars([str(x) for x in plot.x], plot.series, "Feature importance", "share of the total gain")
+    return Figure("Feature importance", chart, (), "Of the candidate, the most important features first.")

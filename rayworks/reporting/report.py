@@ -1,15 +1,19 @@
-"""What people look at after a run: an HTML page that needs no network, Markdown, tables, lines for a terminal. Pure.
+"""The report of a run: an HTML page that needs no network, Markdown, tables, and lines for a terminal. Pure.
 
-Every function takes the records that a run made; those that it did not make are none, and their sections are left out.
+Every function takes the records of a run. Those that the run did not create are None, and their sections are left out.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, TypedDict, Unpack, cast
 
 from rayworks import __version__, storage
 from rayworks.metrics import METRICS
 from rayworks.records import (
+    Column,
+    ColumnStatistics,
     Dataset,
     Evaluation,
     Metrics,
@@ -17,6 +21,7 @@ from rayworks.records import (
     ModelVersion,
     PromotionDecision,
     ServeCheck,
+    SliceMetrics,
     TuneResult,
 )
 from rayworks.reporting import figures
@@ -24,12 +29,16 @@ from rayworks.reporting.charts import number
 
 TRIALS_SHOWN = 20
 SOURCES_SHOWN = 12
+VALUES_SHOWN = 4
+TERMINAL_REASONS = 3
+MARKDOWN_REASONS = 5
 MODELS = ("candidate", "champion", "baseline")
+MARKS = {True: "✓", False: "✗"}
 Row = dict[str, str | int | float | None]
 
 
 class Run(TypedDict):
-    """The records of a run. ``links`` are addresses by name, ``seconds`` durations by stage."""
+    """The records of a run. ``links`` are URIs, or commands, by name; ``seconds`` are durations by stage."""
 
     title: str
     dataset: Dataset
@@ -44,7 +53,7 @@ class Run(TypedDict):
 
 
 def html(**run: Unpack[Run]) -> str:
-    """The whole report as one page."""
+    """Return the whole report as one page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -78,22 +87,26 @@ def html(**run: Unpack[Run]) -> str:
 
 
 def write(uri: str, page: str) -> None:
-    """Keep a report, atomically. Raises StorageError when it cannot be written."""
+    """Store a page atomically.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
     storage.write_bytes(uri, page.encode())
 
 
 def tone(decision: PromotionDecision | None) -> str:
-    """How the verdict is coloured."""
+    """Return the style of the verdict: ``good``, ``bad`` or ``plain``."""
     return "plain" if decision is None else "good" if decision.promoted else "bad"
 
 
 def verdict(run: Run) -> str:
-    """What came out, in a few words."""
+    """Return the result of the run in one line."""
     decision, evaluation = run["decision"], run["evaluation"]
     if decision:
         version = f"Version {decision.candidate.version}"
         if decision.promoted:
-            return f"{version} is the new champion" if decision.changed else f"{version} is the champion already"
+            return f"{version} is the new champion" if decision.changed else f"{version} is already the champion"
         return f"{version} was not promoted" + (", the champion stays" if decision.previous else "")
     if evaluation:
         metric = METRICS[evaluation.metric].label
@@ -105,7 +118,7 @@ def verdict(run: Run) -> str:
 
 
 def shown_gain(candidate: float | None, rival: float | None, metric: str) -> float | None:
-    """Return by which share the candidate is better than the rival, or None if they cannot be compared."""
+    """Return by which share of the rival's metric the candidate is better; None where that is not defined."""
     if candidate is None or rival is None:
         return None
     share = METRICS[metric].gain(candidate, rival)
@@ -113,7 +126,7 @@ def shown_gain(candidate: float | None, rival: float | None, metric: str) -> flo
 
 
 def compared(candidate: Metrics, rival: Metrics | None, metric: str) -> str:
-    """'12.3% better', '0.4% worse', or nothing where there is no comparison."""
+    """Return '12.3% better', '0.4% worse' or 'the same'; an empty text where there is no comparison."""
     share = shown_gain(candidate.values.get(metric), rival.values.get(metric) if rival else None, metric)
     if share is None:
         return ""
@@ -121,28 +134,25 @@ def compared(candidate: Metrics, rival: Metrics | None, metric: str) -> str:
 
 
 def tiles(evaluation: Evaluation | None) -> list[dict[str, str]]:
-    """The deciding metric of candidate, champion and baseline, side by side."""
+    """Return the deciding metric of candidate, champion and baseline, each with a detail."""
     if evaluation is None:
         return []
-    metric, ours = evaluation.metric, evaluation.candidate
+    metric, candidate = evaluation.metric, evaluation.candidate
     rivals = {"champion": evaluation.champion, "baseline": evaluation.baseline}
-    found = [
-        {
-            "name": "candidate",
-            "value": number(ours.values[metric]),
-            "detail": f"{METRICS[metric].label}, {ours.rows:,} rows",
-        }
-    ]
+    detail = f"{METRICS[metric].label}, {candidate.rows:,} rows"
+    result = [{"name": "candidate", "value": number(candidate.values[metric]), "detail": detail}]
     for name, rival in rivals.items():
-        against = compared(ours, rival, metric)
-        absent = "could not be scored" if evaluation.champion_error else "there is none yet"
-        value = number(rival.values.get(metric)) if rival else number(None)
-        found.append({"name": name, "value": value, "detail": f"the candidate is {against}" if against else absent})
-    return found
+        if rival is None:
+            detail = "could not be scored" if evaluation.champion_error else "there is none yet"
+        else:
+            comparison = compared(candidate, rival, metric)
+            detail = f"the candidate is {comparison}" if comparison else "cannot be compared"
+        result.append({"name": name, "value": number(rival.values.get(metric) if rival else None), "detail": detail})
+    return result
 
 
 def metric_rows(evaluation: Evaluation) -> list[Row]:
-    """A row a metric: candidate, champion and baseline. The deciding one comes first."""
+    """Return a row per metric, the deciding one first."""
     names = sorted(evaluation.candidate.values, key=lambda name: name != evaluation.metric)
     champion = evaluation.champion.values if evaluation.champion else {}
     return [
@@ -158,37 +168,41 @@ def metric_rows(evaluation: Evaluation) -> list[Row]:
 
 
 def slice_rows(evaluation: Evaluation) -> list[Row]:
-    """A row a slice, with the deciding metric; where the candidate is worst against the champion comes first."""
+    """Return a row per slice with the deciding metric, from the worst to the best against the champion."""
     metric = evaluation.metric
 
-    def row(part: Any) -> Row:
-        ours = part.candidate.values.get(metric)
-        theirs = part.champion.values.get(metric) if part.champion else None
+    def row(item: SliceMetrics) -> Row:
+        candidate = item.candidate.values.get(metric)
+        champion = item.champion.values.get(metric) if item.champion else None
         return {
-            "column": part.column,
-            "value": part.value,
-            "rows": part.candidate.rows,
-            "candidate": ours,
-            "champion": theirs,
-            "baseline": part.baseline.values.get(metric),
-            "against champion": shown_gain(ours, theirs, metric),
+            "column": item.column,
+            "value": item.value,
+            "rows": item.candidate.rows,
+            "candidate": candidate,
+            "champion": champion,
+            "baseline": item.baseline.values.get(metric),
+            "against champion": shown_gain(candidate, champion, metric),
         }
 
     def order(row: Row) -> float:
-        against = row["against champion"]
-        return float(against) if against is not None else float("inf")
+        share = row["against champion"]
+        return math.inf if share is None else float(share)
 
-    return sorted((row(part) for part in evaluation.slices), key=order)
+    return sorted((row(item) for item in evaluation.slices), key=order)
 
 
 def trial_rows(tune: TuneResult) -> list[Row]:
-    """A row a trial, the best first."""
-    worst, higher_is_better = METRICS[tune.metric].worst, METRICS[tune.metric].higher_is_better
-    ordered = sorted(tune.trials, key=lambda t: worst if t.metric is None else t.metric, reverse=higher_is_better)
+    """Return a row per trial, from the best to the worst; failed ones last, with their error."""
+    metric = METRICS[tune.metric]
+    ordered = sorted(
+        tune.trials,
+        key=lambda trial: metric.worst if trial.metric is None else trial.metric,
+        reverse=metric.higher_is_better,
+    )
     return [
         {
             "trial": t.number,
-            tune.metric: t.metric,
+            metric.label: t.metric,
             **t.hyperparameters,
             "rounds": t.rounds,
             "seconds": round(t.seconds, 1),
@@ -199,7 +213,7 @@ def trial_rows(tune: TuneResult) -> list[Row]:
 
 
 def readable(rows: Sequence[Row]) -> list[dict[str, str | int]]:
-    """Rows for a table that shows every digit of a number: rounded here, and a dash where there is none."""
+    """Return rows for a table that shows every digit of a number: with rounded numbers, and a dash for None."""
 
     def cell(name: str, value: str | float | None) -> str | int:
         if name == "against champion" and value is not None:
@@ -210,38 +224,40 @@ def readable(rows: Sequence[Row]) -> list[dict[str, str | int]]:
 
 
 def _column_rows(dataset: Dataset) -> list[Row]:
-    """What became of each column, with its missing share and range in training."""
+    """Return a row per column: its kind, and its missing share and values among the training rows."""
     statistics = {s.name: s for s in dataset.split("train").statistics}
-    made: dict[str, int] = {}
-    for feature in dataset.feature_set.features:
-        made[feature.source] = made.get(feature.source, 0) + 1
-    rows: list[Row] = []
-    for column in (*dataset.feature_set.columns, *dataset.feature_set.ignored):
-        found = statistics.get(column.name)
-        spread = ""
-        if found and found.values:
-            spread = ", ".join(found.values[:4]) + (" …" if len(found.values) > 4 else "")
-        elif found and found.kind == "numeric":
-            spread = f"{number(found.minimum)} to {number(found.maximum)}, mean {number(found.mean)}"
-        rows.append(
-            {
-                "name": column.name,
-                "kind": column.kind,
-                "stored as": column.dtype,
-                "features": made.get(column.name, 0),
-                "missing": f"{found.missing / max(found.rows, 1):.1%}" if found else "",
-                "values": spread,
-                "note": "; ".join(filter(None, ["declared" if column.declared else "", column.note])),
-            }
-        )
-    return rows
+    features = Counter(feature.source for feature in dataset.feature_set.features)
+
+    def row(column: Column) -> Row:
+        summary = statistics.get(column.name)
+        return {
+            "name": column.name,
+            "kind": column.kind,
+            "stored as": column.dtype,
+            "features": features[column.name],
+            "missing": f"{summary.missing / max(summary.rows, 1):.1%}" if summary else "",
+            "values": _values(summary) if summary else "",
+            "note": "; ".join(filter(None, ["declared" if column.declared else "", column.note])),
+        }
+
+    return [row(column) for column in (*dataset.feature_set.columns, *dataset.feature_set.ignored)]
+
+
+def _values(statistics: ColumnStatistics) -> str:
+    """Return the most frequent values of a column, or its range and mean."""
+    if statistics.values:
+        return ", ".join(statistics.values[:VALUES_SHOWN]) + (" …" if len(statistics.values) > VALUES_SHOWN else "")
+    if statistics.kind == "numeric":
+        low, high, mean = number(statistics.minimum), number(statistics.maximum), number(statistics.mean)
+        return f"{low} to {high}, mean {mean}"
+    return ""
 
 
 def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
-    """Pairs of name and text for a terminal: what one wants to know when a run ends."""
+    """Return the label and text of each line for a terminal."""
     dataset, tune, evaluation, decision = run["dataset"], run["tune"], run["evaluation"], run["decision"]
-    lines = [("rows", f"{dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_rejected:,} set aside")]
-    lines += [("set aside", f"{rows:,}: {reason}") for reason, rows in list(dataset.reasons.items())[:3]]
+    lines = [("rows", _row_counts(dataset))]
+    lines += [("rejected", f"{rows:,}: {reason}") for reason, rows in islice(dataset.reasons.items(), TERMINAL_REASONS)]
     if tune:
         lines.append(("best trial", _best_trial(tune)))
     if evaluation:
@@ -253,50 +269,49 @@ def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
     return [*lines, *run["links"].items()]
 
 
+def _row_counts(dataset: Dataset) -> str:
+    return f"{dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_rejected:,} rejected"
+
+
 def _best_trial(tune: TuneResult) -> str:
-    found = ", ".join(f"{k} {number(v) if isinstance(v, float) else v}" for k, v in tune.best.hyperparameters.items())
-    return f"number {tune.best.number} of {len(tune.trials)}, {METRICS[tune.metric].label} {number(tune.best.metric)}: {found}"
+    best, count = tune.best, len(tune.trials)
+    values = (
+        f"{name} {number(value) if isinstance(value, float) else value}" for name, value in best.hyperparameters.items()
+    )
+    return f"number {best.number} of {count}, {METRICS[tune.metric].label} {number(best.metric)}: {', '.join(values)}"
 
 
 def markdown(**run: Unpack[Run]) -> str:
-    """A summary for a Prefect artifact."""
+    """Return a summary for a Prefect artifact."""
     dataset, evaluation, decision, tune = run["dataset"], run["evaluation"], run["decision"], run["tune"]
     mark = {"good": "✓ ", "bad": "✗ ", "plain": ""}[tone(decision)]
     parts = [f"## {mark}{_plain(verdict(run))}", _plain(decision.reason) if decision else ""]
     if evaluation:
-        rows = [[_plain(row["metric"]), *(number(_float(row[n])) for n in MODELS)] for row in metric_rows(evaluation)]
+        table = readable(metric_rows(evaluation))
+        rows = [[_plain(row["metric"]), *(str(row[name]) for name in MODELS)] for row in table]
         parts.append(_table(["hold-out metric", *MODELS], rows))
         parts.append(f"**Champion:** {_plain(evaluation.champion_error)}" if evaluation.champion_error else "")
     if decision and decision.checks:
-        parts.append(
-            "\n".join(f"- {'✓' if c.passed else '✗'} **{_plain(c.name)}**: {_plain(c.detail)}" for c in decision.checks)
-        )
-    kept = f"**Rows:** {dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_rejected:,} set aside"
-    reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in list(dataset.reasons.items())[:5])
-    parts.append(kept + (f" ({_plain(reasons)})" if reasons else ""))
+        lines = (f"{MARKS[check.passed]} **{_plain(check.name)}**: {_plain(check.detail)}" for check in decision.checks)
+        parts.append("\n".join(f"- {line}" for line in lines))
+    reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in islice(dataset.reasons.items(), MARKDOWN_REASONS))
+    parts.append(f"**Rows:** {_row_counts(dataset)}" + (f" ({_plain(reasons)})" if reasons else ""))
     parts.append(f"**Best trial:** {_plain(_best_trial(tune))}" if tune else "")
     parts.append("\n".join(f"- {_plain(name)}: {_link(address)}" for name, address in run["links"].items()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _float(value: str | float | None) -> float | None:
-    return None if value is None else float(value)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = "|".join(["---", *["---:"] * (len(header) - 1)])
+    return "\n".join([f"| {' | '.join(header)} |", f"|{ruler}|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    ruler = "|".join(["---", *["---:"] * (len(head) - 1)])
-    return "\n".join([f"| {' | '.join(head)} |", f"|{ruler}|", *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def _plain(words: object) -> str:
-    """Text from data as text: nothing in it is taken for Markdown or HTML."""
-    escaped = str(words).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;")
+def _plain(text: object) -> str:
+    """Escape text from data, so that nothing in it is read as Markdown or HTML."""
+    escaped = str(text).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{character}" if character in "\\`*_[]|#!" else character for character in escaped)
 
 
 def _link(address: str) -> str:
-    return (
-        f"<{address}>"
-        if address.startswith(("http://", "https://")) and ">" not in address
-        else f"`{address.replace('`', '')}`"
-    )
+    is_web_address = address.startswith(("http://", "https://")) and ">" not in address
+    return f"<{address}>" if is_web_address else f"`{address.replace('`', '')}`"

@@ -1,4 +1,4 @@
-"""The report as a colleague opens it: from a file, in a browser, without a network."""
+"""The report in a browser, opened from a file and without a network."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ CHROMIUM = os.environ.get("RAYWORKS_TEST_CHROMIUM") or shutil.which("chromium") 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     if CHROMIUM is None:
-        pytest.skip("NO BROWSER: install chromium, or set RAYWORKS_TEST_CHROMIUM, to see whether reports open")
+        pytest.skip("NO BROWSER: install chromium or set RAYWORKS_TEST_CHROMIUM to test that reports open")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -27,27 +27,27 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def opened(browser, tmp_path: Path):
-    """Opens a report; gives the page, and what went wrong in it."""
+    """Return a function that opens a report, and returns the page with its errors and requests."""
 
     def open_(width: int = 1280, **changes: object):
         path = tmp_path / "report.html"
         report.write(str(path), report.html(**made_up_run.run(**changes)))
         page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
         page.goto(path.as_uri())
-        return page, complaints
+        return page, problems
 
     return open_
 
 
-def test_it_opens_without_a_network_and_without_a_complaint(opened):
-    page, complaints = opened()
+def test_the_report_opens_without_a_network_and_without_an_error(opened):
+    page, problems = opened()
     assert page.title() == "trips"
     assert page.locator("h1").inner_text() == "Version 2 is the new champion"
-    assert complaints == []
+    assert problems == []
 
 
 def test_every_chart_is_drawn(opened):
@@ -69,7 +69,7 @@ def test_a_category_that_is_a_script_does_not_run(opened):
 
 
 @pytest.mark.parametrize("width", [380, 800, 1600])
-def test_nothing_sticks_out_on_any_screen(opened, width: int):
+def test_nothing_is_wider_than_the_screen(opened, width: int):
     page, _ = opened(width)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width

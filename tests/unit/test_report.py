@@ -9,24 +9,24 @@ from rayworks import storage
 from rayworks.reporting import charts, report
 
 
-def test_the_page_says_the_verdict_and_shows_candidate_champion_and_baseline():
+def test_the_page_shows_the_verdict_candidate_champion_and_baseline():
     page = report.html(**made_up_run.run())
     assert "Version 2 is the new champion" in page
     assert re.findall(r'class="value">([^<]+)<', page) == ["4.50", "5.00", "12.0"]
     assert "the candidate is 10.0% better" in page
 
 
-def test_the_page_of_a_promotion_says_how_to_go_back():
+def test_the_page_of_a_promotion_has_the_command_that_rolls_it_back():
     assert "uv run flows/rollback.py --name trips" in report.html(**made_up_run.run())
 
 
-def test_the_page_asks_no_other_place_for_anything():
+def test_the_page_loads_nothing_from_elsewhere():
     page = report.html(**made_up_run.run())
     assert not re.search(r"<(script|link rel=.stylesheet|iframe|object)|@import|url\(", page)
     assert re.findall(r'(?:src|href)="(?!#)([^"]*)"', page) == ["data:,", "http://127.0.0.1:4200"]
 
 
-def test_texts_from_data_never_become_markup():
+def test_text_from_data_is_never_markup():
     for page in (
         report.html(**made_up_run.run()),
         report.html(**made_up_run.run(dataset=made_up_run.dataset("multiclass"))),
@@ -36,30 +36,37 @@ def test_texts_from_data_never_become_markup():
         assert "&lt;/script&gt;" in page
 
 
-@pytest.mark.parametrize("absent", ["tune", "model", "version", "evaluation", "serve_check", "decision"])
-def test_a_record_that_the_run_did_not_make_leaves_its_section_out(absent: str):
-    page = report.html(**made_up_run.run(**{absent: None}))
+@pytest.mark.parametrize("missing", ["tune", "model", "version", "evaluation", "serve_check", "decision"])
+def test_a_section_without_its_record_is_left_out(missing: str):
+    page = report.html(**made_up_run.run(**{missing: None}))
     sections = {"tune": "tuning", "model": "training", "evaluation": "evaluation", "serve_check": "serving"}
-    if absent in sections:
-        assert f'id="{sections[absent]}"' not in page
+    if missing in sections:
+        assert f'id="{sections[missing]}"' not in page
     assert 'id="data"' in page
 
 
 def test_a_run_that_only_processed_data_has_a_report():
-    nothing = dict.fromkeys(("tune", "model", "version", "evaluation", "serve_check", "decision"))
-    assert "10,000 rows are ready" in report.html(**made_up_run.run(**nothing))
-    assert "10,000 rows are ready" in report.markdown(**made_up_run.run(**nothing))
-    assert report.summary(**made_up_run.run(**nothing))[0] == ("rows", "10,234 in, 10,000 kept, 234 set aside")
+    only_data = dict.fromkeys(("tune", "model", "version", "evaluation", "serve_check", "decision"))
+    assert "10,000 rows are ready" in report.html(**made_up_run.run(**only_data))
+    assert "10,000 rows are ready" in report.markdown(**made_up_run.run(**only_data))
+    assert report.summary(**made_up_run.run(**only_data))[0] == ("rows", "10,234 in, 10,000 kept, 234 rejected")
 
 
-def test_a_champion_that_could_not_be_scored_is_told_of_everywhere():
+def test_a_champion_that_could_not_be_scored_is_in_every_output():
     run = made_up_run.run(evaluation=made_up_run.evaluation(champion=False))
     assert "The champion is gone" in report.html(**run)
     assert "The champion is gone" in report.markdown(**run)
     assert any("The champion is gone" in text for _, text in report.summary(**run))
 
 
-def test_markdown_has_the_verdict_the_numbers_and_no_markup_from_data():
+def test_a_rival_whose_metric_is_zero_is_shown_but_not_compared():
+    evaluation = made_up_run.evaluation()
+    zero = evaluation.baseline.model_copy(update={"values": {"rmse": 0.0}})
+    [*_, baseline] = report.tiles(evaluation.model_copy(update={"baseline": zero}))
+    assert baseline == {"name": "baseline", "value": "0", "detail": "cannot be compared"}
+
+
+def test_the_markdown_has_the_verdict_and_the_metrics_and_no_markup_from_data():
     text = report.markdown(**made_up_run.run())
     assert text.startswith("## ✓ Version 2 is the new champion")
     assert "| RMSE | 4.50 | 5.00 | 12.0 |" in text
@@ -69,25 +76,25 @@ def test_markdown_has_the_verdict_the_numbers_and_no_markup_from_data():
     assert "<javascript:" not in text
 
 
-def test_slices_where_the_candidate_lost_most_come_first():
+def test_slices_are_sorted_from_the_worst_to_the_best_against_the_champion():
     rows = report.slice_rows(made_up_run.evaluation())
     assert [row["value"] for row in rows] == [EVIL, "Oslo"]
     assert rows[0]["against champion"] == pytest.approx(-0.2)
     json.dumps(rows)
 
 
-def test_trials_come_best_first_and_failed_ones_last_with_their_error():
+def test_trials_are_sorted_from_best_to_worst_and_failed_ones_are_last_with_their_error():
     rows = report.trial_rows(made_up_run.tune())
     assert [row["trial"] for row in rows] == [1, 0, 2]
     assert str(rows[2]["state"]).startswith("failed: boom")
     json.dumps(rows)
 
 
-def test_the_deciding_metric_comes_first():
+def test_the_deciding_metric_is_first():
     assert [row["metric"] for row in report.metric_rows(made_up_run.evaluation())] == ["RMSE", "MAE", "R²"]
 
 
-def test_a_gain_is_positive_when_better_whichever_way_the_metric_goes():
+def test_a_gain_is_positive_for_a_better_candidate_whatever_the_direction_of_the_metric():
     assert report.shown_gain(4.0, 5.0, "rmse") == pytest.approx(0.2)
     assert report.shown_gain(0.9, 0.8, "accuracy") == pytest.approx(0.125)
     assert report.shown_gain(0.1, 0.0, "rmse") is None
@@ -108,31 +115,30 @@ def test_a_gain_is_positive_when_better_whichever_way_the_metric_goes():
         (-5.678, "-5.68"),
     ],
 )
-def test_numbers_are_written_for_people(value: float | None, text: str):
+def test_numbers_have_three_significant_digits(value: float | None, text: str):
     assert charts.number(value) == text
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3e-5, 2e-5), (5.0, 5.0), (1e6, 9e8), (17.9, 18.1)])
-def test_an_axis_has_a_few_round_ticks_whatever_the_values(low: float, high: float):
+def test_an_axis_has_at_most_six_ticks_whatever_the_values(low: float, high: float):
     ticks = charts.scale([low, high], 0, 100).ticks()
     assert 1 <= len(ticks) <= 6
     assert ticks == sorted(ticks)
 
 
-def test_values_that_are_no_numbers_break_no_chart():
+def test_a_chart_leaves_out_values_that_are_not_finite():
     chart = charts.lines({"candidate": [(0.0, 1.0), (1.0, float("nan")), (2.0, 3.0)]}, "name", "x", "y")
     assert "nan" not in chart
     assert "nan" not in charts.dumbbells(["a"], {"candidate": [None], "champion": [1.0]}, "name", "x")
 
 
-def test_the_page_is_kept_where_asked(tmp_path):
+def test_the_page_is_stored_at_its_uri(tmp_path):
     report.write(str(tmp_path / "reports" / "r.html"), "<p>é</p>")
     assert storage.read_bytes(str(tmp_path / "reports" / "r.html")).decode() == "<p>é</p>"
 
 
-def test_tables_show_numbers_that_people_can_read():
-    found = made_up_run.evaluation()
-    [first, *_] = report.readable(report.slice_rows(found))
+def test_tables_have_rounded_numbers():
+    [first, *_] = report.readable(report.slice_rows(made_up_run.evaluation()))
     assert (first["candidate"], first["rows"], first["against champion"]) == ("6.00", 300, "-20.0%")
     [first, *_] = report.readable(report.slice_rows(made_up_run.evaluation(champion=False)))
     assert first["champion"] == "—"

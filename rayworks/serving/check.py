@@ -28,7 +28,7 @@ RELATIVE_TOLERANCE = 1e-9  # the same code on the same rows, through JSON and ba
 def stage(
     model_uri: str, dataset: DatasetRef, *, options: ServeCheckOptions, tracking_uri: str, storage_uri: str
 ) -> Stage[ServeCheck]:
-    """Return the stage that serves a candidate beside the served model, and compares its responses with its predictions.
+    """Return the stage that serves a candidate beside the served model, and compares its responses with the model.
 
     What is wrong with the candidate is a finding, not an error. Only a check that passed is reused.
     """

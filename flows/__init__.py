@@ -1,1 +1,1 @@
-"""Flows, one per file: typed parameters in, a composition of tasks, a result out. They name only tasks and parameters."""
+"""Flows, one per file: typed parameters in, tasks composed, a result out. They name tasks and parameters only."""

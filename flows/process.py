@@ -19,7 +19,7 @@ def process(
     name: DataName = None,
     options: Annotated[ProcessOptions, parameter("Options")] = ProcessOptions(),
 ) -> Report:
-    """Create a dataset from Parquet, CSV or JSON lines. Its URI is in the summary; other flows take it as a parameter."""
+    """Create a dataset from Parquet, CSV or JSON lines. The summary shows its URI, a parameter of other flows."""
     dataset = process_task.submit(uri, target, options, name).result()
     return report.submit(dataset).result()
 

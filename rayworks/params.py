@@ -259,8 +259,8 @@ class TuneOptions(Options):
     space: dict[str, SearchDimension] | None = Field(
         default=None,
         title="Search space",
-        description='By hyperparameter, such as {"max_depth": {"type": "int", "low": 3, "high": 10}}; or type float, both '
-        "with log for a logarithmic scale; or type choice with values. None: the SPACE of the loop's module.",
+        description='By hyperparameter, such as {"max_depth": {"type": "int", "low": 3, "high": 10}}; or type float, '
+        "both with log for a logarithmic scale; or type choice with values. None: the SPACE of the loop's module.",
     )
     seed: int = Field(default=0, title="Seed", description="The same seed suggests the same first trials.")
 

@@ -108,7 +108,7 @@ def _register(
 
 
 def _experiment(client: "MlflowClient", name: str, storage_uri: str) -> str:
-    """Return the ID of the model's experiment. Its artifacts are in the storage, unless an MLflow server has its own."""
+    """Return the ID of the model's experiment. Its artifacts go to the storage, or to those of an MLflow server."""
     experiment = client.get_experiment_by_name(name)
     if experiment:
         return experiment.experiment_id

@@ -60,6 +60,7 @@ def test_the_wheel_holds_the_library_and_its_licence_only(tmp_path: Path):
     assert {name.partition("/")[0] for name in set(files) - set(metadata)} == {"rayworks"}
     assert {name for name in set(files) - set(metadata) if not name.endswith(".py")} == {
         "rayworks/py.typed",
+        "rayworks/reporting/report.css",
         "rayworks/reporting/report.html.j2",
     }
     assert [name.rpartition("/")[2] for name in metadata if "/licenses/" in name] == ["LICENSE"]

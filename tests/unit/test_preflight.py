@@ -50,7 +50,7 @@ def test_all_differences_are_reported_in_one_error():
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that is healthy at /well/health, moved at /moved/health, silent at /silent/health, and fails elsewhere."""
+    """A server that is healthy at /well/health, moved at /moved/health, silent at /silent/health, and else fails."""
     silence = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):

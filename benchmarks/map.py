@@ -1,4 +1,4 @@
-"""What a mapped task costs: our runner beside prefect-ray, Prefect's threads and bare Ray tasks, in one run.
+"""The cost of a mapped task: rayworks, prefect-ray, Prefect's threads and bare Ray tasks, side by side.
 
 Usage: ``python benchmarks/map.py [tasks] [repeats]``. Prints a table and, as its last line, JSON.
 """
@@ -27,11 +27,11 @@ def double(number: int) -> int:
 
 
 def mapped(runner: TaskRunner[Any], tasks: int) -> tuple[float, str]:
-    """Seconds from the first submit to the last result, and the id of the flow run."""
+    """Seconds from the first submit to the last result, and the ID of the flow run."""
 
     @flow(task_runner=runner, name="map")
     def run() -> float:
-        double.submit(0).result()  # the first task pays for the start of a worker
+        double.submit(0).result()  # the first task starts a worker
         start = time.perf_counter()
         futures = double.map(range(tasks))
         assert sum(future.result() for future in futures) == tasks * (tasks - 1)
@@ -52,7 +52,7 @@ def bare_ray(tasks: int) -> tuple[float, None]:
 
 
 def lost(flow_run_id: str | None, tasks: int) -> int:
-    """How many task runs the server does not show as Completed, once it has had time to store them."""
+    """How many task runs the server does not show as Completed after the time that it may take to store them."""
     if flow_run_id is None:
         return 0
     completed_of_run = {

@@ -1,9 +1,9 @@
-"""Seconds from a command to the body of its first task, and where they go, beside the plain way with prefect-ray.
+"""Seconds from a command to the body of its first task, step by step, with rayworks and with prefect-ray.
 
     python benchmarks/start.py [REPEATS]
 
-Both sides run a flow of one task that writes down the time, as a command, on a fresh home of Prefect and again on the
-same. The plain flow uses prefect-ray's runner and Prefect's own embedded server.
+Both run a flow of one task, as a command, on a new home of Prefect and then again on the same. The task records when it
+starts. The flow with prefect-ray uses Prefect's own temporary server.
 """
 
 import atexit
@@ -50,7 +50,7 @@ STEPS = (
     "imports",
     "server started",
     "Ray connected",
-    "server answers",
+    "server responds",
     "first submit",
     "first body",
     "flow ended",
@@ -59,18 +59,18 @@ STEPS = (
 
 
 def trace() -> None:
-    """Write down, at the end of this process, when it came to which step."""
+    """Record when this process reaches each step, and write the times to a file when it exits."""
     marks: dict[str, float] = {}
 
     def mark(module: str, path: str, before: str = "", after: str = "") -> None:
-        """Note the time before or after a function is called."""
+        """Record the time before or after a function is called."""
         owner: Any = sys.modules.get(module) or __import__(module, fromlist=["_"])
         *outer, name = path.split(".")
         for part in outer:
             owner = getattr(owner, part)
         function: Callable[..., Any] = getattr(owner, name)
 
-        def noted(*arguments: Any, **options: Any) -> Any:
+        def timed(*arguments: Any, **options: Any) -> Any:
             if before:
                 marks.setdefault(before, time.time())
             result = function(*arguments, **options)
@@ -78,11 +78,11 @@ def trace() -> None:
                 marks.setdefault(after, time.time())
             return result
 
-        setattr(owner, name, noted)
+        setattr(owner, name, timed)
 
     mark("rayworks.command_line", "_run", before="imports")
     mark("rayworks.prefect_api.server", "start", after="server started")
-    mark("rayworks.prefect_api.server", "EmbeddedServer.wait", after="server answers")
+    mark("rayworks.prefect_api.server", "EmbeddedServer.wait", after="server responds")
     mark("rayworks.cluster.embedded", "EmbeddedRay.acquire", after="Ray connected")
     mark("rayworks.runner.task_runner", "RayTaskRunner.submit", before="first submit")
     mark("rayworks.command_line", "_run_with_progress", after="flow ended")
@@ -90,16 +90,16 @@ def trace() -> None:
 
 
 def run(program: str, folder: Path) -> dict[str, float]:
-    """Seconds from the start of the command to each step that is known."""
+    """Seconds from the start of the command to each recorded step."""
     script, body, marks = folder / "program.py", folder / "body", folder / "marks.json"
     script.write_text(program)
-    own = {
+    settings = {
         "PREFECT_HOME": str(folder / "prefect"),
         "RAYWORKS_STORAGE_URI": str(folder / "storage"),
         "BODY": str(body),
         "MARKS": str(marks),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        # Without these two the plain way fails on a fresh home, and waits for a host on the internet.
+        # Without these two, prefect-ray fails on a new home, and waits for a host on the internet.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
@@ -107,7 +107,9 @@ def run(program: str, folder: Path) -> dict[str, float]:
     tracing = "from benchmarks.start import trace; trace(); " if program == OURS else ""
     command = [sys.executable, "-c", f"{tracing}exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"]
     began = time.time()
-    done = subprocess.run(command, cwd=ROOT, env={**environment, **own}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**environment, **settings}, capture_output=True, text=True, check=False
+    )
     ended = time.time()
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
@@ -118,19 +120,19 @@ def run(program: str, folder: Path) -> dict[str, float]:
 
 
 def main(repeats: int = 1) -> None:
-    found: dict[str, list[dict[str, float]]] = {}
+    seconds: dict[str, list[dict[str, float]]] = {}
     for _ in range(repeats):
         for side, program in (("rayworks", OURS), ("prefect-ray", PLAIN)):
             with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
-                for home in ("fresh", "used"):
-                    found.setdefault(f"{side}, {home} home", []).append(run(program, Path(folder)))
+                for home in ("new", "used"):
+                    seconds.setdefault(f"{side}, {home} home", []).append(run(program, Path(folder)))
     sys.stdout.write(
         f"Seconds from the command to each step\n\n| | {' | '.join(STEPS)} |\n{'|---' * (len(STEPS) + 1)}|\n"
     )
-    for name, runs in found.items():
+    for name, runs in seconds.items():
         medians = [f"{statistics.median(run[step] for run in runs):.1f}" if step in runs[0] else "" for step in STEPS]
         sys.stdout.write(f"| {name} | {' | '.join(medians)} |\n")
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.write(json.dumps(seconds) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         TransferError,
     )
     from rayworks.models.contract import Model, TrainContext
-    from rayworks.runner.task_runner import RayTaskRunner, ray_running, resources
+    from rayworks.runner.resources import resources
+    from rayworks.runner.session import ray_running
+    from rayworks.runner.task_runner import RayTaskRunner
 
 __version__ = "0.1.0"
 
@@ -61,8 +63,8 @@ _MODULES = {
     "TrainContext": "rayworks.models.contract",
     "TrainingError": "rayworks.errors",
     "TransferError": "rayworks.errors",
-    "ray_running": "rayworks.runner.task_runner",
-    "resources": "rayworks.runner.task_runner",
+    "ray_running": "rayworks.runner.session",
+    "resources": "rayworks.runner.resources",
 }
 """The module that defines each public name."""
 

@@ -23,7 +23,7 @@ def _doctor(*, worker: bool) -> int:
 
     from rayworks import doctor
     from rayworks.prefect_api import server
-    from rayworks.runner.task_runner import configured_api_url, worker_environment
+    from rayworks.prefect_api.address import configured_api_url, worker_environment
     from rayworks.settings import Settings
 
     console = Console(highlight=False, soft_wrap=True)

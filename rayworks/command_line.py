@@ -70,7 +70,7 @@ def arguments(flow: "Flow[..., Any]", command_line: list[str]) -> dict[str, Any]
 def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console") -> int:
     """Start Prefect and Ray, run the flow, print its result or why it failed, and return the exit code."""
     from rayworks.prefect_api import server
-    from rayworks.runner.task_runner import ray_running
+    from rayworks.runner.session import ray_running
 
     started = time.monotonic()
     _silence_run_log()
@@ -135,9 +135,9 @@ def _silence_run_log() -> None:
 
 def _silence_worker_output() -> None:
     """Do not print the output of workers: it would break the progress table, and the flow run's log has it as well."""
-    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+    from rayworks.runner import nested_output
 
-    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    nested_output.stop_printing()
 
 
 def _show_cluster_log(console: "Console") -> None:

@@ -5,7 +5,7 @@ from prefect.artifacts import create_table_artifact
 
 from rayworks import ClusterError
 from rayworks import doctor as checks
-from rayworks.runner.task_runner import configured_api_url, worker_environment
+from rayworks.prefect_api.address import configured_api_url, worker_environment
 from rayworks.settings import Settings
 
 

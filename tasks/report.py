@@ -35,7 +35,7 @@ def report(
     """Write the HTML page, and create the artifacts of the flow run."""
     settings = Settings()
     page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", f"{flow_run_links.flow_run_name()}.html")
-    links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.places(settings.tracking_uri(), version)}
+    links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.links(settings.tracking_uri(), version)}
     run = pages.Run(
         title=dataset.name,
         dataset=manifest.load(dataset),

@@ -1,4 +1,6 @@
-"""What a task knows of the flow run around it: its name, how long its tasks took, and where to look at it."""
+"""The flow run around a task: its name, the durations of its tasks, and links to where it is shown."""
+
+from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -7,35 +9,43 @@ from prefect.settings import get_current_settings
 
 from rayworks.records import ModelVersion
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
 
 def flow_run_name() -> str:
-    """The flow run's name and the start of its id: unique, and known to people."""
+    """Return the flow run's name and the start of its id: unique, and known to users."""
     run = _flow_run()
     return f"{run.name}-{str(run.id)[:8]}"
 
 
-def _flow_run():
+def _flow_run() -> "FlowRun":
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise RuntimeError("There is no flow run here: this is for tasks of one.")
+        raise RuntimeError("There is no flow run: only a task of a flow can call this.")
     return context.flow_run
 
 
 def task_seconds() -> dict[str, float]:
-    """How long each task of the flow run that has ended took, by name."""
-    here = FlowRunFilter.model_validate({"id": {"any_": [_flow_run().id]}})
+    """Return how many seconds each task of the flow run took that has ended, by the name of the task."""
+    this_run = FlowRunFilter.model_validate({"id": {"any_": [_flow_run().id]}})
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(flow_run_filter=here)
-    return {run.name.rpartition("-")[0]: run.total_run_time.total_seconds() for run in runs if run.end_time}
+        task_runs = client.read_task_runs(flow_run_filter=this_run)
+    return {run.name.rpartition("-")[0]: run.total_run_time.total_seconds() for run in task_runs if run.end_time}
 
 
-def places(tracking_uri: str, version: ModelVersion | None = None) -> dict[str, str]:
-    """Where else to look, once the run has ended: addresses, or the commands that open what has none."""
+def links(tracking_uri: str, version: ModelVersion | None = None) -> dict[str, str]:
+    """Return links to the flow run in Prefect and to the model in MLflow. Where there is no URL, return a command.
+
+    Args:
+        tracking_uri: MLflow's.
+        version: The model version of the flow run, if it has one.
+    """
     ui = get_current_settings().ui_url
-    found = {"Prefect": f"{ui}/runs/flow-run/{_flow_run().id}" if ui else "run: uv run prefect server start"}
+    prefect = f"{ui}/runs/flow-run/{_flow_run().id}" if ui else "run: uv run prefect server start"
     if tracking_uri.startswith("http"):
         model = f"/#/models/{version.name}/versions/{version.version}" if version else ""
-        found["MLflow"] = tracking_uri.rstrip("/") + model
+        mlflow = tracking_uri.rstrip("/") + model
     else:
-        found["MLflow"] = f"run: uv run mlflow ui --backend-store-uri {tracking_uri}"
-    return found
+        mlflow = f"run: uv run mlflow ui --backend-store-uri {tracking_uri}"
+    return {"Prefect": prefect, "MLflow": mlflow}

@@ -1,97 +1,99 @@
 """Prefect's embedded server, started beside other work instead of before it.
 
-Prefect starts a server of its own when no API is configured, and waits for it before anything else happens. Started
-here instead, at the very beginning of a command, it migrates its database while Ray starts.
+Prefect starts a temporary server when no API is configured, and waits for it before it does anything else. An embedded
+server is started at the very beginning of a command, so that it migrates its database while Ray starts.
 """
 
 import atexit
-import http.client
 import os
 import subprocess
 import sys
 import time
-import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rayworks.errors import ClusterError
 from rayworks.free_port import free_port
+from rayworks.prefect_api import _private
+
+if TYPE_CHECKING:
+    import httpx
 
 START_SECONDS = 120
-"""A fresh home is migrated first, which takes about 20 s on two busy cores; Prefect's own limit of 20 is too tight."""
+"""How long the server may take to start. A new database is migrated first, which takes about 20 s on two busy cores.
+Prefect's own limit of 20 s is too short for that."""
 
 STORE_SECONDS = 60
-"""How long the server may take, when this process ends, to store what it was sent."""
+"""How long the server may take, when this process ends, to store the task runs that it was sent."""
 
 FLUSH_SECONDS = 5
 """How long the server may take to accept the last log lines and events of this process."""
 
-# The server ends with the process that started it, also when that one is killed (prctl 1 is PR_SET_PDEATHSIG). At once:
-# nobody is left to wait for an orderly end, and SQLite survives this one.
-_SERVE = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(sys.argv.pop(1)):
-        sys.exit(0)
-else:
-    sys.argv.pop(1)
-from uvicorn.main import main
-main()
-"""
-
 
 def set_defaults() -> None:
-    """Give Prefect's own embedded server time to start, and keep it from reporting telemetry.
+    """Give Prefect's own temporary server time to start, and turn off its telemetry.
 
-    Has no effect on what the environment says already. Call it before Prefect is imported.
+    Variables that are set in the environment are left unchanged. Call this before Prefect is imported.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(START_SECONDS))
 
 
-_own_url: str | None = None
-_expected: dict[str, int] = {}
+@dataclass
+class _ServerOfProcess:
+    """What this process knows of the server that ends with it.
+
+    One object for the whole process, because Prefect reads one API URL per process, and because a temporary server is
+    started and ended by Prefect: no object of rayworks could hold this for it.
+    """
+
+    api_url: str | None = None
+    """Of the embedded server, if one was started."""
+    expected: dict[str, int] = field(default_factory=dict[str, int])
+    """How many ended task runs of a flow run the server must show before it may end, by the id of the flow run."""
+
+
+_server_of_process = _ServerOfProcess()
 
 
 def is_embedded(api_url: str | None) -> bool:
-    """Whether the API at ``api_url`` ends with this process: our own server, or the one that Prefect starts itself."""
+    """Return whether the API at ``api_url`` ends with this process: an embedded server or Prefect's temporary one."""
     from prefect.settings import PREFECT_API_URL
 
-    return api_url is not None and (api_url == _own_url or not PREFECT_API_URL.value())
+    return api_url is not None and (api_url == _server_of_process.api_url or not PREFECT_API_URL.value())
 
 
 def expect(flow_run_id: str, task_runs: int) -> None:
     """Let an embedded server live until it shows that many ended task runs of a flow run.
 
-    It takes their events into memory, and its end would lose those that it has not stored. A server that lives on,
-    because it was configured, stores them in its own time.
+    The server accepts their events into memory and stores them later, so its end would lose those that are not stored
+    yet. Call this for embedded servers only: a configured server lives on and stores them in its own time.
     """
-    if not _expected:
-        atexit.register(_await_expected)  # runs before the server's own end, which was registered earlier
-    _expected[flow_run_id] = max(task_runs, _expected.get(flow_run_id, 0))
+    expected = _server_of_process.expected
+    if not expected:
+        # Handlers run in reverse order: this one runs before the server's end, which was registered earlier.
+        atexit.register(_await_expected)
+    expected[flow_run_id] = max(task_runs, expected.get(flow_run_id, 0))
 
 
 def flush() -> None:
-    """Let Prefect's threads send what this process has logged and emitted: without the server, they only complain."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    for service in (APILogWorker, EventsWorker):
-        service.drain_all(timeout=FLUSH_SECONDS)
+    """Send what this process has logged and emitted while the server still accepts it."""
+    _private.drain_logs_and_events(FLUSH_SECONDS)
 
 
 def _await_expected() -> None:
     import httpx
     from prefect.client.orchestration import get_client
 
+    expected = _server_of_process.expected
     deadline = time.monotonic() + STORE_SECONDS
     final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
     with get_client(sync_client=True) as client:
-        while _expected:
-            flow_run_id, wanted = _expected.popitem()
-            question = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "task_runs": {"state": final}}
+        while expected:
+            flow_run_id, count = expected.popitem()
+            ended_runs = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "task_runs": {"state": final}}
             try:
-                while client.request("POST", "/task_runs/count", json=question).json() < wanted:
+                while client.request("POST", "/task_runs/count", json=ended_runs).json() < count:
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"it took more than {STORE_SECONDS} seconds")
                     time.sleep(0.1)
@@ -103,36 +105,43 @@ def _await_expected() -> None:
 
 @dataclass
 class EmbeddedServer:
-    """A server of this process. It ends with the process, or by :meth:`stop`."""
+    """A Prefect server that ends with this process, or by :meth:`stop`."""
 
     process: "subprocess.Popen[bytes]"
     api_url: str
 
     def wait(self, timeout: float = START_SECONDS) -> None:
-        """Return once the server answers.
+        """Return once the server responds.
+
+        Args:
+            timeout: In seconds.
 
         Raises:
-            ClusterError: It ended, or did not answer within ``timeout`` seconds.
+            ClusterError: The server exited, or did not respond in time.
         """
+        import httpx
+
         deadline = time.monotonic() + timeout
-        while not _healthy(self.api_url):
-            if (code := self.process.poll()) is not None:
-                raise ClusterError(
-                    "Prefect's embedded server ended while it started",
-                    where=self.api_url,
-                    detail=f"exit code {code}",
-                    remedy="Its own message is above. Check PREFECT_HOME, or set PREFECT_API_URL to a running server",
-                )
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"Prefect's embedded server did not answer within {timeout:.0f} seconds",
-                    where=self.api_url,
-                    remedy="Try again on a less busy machine, or set PREFECT_API_URL to a running server",
-                )
-            time.sleep(0.05)
+        # It is on this machine: a proxy that the environment names must not be asked for it.
+        with httpx.Client(trust_env=False, verify=False, timeout=5) as client:
+            while not _is_healthy(client, self.api_url):
+                if (code := self.process.poll()) is not None:
+                    raise ClusterError(
+                        "Prefect's embedded server exited while it started",
+                        where=self.api_url,
+                        detail=f"exit code {code}",
+                        remedy="See its message above. Check PREFECT_HOME, or set PREFECT_API_URL to a running server",
+                    )
+                if time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"Prefect's embedded server did not respond within {timeout:.0f} seconds",
+                        where=self.api_url,
+                        remedy="Try again on a less busy machine, or set PREFECT_API_URL to a running server",
+                    )
+                time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the server, once it has stored what it is expected to, and wait until it is gone. Safe to call twice."""
+        """Stop the server once it has stored what is expected, and wait until it has exited. Safe to call twice."""
         atexit.unregister(self.stop)
         if self.process.poll() is None:
             flush()
@@ -146,48 +155,38 @@ class EmbeddedServer:
 
 
 def start() -> EmbeddedServer | None:
-    """Start Prefect's embedded server without waiting for it, and make it the API of this process and its children.
+    """Start an embedded server without waiting for it, and make it the API of this process and its children.
 
     Call it from the main thread, before anything else of Prefect is used.
 
     Returns:
-        The server, or None when an API URL is configured already (environment, profile or ``prefect.toml``).
+        The server, or None when an API URL is configured (by the environment, a profile or ``prefect.toml``).
     """
-    global _own_url
     set_defaults()
-    import prefect
-    from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
     if PREFECT_API_URL.value():
         return None
     port = free_port()
     environment = get_current_settings().to_environment_variables(exclude_unset=True)
-    folder = os.path.dirname(os.path.dirname(prefect.__file__))
-    # In a session of its own: a Ctrl-C in the terminal reaches the flow, which still has states to report.
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-c", _SERVE, str(os.getpid()), "--app-dir", folder),
-            *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
-            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
-            *("--timeout-graceful-shutdown", "3"),  # it would wait for connections that nobody will close
-        ],
-        env={**os.environ, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        _private.server_command(port),
+        env={**os.environ, **environment, **_private.SERVER_ENVIRONMENT},
+        # A session of its own: Ctrl-C in the terminal reaches the flow only, which still has states to report.
         start_new_session=True,
         stdin=subprocess.DEVNULL,
     )
     server = EmbeddedServer(process, f"http://127.0.0.1:{port}/api")
     atexit.register(server.stop)
-    _own_url = server.api_url
-    os.environ["PREFECT_API_URL"] = server.api_url
-    refresh_global_settings_context()
+    _server_of_process.api_url = server.api_url
+    _private.use_api(server.api_url)
     return server
 
 
-def _healthy(api_url: str) -> bool:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine, whatever the proxies
+def _is_healthy(client: "httpx.Client", api_url: str) -> bool:
+    import httpx
+
     try:
-        with direct.open(f"{api_url}/health", timeout=5) as answer:
-            return answer.status == 200
-    except (OSError, http.client.HTTPException):  # the latter from another program that took the port
+        return client.get(f"{api_url}/health").is_success
+    except httpx.HTTPError:  # nothing listens yet, or another program took the port and does not speak HTTP
         return False

@@ -1,7 +1,7 @@
 """Log lines and events of task runs on their way to the Prefect API.
 
-A short task run sends nothing by itself: what it leaves goes home with its result, and the driver sends the lines and
-events of many task runs in one request. What a long one leaves is sent while it runs.
+A short task run sends nothing by itself: its messages return with its result, and the driver sends those of many task
+runs in one request. The messages of a long task run are sent while it runs.
 """
 
 import contextlib
@@ -12,22 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rayworks.runner import _private
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 SEND_SECONDS = 0.5
-"""How long a line or an event of a task that still runs waits to be sent."""
+"""How long a message of a task that still runs waits to be sent."""
 CLOSE_SECONDS = 30.0
-"""How long the API may take, when a run ends, to accept what is left."""
+"""How long the API may take, at the end of a run, to accept the remaining messages."""
 BATCH = 200
-"""Lines or events in one request."""
+"""Log lines or events in one request."""
 
 logger = logging.getLogger("rayworks.runner")
 
 
 @dataclass
-class Mail:
-    """What the Prefect API is to be told."""
+class Messages:
+    """Log lines and events for the Prefect API."""
 
     lines: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     events: list[str] = field(default_factory=list[str])
@@ -38,11 +40,12 @@ class Mail:
 
 
 class Outbox:
-    """Collects what is to be sent. Sends nothing until :meth:`start`."""
+    """Collects messages. Sends none until :meth:`start`."""
 
     def __init__(self) -> None:
         self.is_collecting = False
-        self._mail = Mail()
+        """Whether it collects what Prefect logs and emits in this process."""
+        self._messages = Messages()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._closing = threading.Event()
@@ -50,45 +53,44 @@ class Outbox:
         self._own_client = contextlib.ExitStack()
         self._thread: threading.Thread | None = None
 
-    def collect_here(self) -> None:
-        """Collect what Prefect logs and emits in this process from now on, as Prefect's own process pool does."""
-        from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
-        from prefect.logging.handlers import set_api_log_sink
-
-        if self.is_collecting:
-            return
-        self.is_collecting = True
-        set_api_log_sink(lambda line: self.add(Mail(lines=[line])))
-        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=self)
+    def collect_from_process(self) -> None:
+        """Collect from now on what Prefect logs and emits in this process."""
+        if not self.is_collecting:
+            self.is_collecting = True
+            _private.collect_logs_and_events(lambda line: self.add(Messages(lines=[line])), events=self)
 
     def put(self, item: tuple[str, Any]) -> None:
-        """Take one event; this makes the outbox the queue of Prefect's ``ProcessPoolForwardingEventsClient``."""
-        self.add(Mail(events=[item[1].model_dump_json()]))
+        """Add one event. With this method, the outbox is the queue to which Prefect forwards events."""
+        self.add(Messages(events=[item[1].model_dump_json()]))
 
-    def add(self, mail: Mail) -> None:
+    def add(self, messages: Messages) -> None:
         with self._lock:
-            self._mail.lines += mail.lines
-            self._mail.events += mail.events
+            self._messages.lines += messages.lines
+            self._messages.events += messages.events
 
-    def take(self) -> Mail:
-        """What is not sent yet; it is the caller's now. What is being sent is waited for: it may come back."""
+    def take(self) -> Messages:
+        """Remove the messages that are not sent yet, and return them. Waits for a request in progress: it may fail."""
         with self._sending:
-            return self._taken()
+            return self._take()
 
-    def _taken(self) -> Mail:
+    def _take(self) -> Messages:
         with self._lock:
-            mail, self._mail = self._mail, Mail()
-        return mail
+            messages, self._messages = self._messages, Messages()
+        return messages
 
     def start(self, client: "SyncPrefectClient | None" = None) -> None:
-        """Send what comes in, twice a second, through ``client`` (default: one of its own)."""
+        """Send twice a second from now on. Safe to call again, with another client.
+
+        Args:
+            client: The client for requests. By default the outbox opens one.
+        """
         self._client = client or self._client
         if self._thread is None:
             self._thread = threading.Thread(target=self._send_regularly, name="rayworks-outbox", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Send what is left. What the API does not accept within ``CLOSE_SECONDS`` is reported and given up."""
+        """Send the remaining messages. Drop, and log, those that the API does not accept within ``CLOSE_SECONDS``."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -96,11 +98,11 @@ class Outbox:
         while (error := self.send()) and time.monotonic() < deadline:
             time.sleep(SEND_SECONDS)
         if error:
-            left = self.take()
+            dropped = self.take()
             logger.error(
-                "Prefect does not show %d log lines and %d events of the task runs, since its API did not accept them: %s",
-                len(left.lines),
-                len(left.events),
+                "Prefect does not show %d log lines and %d events of the task runs: its API did not accept them: %s",
+                len(dropped.lines),
+                len(dropped.events),
                 error,
                 extra={"send_to_api": False},
             )
@@ -111,15 +113,15 @@ class Outbox:
             self.send()
 
     def send(self) -> Exception | None:
-        """Send what is there, or keep it and tell why it could not be sent."""
+        """Send all messages now. If that fails, keep those that were not sent, and return the error."""
         with self._sending:
-            mail = self._taken()
-            if not mail:
+            messages = self._take()
+            if not messages:
                 return None
             try:
-                _send(self._opened_client(), mail)
-            except Exception as error:  # the API or the way to it: the next attempt may succeed
-                self.add(mail)  # without what was sent already
+                _send(self._opened_client(), messages)
+            except Exception as error:  # the API, or the way to it: the next attempt may succeed
+                self.add(messages)
                 return error
             return None
 
@@ -131,31 +133,29 @@ class Outbox:
         return self._client
 
 
-def _send(client: "SyncPrefectClient", mail: Mail) -> None:
-    """Send ``mail``, and take from it what the API has accepted or will never accept."""
+def _send(client: "SyncPrefectClient", messages: Messages) -> None:
+    """Send ``messages``, and remove from them what the API has accepted or will never accept."""
 
-    def events(batch: list[str]) -> None:
-        # The REST twin of the events' websocket: its answer confirms them, which costs the websocket a round trip more.
+    def send_events(batch: list[str]) -> None:
+        # The response to this request confirms the events. The websocket of events needs one more round trip for that.
         client.request("POST", "/events", content=f"[{','.join(batch)}]", headers={"Content-Type": "application/json"})
 
-    def lines(batch: list[dict[str, Any]]) -> None:
-        client.create_logs(
-            [{name: value for name, value in line.items() if name != "__payload_size__"} for line in batch]
-        )
+    def send_lines(batch: list[dict[str, Any]]) -> None:
+        client.create_logs([_private.for_api(line) for line in batch])
 
-    _in_batches(mail.events, events)
-    _in_batches(mail.lines, lines)
+    _send_in_batches(messages.events, send_events)
+    _send_in_batches(messages.lines, send_lines)
 
 
-def _in_batches(waiting: list[Any], post: Callable[[list[Any]], None]) -> None:
+def _send_in_batches(waiting: list[Any], send: Callable[[list[Any]], None]) -> None:
     import httpx
 
     while batch := waiting[:BATCH]:
         try:
-            post(batch)
+            send(batch)
         except httpx.HTTPStatusError as error:
             if not error.response.is_client_error:
                 raise
-            # It would refuse them again, and all that comes after would wait behind them.
-            logger.error("The Prefect API refused %d entries: %s", len(batch), error, extra={"send_to_api": False})
+            # The API would refuse the batch again, and everything after it would wait.
+            logger.error("The Prefect API refused %d messages: %s", len(batch), error, extra={"send_to_api": False})
         del waiting[:BATCH]

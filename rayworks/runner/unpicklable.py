@@ -1,37 +1,60 @@
-"""Who cannot be sent to another process, and by which variable: Ray's own message tells neither task nor flow."""
+"""Finds the variable that makes a task impossible to pickle. Ray's own message names neither the task nor the flow."""
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from prefect.context import FlowRunContext
 
 from rayworks.errors import TransferError
 
+if TYPE_CHECKING:
+    from prefect.tasks import Task
 
-def explanation(candidates: Mapping[str, Any], error: Exception) -> TransferError | None:
-    """What to say of the first candidate that cannot be pickled; None when all can, and ``error`` is about something else.
+
+def explain(task: "Task[..., Any]", parameters: Mapping[str, Any], error: Exception) -> TransferError | None:
+    """Return why a task run could not be sent; None if ``error`` has another reason than pickling.
 
     Args:
-        candidates: Functions and values by the words for them, such as ``the function of task 'add'``.
-        error: What pickle, or Ray, said.
+        task: The task. Its flow is sent with it when the task is the first one of the flow run.
+        parameters: Of the task run.
+        error: What Ray raised.
+    """
+    name, flow_run = f"task '{task.name}'", FlowRunContext.get()
+    candidates: dict[str, Any] = {f"the function of {name}": task.fn, name: task}
+    candidates |= {f"parameter '{key}' of {name}": value for key, value in parameters.items()}
+    if flow_run and flow_run.flow:
+        flow = f"flow '{flow_run.flow.name}', which is sent with its first {name},"
+        candidates |= {f"the function of {flow}": flow_run.flow.fn, flow: flow_run.flow}
+        candidates |= {f"parameter '{key}' of {flow}": value for key, value in (flow_run.parameters or {}).items()}
+    return _first_unpicklable(candidates, error)
+
+
+def _first_unpicklable(candidates: Mapping[str, Any], error: Exception) -> TransferError | None:
+    """Return an error for the first candidate that cannot be pickled.
+
+    Args:
+        candidates: Functions and values, by what to call them in the message.
+        error: What Ray raised.
     """
     from ray.util import inspect_serializability
 
-    for words, candidate in candidates.items():
-        picklable, failures = inspect_serializability(candidate, name=words, print_file=io.StringIO())
+    for name, candidate in candidates.items():
+        picklable, failures = inspect_serializability(candidate, name=name, print_file=io.StringIO())
         if picklable:
             continue
         _, *path = next(iter(failures)).path
         return TransferError(
-            f"{words} cannot be sent to a worker",
+            f"{name} cannot be sent to a worker",
             where=f"its variable {'.'.join(path)}" if path else "",
-            detail=_origin(error),
-            remedy="Make it within the task, or hand over what it is made from",
+            detail=_cause(error),
+            remedy="Create it within the task, or pass what it is created from",
         )
     return None
 
 
-def _origin(error: BaseException) -> str:
-    """What pickle said, beneath the pages that Ray adds to it."""
+def _cause(error: BaseException) -> str:
+    """Return what pickle raised, without the pages that Ray adds to it."""
     while error.__cause__:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

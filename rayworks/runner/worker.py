@@ -1,37 +1,31 @@
-"""The worker's side of the runner: runs Prefect task runs in a Ray worker process.
+"""The worker's side of the runner: runs Prefect task runs in a Ray worker process, with Prefect's own engine."""
 
-What Prefect builds anew for each task run (settings, HTTP clients and their TLS contexts, the flow run's context) is
-built once for each worker process and flow run, and the rest of a task run is Prefect's own engine.
-"""
-
-import asyncio
-import contextlib
-import contextvars
 import functools
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from rayworks.runner.outbox import Mail, Outbox
+from rayworks.runner import _private
+from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
+from rayworks.runner.outbox import Messages, Outbox
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import RunInput, State
     from prefect.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-KEPT = 32
-"""Flow runs and tasks that a worker process remembers."""
+CACHE_SIZE = 32
+"""How many flow runs, and how many tasks, a worker process remembers."""
 
 
 @dataclass(frozen=True)
 class TaskCall:
-    """One task run, as it is sent to a worker. What many runs share travels once, by reference."""
+    """One task run, as it is sent to a worker. What many task runs share is sent once, by reference."""
 
     flow_run: Any
-    """Reference to what :func:`prefect.context.serialize_context` gave for the flow run."""
+    """Reference to the serialized context of the flow run."""
     task: Any
     """Reference to the task."""
     task_run_id: UUID
@@ -41,55 +35,97 @@ class TaskCall:
     tags: frozenset[str]
     parent_task_run: dict[str, Any]
     assets: dict[str, Any]
-    has_upstream: bool = field(default=False)
+    has_upstream: bool = False
     """Whether the parameters hold references to the results of other tasks."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What comes home beside the state of a task run."""
+class TaskRunEnd:
+    """What a task run returns beside its state."""
 
     is_final: bool
-    mail: Mail
-    """Log lines and events that are not sent yet."""
+    """Whether the state is final."""
+    messages: Messages
+    """Messages that are not sent yet."""
 
 
-def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], Ending]":
+class WorkerProcess:
+    """What a Ray worker process keeps from one task run to the next."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self.flow_runs = FlowRunCache(_enter_flow_run, CACHE_SIZE)
+        self.task = functools.lru_cache(maxsize=CACHE_SIZE)(_task)
+
+
+def _enter_flow_run(reference: Any) -> EnteredFlowRun:
+    import ray
+
+    return EnteredFlowRun(ray.get(reference))
+
+
+def _task(reference: Any) -> "Task[..., Any]":
+    import ray
+
+    return ray.get(reference)
+
+
+_worker_process = WorkerProcess()
+"""Ray calls :func:`run_task` by its name and passes only arguments, so what a process keeps between two calls has to be
+found in the module. A process runs one task at a time."""
+
+
+def outbox_of_worker() -> Outbox | None:
+    """Return the outbox of this process if it is a worker that runs a task run; None in a driver.
+
+    Messages of task runs that a task submits return through it, with those of the task itself.
+    """
+    outbox = _worker_process.outbox
+    return outbox if outbox.is_collecting else None
+
+
+def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
     """Run one task run to its last state, which is final unless the task is paused or its upstream failed.
 
     Args:
-        upstream: The results that ``call.parameters`` refers to; naming them makes Ray wait for them.
+        upstream: The results that ``call.parameters`` refers to. They are arguments so that Ray waits for them.
         call: The task run.
     """
+    worker = _worker_process
+    worker.outbox.collect_from_process()
+    parameters = _resolved(call.parameters) if call.has_upstream else call.parameters
+    with worker.flow_runs.use(call.flow_run) as flow_run:
+        task = worker.task(call.task)
+        worker.outbox.start(flow_run.client)
+        try:
+            try:
+                state = flow_run.run(call, task, parameters)
+            finally:
+                _private.wait_for_collected_events()
+        except BaseException:  # cancelled: no messages return with a result, and this process may be killed at once
+            worker.outbox.send()
+            raise
+        return state, TaskRunEnd(state.is_final(), worker.outbox.take())
+
+
+def _resolved(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return ``parameters`` with values in place of Ray's references."""
     import ray
-    from prefect.events.worker import EventsWorker
     from prefect.utilities.collections import visit_collection
 
-    _outbox.collect_here()
-    parameters = call.parameters
-    if call.has_upstream:
-        parameters = visit_collection(
-            parameters,
-            visit_fn=lambda value: ray.get(value) if isinstance(value, ray.ObjectRef) else value,
-            return_data=True,
-        )
-    kept = _kept_flow_run(call.flow_run)
-    task = _kept_task(call.task)
-    _outbox.start(kept.client)
-    try:
-        try:
-            state = kept.run(call, task, parameters)
-        finally:
-            EventsWorker.instance().wait_until_empty()  # it hands its events to the outbox
-    except BaseException:  # cancelled: nothing goes home with a result, and this process may be ended at once
-        _outbox.send()
-        raise
-    return state, Ending(state.is_final(), _outbox.take())
+    def resolve(value: Any) -> Any:
+        return ray.get(value) if isinstance(value, ray.ObjectRef) else value
+
+    return visit_collection(parameters, visit_fn=resolve, return_data=True)
 
 
 @functools.cache
 def remote_run_task(max_calls: int) -> Any:
-    """:func:`run_task` for Ray, whose processes each run ``max_calls`` of it; 0: any number."""
+    """Return :func:`run_task` as a remote function.
+
+    Args:
+        max_calls: How many task runs one of its processes serves; 0 for any number.
+    """
     import ray
 
     return cast(Any, ray.remote)(max_calls=max_calls)(run_task)
@@ -97,15 +133,15 @@ def remote_run_task(max_calls: int) -> Any:
 
 def run_task_with_more_memory(
     upstream: "list[Any]", *, call: TaskCall, options: dict[str, Any], max_calls: int, max_memory: float
-) -> "tuple[State[Any], Ending]":
-    """Run one task run in a Ray task of its own, and again with twice the memory as long as it runs out of it.
+) -> "tuple[State[Any], TaskRunEnd]":
+    """Run one task run in a nested Ray task, and run it again with twice the memory each time it runs out of it.
 
     Args:
         upstream: References to the results that ``call.parameters`` refers to.
         call: The task run.
-        options: For Ray; ``memory`` (bytes) is what it begins with.
-        max_calls: For Ray.
-        max_memory: Bytes that it may ask for at most.
+        options: Options for Ray; ``memory`` (bytes) is what the first attempt gets.
+        max_calls: As for :func:`remote_run_task`.
+        max_memory: The most that an attempt gets, in bytes.
     """
     import ray
     from ray.exceptions import OutOfMemoryError, WorkerCrashedError
@@ -113,133 +149,20 @@ def run_task_with_more_memory(
     memory = options["memory"]
     while True:
         try:
-            return ray.get(
-                remote_run_task(max_calls).options(**options | {"memory": memory}).remote(*upstream, call=call)
-            )
-        except (OutOfMemoryError, WorkerCrashedError) as error:  # the kernel ends a process without a word
+            attempt = remote_run_task(max_calls).options(**options | {"memory": memory})
+            return ray.get(attempt.remote(*upstream, call=call))
+        except (OutOfMemoryError, WorkerCrashedError) as error:  # the kernel kills a process without an explanation
             if memory >= max_memory:
                 raise
             memory = min(2 * memory, max_memory)
-            logger.warning("It is run again with %.1f GiB: %s", memory / 2**30, str(error).strip().splitlines()[0])
+            reason = str(error).strip().splitlines()[0]
+            logger.warning("The task runs again with %.1f GiB of memory: %s", memory / 2**30, reason)
 
 
-class KeptFlowRun:
-    """A flow run's context in this process, entered once. Each task run works in a copy of it."""
-
-    def __init__(self, serialized: dict[str, Any]) -> None:
-        self._context = contextvars.copy_context()
-        self._stack = contextlib.ExitStack()
-        self._loop = asyncio.Runner()
-        self._loop_entered = False
-        self.client: SyncPrefectClient = self._context.run(self._enter, serialized)
-
-    def _enter(self, serialized: dict[str, Any]) -> "SyncPrefectClient":
-        from prefect.context import SyncClientContext, hydrated_context
-
-        self._stack.enter_context(hydrated_context(serialized))
-        attach_run_log()
-        return self._stack.enter_context(SyncClientContext.get_or_create()).client
-
-    def run(self, call: TaskCall, task: "Task[..., Any]", parameters: dict[str, Any]) -> "State[Any]":
-        from prefect.task_engine import run_task_async, run_task_sync
-
-        arguments: dict[str, Any] = {
-            "task": task,
-            "task_run_id": call.task_run_id,
-            "parameters": parameters,
-            "wait_for": call.wait_for,
-            "dependencies": call.dependencies,
-            "return_type": "state",
-        }
-        if not task.isasync:
-            return self._context.copy().run(self._in_task_context, call, lambda: run_task_sync(**arguments))
-        if not self._loop_entered:  # the client of async tasks belongs to one event loop, so that is kept as well
-            self._loop.run(self._enter_async(), context=self._context)
-            self._loop_entered = True
-
-        return self._context.copy().run(
-            self._in_task_context,
-            call,
-            lambda: self._loop.run(run_task_async(**arguments), context=contextvars.copy_context()),
-        )
-
-    async def _enter_async(self) -> None:
-        from prefect.context import AsyncClientContext
-
-        await AsyncClientContext().__aenter__()
-
-    def _in_task_context(self, call: TaskCall, body: Any) -> "State[Any]":
-        """Enter what belongs to one task run alone: nothing of it stays for the next."""
-        from prefect.context import AssetContext, FlowRunContext, TaskRunContext, tags
-
-        with contextlib.ExitStack() as stack:
-            if flow_run := FlowRunContext.get():
-                own: dict[str, Any] = {name: {} for name in ("task_run_dynamic_keys", "run_results", "task_run_assets")}
-                stack.enter_context(flow_run.model_copy(update=own))
-            if call.parent_task_run:
-                stack.enter_context(TaskRunContext(**call.parent_task_run, client=self.client))
-            if call.tags:
-                stack.enter_context(tags(*call.tags))
-            stack.enter_context(AssetContext(**call.assets))
-            state = body()
-            if flow_run and (collect := getattr(flow_run.task_runner, "collect", None)):
-                collect()  # the log lines of task runs that this one submitted go home with its own
-            return state
-
-
-@functools.lru_cache(maxsize=KEPT)
-def _kept_flow_run(reference: Any) -> KeptFlowRun:
+@functools.cache
+def remote_run_task_with_more_memory() -> Any:
+    """Return :func:`run_task_with_more_memory` as a remote function."""
     import ray
 
-    return KeptFlowRun(ray.get(reference))
-
-
-@functools.lru_cache(maxsize=KEPT)
-def _kept_task(reference: Any) -> "Task[..., Any]":
-    import ray
-
-    return ray.get(reference)
-
-
-_outbox = Outbox()
-
-
-def outbox_here() -> Outbox | None:
-    """The outbox of this process, if it is a worker that runs a task; what nested task runs leave goes home through it."""
-    return _outbox if _outbox.is_collecting else None
-
-
-class RunLogFilter(logging.Filter):
-    """Lets what a thread outside of any run logs belong to a flow run, when one is named; else it belongs to none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flow_run_id: UUID | str | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        from prefect.context import FlowRunContext, TaskRunContext
-
-        if hasattr(record, "flow_run_id") or FlowRunContext.get() or TaskRunContext.get():
-            return True
-        record.flow_run_id = self.flow_run_id
-        return self.flow_run_id is not None
-
-
-run_log_filter = RunLogFilter()
-
-
-def attach_run_log(flow_run_id: UUID | str | None = None) -> None:
-    """Let what rayworks logs (``logging.getLogger(__name__)``) appear in the log of the Prefect run that it works for.
-
-    Args:
-        flow_run_id: The flow run that threads outside of a run work for, such as those that watch a cluster.
-    """
-    from prefect.logging.handlers import APILogHandler
-
-    run_log_filter.flow_run_id = flow_run_id or run_log_filter.flow_run_id
-    logger = logging.getLogger("rayworks")
-    if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
-        handler = APILogHandler()
-        handler.addFilter(run_log_filter)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    no_retries = {"env_vars": {"RAY_task_oom_retries": "0"}}  # Ray would retry with the memory that was not enough
+    return cast(Any, ray.remote)(num_cpus=0, runtime_env=no_retries)(run_task_with_more_memory)

@@ -1,4 +1,4 @@
-"""A flow whose task takes all memory that it gets, or only as long as it has asked for little.
+"""A flow whose task allocates all memory, always or only until it was given enough.
 
 python flow_that_needs_memory.py greedy|growing
 """
@@ -13,17 +13,17 @@ from rayworks import RayTaskRunner, ray_running, resources
 from rayworks.prefect_api import server
 
 
-def take_all() -> None:
-    taken = []
+def allocate_all() -> None:
+    blocks: list[bytearray] = []
     for _ in range(60):
-        taken.append(bytearray(100_000_000))
+        blocks.append(bytearray(100_000_000))
         time.sleep(0.02)
     time.sleep(30)
 
 
 @task
 def greedy() -> None:
-    take_all()
+    allocate_all()
 
 
 @task
@@ -31,15 +31,15 @@ def greedy() -> None:
 def growing() -> float:
     import ray
 
-    had = ray.get_runtime_context().get_assigned_resources()["memory"]
-    if had < 400_000_000:
-        take_all()
-    return had
+    memory = ray.get_runtime_context().get_assigned_resources()["memory"]
+    if memory < 400_000_000:
+        allocate_all()
+    return memory
 
 
 @flow(task_runner=RayTaskRunner())
-def needs_memory(what: str) -> float | None:
-    return {"greedy": greedy, "growing": growing}[what].submit().result()
+def needs_memory(task: str) -> float | None:
+    return {"greedy": greedy, "growing": growing}[task].submit().result()
 
 
 if __name__ == "__main__":
@@ -48,12 +48,12 @@ if __name__ == "__main__":
     server.wait()
     try:
         with ray_running(init_kwargs={"num_cpus": 1, "object_store_memory": 100_000_000}):
-            sys.stdout.write(f"it had {(needs_memory(sys.argv[1]) or 0) / 1e6:.0f} MB in the end\n")
+            memory = needs_memory(sys.argv[1]) or 0
+            sys.stdout.write(f"its last run had {memory / 1e6:.0f} MB\n")
     finally:
         with get_client(sync_client=True) as client:
             for run in client.read_task_runs():
-                assert run.state is not None
-                sys.stdout.write(
-                    f"the state of {run.name.partition('-')[0]} is {run.state.type.value}: {run.state.message}\n"
-                )
+                name, state = run.name.partition("-")[0], run.state
+                assert state is not None
+                sys.stdout.write(f"the state of {name} is {state.type.value}: {state.message}\n")
         server.stop()

@@ -1,4 +1,4 @@
-"""A flow whose task starts nested Ray work and then waits for ever; run as a program by the tests of cancellation.
+"""A flow whose tasks wait for ever, one of them for nested Ray work. The tests of cancellation run it as a program.
 
 The arguments are ``FOLDER``, with ``fail`` for a flow that fails; or ``serve``, to serve it as a deployment.
 """
@@ -30,7 +30,7 @@ def coordinate(folder: str) -> None:
 def sleep(folder: str, deep: bool) -> None:
     (Path(folder) / "sleeps").touch()
     while True:
-        time.sleep(600 if deep else 0.01)  # Python tells of a cancellation between the two only
+        time.sleep(600 if deep else 0.01)  # Python raises a cancellation only between two sleeps
 
 
 @flow(task_runner=RayTaskRunner(), name="waits")

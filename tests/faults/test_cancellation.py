@@ -1,4 +1,4 @@
-"""However a flow ends, nothing that it started runs on: neither on a Ray of its own nor on one that was there."""
+"""However a flow ends, none of the processes that it started goes on running."""
 
 import os
 import re
@@ -24,8 +24,8 @@ MARK = "RAYWORKS_TEST_MARK"
 
 
 def processes_with(mark: str) -> list[str]:
-    """Command lines of the live processes that inherited the mark."""
-    found: list[str] = []
+    """Process IDs and command lines of the live processes that inherited the mark."""
+    lines: list[str] = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -35,12 +35,12 @@ def processes_with(mark: str) -> list[str]:
         except OSError:
             continue
         if marked and command:
-            found.append(f"{process.name} {command[:120]}")
-    return found
+            lines.append(f"{process.name} {command[:120]}")
+    return lines
 
 
 class Program:
-    """The flow in a process of its own, all of whose descendants carry a mark."""
+    """The flow in another process. All descendants of that process inherit a mark in their environment."""
 
     def __init__(
         self, folder: Path, *arguments: str, start: tuple[str, ...] = (str(PROGRAM),), **environment: str
@@ -48,12 +48,12 @@ class Program:
         self.mark = uuid.uuid4().hex
         self.progress = folder / "progress"
         self.progress.mkdir()
-        own = {MARK: self.mark, "RAYWORKS_STORAGE_URI": str(folder / "storage")}
+        marked = {MARK: self.mark, "RAYWORKS_STORAGE_URI": str(folder / "storage")}
         inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, *start, *(arguments or (str(self.progress),))],
-            env={**inherited, **own, **environment},
+            env={**inherited, **marked, **environment},
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -63,7 +63,7 @@ class Program:
         eventually(
             lambda: self.process.poll() is not None or len(list(self.progress.iterdir())) == 2,
             180,
-            "the tasks never ran",
+            "the tasks never started",
         )
         assert self.process.poll() is None, self.output()
 
@@ -71,9 +71,9 @@ class Program:
         self.log.seek(0)
         return self.log.read()
 
-    def assert_nothing_left(self, but: tuple[str, ...] = ()) -> None:
+    def assert_no_process_left(self, except_for: tuple[str, ...] = ()) -> None:
         def left() -> list[str]:
-            return [line for line in processes_with(self.mark) if not any(words in line for words in but)]
+            return [line for line in processes_with(self.mark) if not any(text in line for text in except_for)]
 
         deadline = time.monotonic() + 30
         while left() and time.monotonic() < deadline:
@@ -90,53 +90,51 @@ def program(prefect_home: Path, tmp_path: Path) -> Iterator[Callable[..., Progra
         return started[-1]
 
     yield start
-    for one in started:
-        for line in processes_with(one.mark):
+    for program in started:
+        for line in processes_with(program.mark):
             os.kill(int(line.split()[0]), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_to_the_flow_ends_its_ray_its_server_and_its_nested_actors(program, number: signal.Signals) -> None:
+def test_a_signal_to_a_flow_ends_its_ray_its_server_and_its_nested_actors(program, number: signal.Signals) -> None:
     flow = program()
     flow.wait_until_working()
     flow.process.send_signal(number)
     flow.process.wait(timeout=40)
-    flow.assert_nothing_left()
+    flow.assert_no_process_left()
 
 
-def test_a_killed_flow_takes_all_with_it_but_the_agents_of_ray_which_end_by_themselves(program) -> None:
+def test_a_killed_flow_leaves_only_agents_of_ray_which_end_by_themselves(program) -> None:
     flow = program()
     flow.wait_until_working()
     flow.process.kill()
     flow.process.wait()
-    # These two try for a minute to tell the driver of the end of their raylet (ray._private.process_watcher).
-    flow.assert_nothing_left(but=("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
+    # For a minute, these two try to report the end of their raylet to the driver (ray._private.process_watcher).
+    flow.assert_no_process_left(except_for=("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
 
 
-def test_ctrl_c_twice_leaves_nothing(program) -> None:
+def test_ctrl_c_twice_leaves_no_process(program) -> None:
     flow = program()
     flow.wait_until_working()
     flow.process.send_signal(signal.SIGINT)
-    time.sleep(0.5)  # an impatient hand
+    time.sleep(0.5)  # an impatient user
     flow.process.send_signal(signal.SIGINT)
     flow.process.wait(timeout=40)
-    flow.assert_nothing_left()
+    flow.assert_no_process_left()
 
 
-def test_a_flow_that_fails_shows_the_tasks_as_crashed_that_had_just_begun(
-    prefect_api: str, program, tmp_path: Path
-) -> None:
+def test_a_flow_that_fails_shows_its_running_tasks_as_crashed(prefect_api: str, program, tmp_path: Path) -> None:
     flow = program(str(tmp_path / "progress"), "fail", PREFECT_API_URL=prefect_api)
     flow.process.wait(timeout=90)
     assert "the flow fails while its tasks run" in flow.output()
     assert "Cancelled 2 task runs" in flow.output()
-    flow.assert_nothing_left()
+    flow.assert_no_process_left()
     with get_client(sync_client=True) as client:
-        (run_id,) = {UUID(found) for found in re.findall(r"/runs/flow-run/([0-9a-f-]{36})", flow.output())}
+        (run_id,) = {UUID(match) for match in re.findall(r"/runs/flow-run/([0-9a-f-]{36})", flow.output())}
         eventually(lambda: states_of_tasks(client, run_id) == ["CRASHED", "CRASHED"])
 
 
-def test_a_signal_to_the_group_of_a_flow_leaves_its_ray_to_the_flow(program) -> None:
+def test_a_signal_to_the_process_group_of_a_flow_does_not_reach_its_ray(program) -> None:
     flow = program()
     flow.wait_until_working()
     of_ray = [line for line in processes_with(flow.mark) if "raylet" in line or "gcs_server" in line or "ray::" in line]
@@ -154,9 +152,9 @@ def start_served(
 ) -> tuple[Program, UUID]:
     """A process that serves the flow as a deployment, and a run of it."""
     started = program("serve", PREFECT_API_URL=api_url, PREFECT_RUNNER_POLL_FREQUENCY="1")
-    question = {"deployments": {"name": {"any_": ["served"]}}}
+    query = {"deployments": {"name": {"any_": ["served"]}}}
     (deployment,) = eventually(
-        lambda: client.request("POST", "/deployments/filter", json=question).json(), 90, "it never served"
+        lambda: client.request("POST", "/deployments/filter", json=query).json(), 90, "it was never served"
     )
     run = client.create_flow_run_from_deployment(deployment["id"], parameters={"folder": str(folder / "progress")})
     return started, run.id
@@ -165,18 +163,18 @@ def start_served(
 def start_executed(
     client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path
 ) -> tuple[Program, UUID]:
-    """A run of a deployment, and the process that executes it, as one does in a pod."""
+    """A run of a deployment, and the process that executes it, as in a pod."""
     entrypoint = f"{PROGRAM.relative_to(ROOT)}:waits"
-    here = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+    pull_steps = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
     flow_id = client.create_flow_from_name("waits")
-    deployment = client.create_deployment(flow_id, "executed", entrypoint=entrypoint, pull_steps=here)
+    deployment = client.create_deployment(flow_id, "executed", entrypoint=entrypoint, pull_steps=pull_steps)
     run = client.create_flow_run_from_deployment(deployment, parameters={"folder": str(folder / "progress")})
     execute = ("-m", "prefect", "flow-run", "execute", str(run.id))
     return program(*execute, start=(), PREFECT_API_URL=api_url, PREFECT_RUNNER_POLL_FREQUENCY="1"), run.id
 
 
 @pytest.mark.parametrize("start", [start_served, start_executed])
-def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(
+def test_a_run_that_is_cancelled_through_the_api_is_cancelled_and_leaves_no_process(
     prefect_api: str, program, tmp_path: Path, start
 ):
     with get_client(sync_client=True) as client:
@@ -189,12 +187,10 @@ def test_a_run_that_is_cancelled_by_the_api_ends_cancelled_and_leaves_nothing(
 
         eventually(lambda: state().is_final(), 60, "the run never ended")
         assert state().is_cancelled(), runner.output()
-        serving = (
-            "flow_that_waits.py serve",
-            "multiprocessing.resource_tracker",
-        )  # goes on, and its own tracker with it
-        runner.assert_nothing_left(but=(*serving, "-m prefect flow-run"))
+        # The process that serves the deployment goes on, and so does its resource tracker.
+        serving = ("flow_that_waits.py serve", "multiprocessing.resource_tracker")
+        runner.assert_no_process_left(except_for=(*serving, "-m prefect flow-run"))
         eventually(lambda: states_of_tasks(client, run_id) == ["CRASHED", "CRASHED"])
     runner.process.send_signal(signal.SIGTERM)
     runner.process.wait(timeout=40)
-    runner.assert_nothing_left()
+    runner.assert_no_process_left()

@@ -1,4 +1,4 @@
-"""A task that takes all memory ends with its name, and can run again with more."""
+"""A task that runs out of memory fails with its name, and can run again with more memory."""
 
 import os
 import subprocess
@@ -9,38 +9,38 @@ import pytest
 
 PROGRAM = Path(__file__).parent / "flow_that_needs_memory.py"
 ALLOWED_BYTES = 3_000_000_000
-"""What the program may take, beyond what the machine uses already, before Ray ends its largest process."""
+"""How much the program may allocate, beyond what the machine uses, before Ray kills its largest process."""
 
 
 @pytest.fixture
 def threshold() -> str:
-    """The share of the machine's memory in use at which Ray ends processes."""
-    said = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    memory = {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in said}
+    """The fraction of the machine's memory in use at which Ray kills processes."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    memory = {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in lines}
     return str(1 - (memory["MemAvailable"] - ALLOWED_BYTES) / memory["MemTotal"])
 
 
-def run(home: Path, threshold: str, what: str) -> subprocess.CompletedProcess[str]:
-    own = {
+def run(home: Path, threshold: str, task: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         "PREFECT_HOME": str(home),
         "RAYWORKS_STORAGE_URI": str(home / "storage"),
         "RAY_memory_usage_threshold": threshold,
         "RAY_task_oom_retry_delay_base_ms": "100",  # a second by default, twice as long each time
     }
-    inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    command = [sys.executable, str(PROGRAM), what]
-    return subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=280, check=False)
+    command = [sys.executable, str(PROGRAM), task]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_the_failure_names_the_task_that_ran_out_of_memory_and_so_does_its_state(prefect_home: Path, threshold: str):
-    ran = run(prefect_home, threshold, "greedy")
-    assert "The task greedy ran out of memory" in ran.stderr, ran.stderr[-3000:]
-    assert "@resources(memory=" in ran.stderr
-    assert "the state of greedy is CRASHED: The task greedy ran out of memory" in ran.stdout, ran.stdout
-    assert ran.returncode == 1
+def test_the_error_and_the_state_name_the_task_that_ran_out_of_memory(prefect_home: Path, threshold: str):
+    done = run(prefect_home, threshold, "greedy")
+    assert "The task greedy ran out of memory" in done.stderr, done.stderr[-3000:]
+    assert "@resources(memory=" in done.stderr
+    assert "the state of greedy is CRASHED: The task greedy ran out of memory" in done.stdout, done.stdout
+    assert done.returncode == 1
 
 
-def test_a_task_with_max_memory_runs_again_with_twice_the_memory(prefect_home: Path, threshold: str):
-    ran = run(prefect_home, threshold, "growing")
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "it had 400 MB in the end" in ran.stdout
+def test_a_task_with_max_memory_is_run_again_with_twice_the_memory(prefect_home: Path, threshold: str):
+    done = run(prefect_home, threshold, "growing")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "its last run had 400 MB" in done.stdout

@@ -1,4 +1,4 @@
-"""A flow run of which nothing is heard any more is shown as crashed, and no other is."""
+"""A flow run whose driver has disappeared is shown as crashed, and no other flow run is."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -23,23 +23,23 @@ def nothing() -> None:
         ("Completed", 60, False),
         ("Scheduled", 60, False),
     ],
-    ids=["it was running", "it was being cancelled", "it runs again since", "it has ended", "it waits for another run"],
+    ids=["running", "being cancelled", "running again since", "ended", "waiting for a retry"],
 )
-def test_a_run_is_crashed_that_was_running_when_it_was_last_heard_of(
+def test_a_run_is_crashed_if_it_was_running_when_it_was_last_seen(
     prefect_api: str, state: str, seconds: float, is_lost: bool
 ):
     import prefect.states
     from prefect.client.orchestration import get_client
 
-    heard = datetime.now(UTC) + timedelta(seconds=seconds)
+    last_seen = datetime.now(UTC) + timedelta(seconds=seconds)
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(nothing, state=getattr(prefect.states, state)())
-        assert report_crashed(str(run.id), heard) == (run.name if is_lost else None)
-        now = client.read_flow_run(run.id).state
-    assert now is not None
-    assert now.name == ("Crashed" if is_lost else state)
-    assert not is_lost or "not been heard of since" in str(now.message)
+        assert report_crashed(str(run.id), last_seen) == (run.name if is_lost else None)
+        state_now = client.read_flow_run(run.id).state
+    assert state_now is not None
+    assert state_now.name == ("Crashed" if is_lost else state)
+    assert not is_lost or "No sign of the run since" in str(state_now.message)
 
 
-def test_a_run_that_the_server_does_not_know_is_none(prefect_api: str):
+def test_a_run_that_the_server_does_not_know_is_not_reported(prefect_api: str):
     assert report_crashed(str(uuid4()), datetime.now(UTC)) is None

@@ -1,0 +1,82 @@
+"""What this package uses of Prefect beyond its documented interface, in one place. Read in Prefect 3.8.8.
+
+Each function says what it relies on and why. ``tests/seams/test_prefect_seams.py`` fails when a release of Prefect
+changes it.
+"""
+
+import os
+import sys
+from typing import Any, cast
+
+SERVER_ENVIRONMENT = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+"""What Prefect sets for its own temporary server (``SubprocessASGIServer._run_uvicorn_command``): a single application,
+without the UI and the services that only a lasting server needs."""
+
+# The server ends with the process that started it, even when that process is killed (prctl 1 is PR_SET_PDEATHSIG). It
+# is killed at once: an orderly end would wait for clients that no longer exist, and SQLite survives a kill.
+_SERVE_UNTIL_PARENT_ENDS = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv.pop(1)):
+        sys.exit(0)
+else:
+    sys.argv.pop(1)
+from uvicorn.main import main
+main()
+"""
+
+
+def url_of_temporary_server() -> str | None:
+    """Return the API URL of the server that Prefect starts when no API is configured, if this process has started it.
+
+    Prefect reports that URL nowhere else, and Ray workers need it: without it, each worker would start a server.
+    Relies on ``SubprocessASGIServer`` being one object per process, and on its ``running`` and ``api_url``. The import
+    loads Prefect's whole server, which takes more than a second.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    return server.api_url if server.running else None
+
+
+def server_command(port: int) -> list[str]:
+    """Return the command that serves Prefect's API on ``port`` of this machine until this process ends.
+
+    Prefect's own command, ``prefect server start``, loads the command line and the UI first, and its temporary server
+    is started by a call that waits for it. Relies on the factory ``prefect.server.api.server:create_app``.
+    """
+    import prefect
+
+    return [
+        *(sys.executable, "-c", _SERVE_UNTIL_PARENT_ENDS, str(os.getpid())),
+        *("--app-dir", os.path.dirname(os.path.dirname(prefect.__file__))),
+        *("--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+        *("--timeout-graceful-shutdown", "3"),  # without it, uvicorn waits for open connections without a limit
+    ]
+
+
+def use_api(url: str) -> None:
+    """Make ``url`` the Prefect API of this process, although Prefect has read its settings already.
+
+    Relies on ``refresh_global_settings_context``, which reads the settings again and is not documented.
+    """
+    from prefect.context import refresh_global_settings_context
+
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+
+
+def drain_logs_and_events(timeout: float) -> None:
+    """Send what this process has logged and emitted, and wait for it at most ``timeout`` seconds for each kind.
+
+    Prefect does this at the exit of the process, when an embedded server has ended already. Relies on ``drain_all`` of
+    the services ``APILogWorker`` and ``EventsWorker``. Each call ends the service; Prefect starts
+    another one on demand.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (APILogWorker, EventsWorker):
+        cast(Any, service).drain_all(timeout=timeout)

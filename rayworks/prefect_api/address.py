@@ -1,0 +1,32 @@
+"""Which Prefect API this process and its Ray workers use."""
+
+from rayworks import storage
+from rayworks.prefect_api import _private
+from rayworks.settings import Settings
+
+
+def configured_api_url() -> str | None:
+    """Return the Prefect API of this process: the configured one, or the server that Prefect started by itself."""
+    from prefect.settings import PREFECT_API_URL
+
+    if url := PREFECT_API_URL.value():
+        return str(url)
+    return _private.url_of_temporary_server()
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment variables that Ray workers get: this process's settings of Prefect and of rayworks.
+
+    ``PREFECT_API_URL`` is always among them if an API is known. ``PREFECT_HOME`` is not: the path exists only here.
+    """
+    from prefect.settings import get_current_settings
+
+    environment = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
+    environment = {name: value for name, value in environment.items() if name != "PREFECT_HOME"}
+    if url := configured_api_url():
+        environment["PREFECT_API_URL"] = url
+    settings = Settings()
+    environment["RAYWORKS_STORAGE_URI"] = storage.absolute(settings.storage_uri)
+    if settings.mlflow_tracking_uri:
+        environment["RAYWORKS_MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
+    return environment

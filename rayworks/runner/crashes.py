@@ -1,0 +1,56 @@
+"""Reports task runs that ended without a state: Prefect shows them as running for ever otherwise."""
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
+from rayworks.runner.session import RaySession
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+BATCH = 200
+"""Task runs in one request; the API returns no more."""
+
+
+def report_crashed(flow_run_id: UUID | None, in_flight: InFlight, session: RaySession) -> None:
+    """Give the state Crashed to the task runs that ended without a final state.
+
+    Args:
+        flow_run_id: The flow run of the task runs.
+        in_flight: The task runs, after their runner has ended.
+        session: Explains the errors of Ray.
+    """
+    if not in_flight.crashed:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter
+
+    crashed = {task_run.id: _state(task_run, error, session) for task_run, error in in_flight.crashed}
+    with get_client(sync_client=True) as client:
+        # A cancelled task run that the API does not know has never started: it gets no state.
+        known = {task_run.id for task_run in in_flight.cancelled}
+        ids = list(crashed)
+        for first in range(0, len(ids), BATCH):
+            batch = TaskRunFilter.model_validate({"id": {"any_": ids[first : first + BATCH]}})
+            for run in client.read_task_runs(task_run_filter=batch):
+                known.add(run.id)
+                if run.state is None or not run.state.is_final():
+                    client.set_task_run_state(run.id, crashed[run.id], force=True)
+        for task_run, _ in in_flight.crashed:
+            if task_run.id not in known:
+                client.create_task_run(
+                    task_run.task,
+                    flow_run_id,
+                    dynamic_key=str(task_run.id),
+                    id=task_run.id,
+                    name=f"{task_run.task.name}-{task_run.id.hex[:3]}",
+                    state=crashed[task_run.id],
+                )
+
+
+def _state(task_run: SubmittedTaskRun, error: Exception | None, session: RaySession) -> "State[Any]":
+    from prefect.states import Crashed
+
+    explanation = session.explain(task_run.task.name, error) if error else None
+    return Crashed(message=str(explanation or "Its Ray task was cancelled, or its worker process ended."))

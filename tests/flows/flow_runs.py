@@ -1,0 +1,72 @@
+"""Run a function as a flow on Ray, and read what the Prefect server shows of the run."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import flow, task
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.states import State
+
+from rayworks import RayTaskRunner
+from tests.waiting import eventually
+
+FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@task
+def add(first: Any, second: Any = 1) -> Any:
+    return first + second
+
+
+@task
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return time.time()
+
+
+@task
+def total_of(named: dict[str, list[int]]) -> int:
+    return sum(named["all"])
+
+
+def on_ray(body: Callable[..., Any]) -> Any:
+    return flow(task_runner=RayTaskRunner(), name="tested")(body)
+
+
+def run(body: Callable[..., Any], *arguments: Any) -> State[Any]:
+    """The last state of a flow with ``body``."""
+    return on_ray(body)(*arguments, return_state=True)
+
+
+def of_flow_run(state: State[Any]) -> dict[str, Any]:
+    """The filter of the API for what belongs to a flow run, given its state."""
+    return {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+
+
+def task_runs(client: SyncPrefectClient, state: State[Any], number: int) -> list[dict[str, Any]]:
+    """The task runs that the server shows of a flow run, once that many of them have ended."""
+
+    def ended() -> list[dict[str, Any]]:
+        runs = client.request("POST", "/task_runs/filter", json=of_flow_run(state)).json()
+        final = [run for run in runs if run["state_type"] in FINAL_STATES]
+        return final if len(final) == number else []
+
+    return eventually(ended)
+
+
+def task_name(task_run: dict[str, Any]) -> str:
+    """The name of the task of a task run, whose own name has a suffix."""
+    return task_run["name"].rpartition("-")[0]
+
+
+def log_line(client: SyncPrefectClient, state: State[Any], text: str) -> dict[str, Any]:
+    """The line of the flow run's log that contains ``text``."""
+    run_id = str(state.state_details.flow_run_id)
+    query = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
+
+    def lines_with_text() -> list[dict[str, Any]]:
+        lines = client.request("POST", "/logs/filter", json=query).json()
+        return [line for line in lines if text in line["message"]]
+
+    return eventually(lines_with_text)[0]

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,16 +17,23 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite runs in two processes, since most tests wait half of their time; what is named runs in this one."""
+    """Return 2 for the whole suite, since most tests wait half of their time. Tests that are named run in this process."""
     return 2 if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """A process can be connected to one Ray, so all tests that connect theirs run in the same, one after the other."""
-    for item in items:
-        if {"ray_session", "ray_for_flows"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run all tests that connect to Ray in one process, since a process can be connected to one Ray only.
+
+    They start first, because that process ends last.
+    """
+
+    def connects(item: pytest.Item) -> bool:
+        return bool({"ray_session", "ray_for_flows"} & set(getattr(item, "fixturenames", ())))
+
+    for item in filter(connects, items):
+        item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: not connects(item))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What the processes of one test session share: objects that one of them creates, and whose turn it is."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,8 +14,8 @@ import pytest
 
 from tests.waiting import eventually
 
-TURN_SECONDS = 3600
-"""How long a test waits for its turn: longer than all others take together."""
+TURN_SECONDS = 1800
+"""How long a test waits for its turn. It then runs anyway: a process that was killed reports the end of no test."""
 
 
 def session_folder() -> Path:
@@ -98,7 +99,8 @@ class Turns:
             remaining.difference_update([file for file in remaining if file.exists()])
             return not remaining
 
-        eventually(have_ended, TURN_SECONDS, f"{item.nodeid} waits for tests that do not end", every=0.5)
+        with contextlib.suppress(AssertionError):
+            eventually(have_ended, TURN_SECONDS, every=0.5)
 
     def end(self, item: pytest.Item) -> None:
         """Report that ``item`` has run."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         TrainingError,
         TransferError,
     )
-    from rayworks.models.contract import Model, TrainContext
+    from rayworks.models.contract import Model, StoredModel, TrainContext
     from rayworks.runner.resources import resources
     from rayworks.runner.session import ray_running
     from rayworks.runner.task_runner import RayTaskRunner
@@ -40,6 +40,7 @@ __all__ = [
     "RegistryError",
     "ServingError",
     "StorageError",
+    "StoredModel",
     "TrainContext",
     "TrainingError",
     "TransferError",
@@ -60,6 +61,7 @@ _MODULES = {
     "RegistryError": "rayworks.errors",
     "ServingError": "rayworks.errors",
     "StorageError": "rayworks.errors",
+    "StoredModel": "rayworks.models.contract",
     "TrainContext": "rayworks.models.contract",
     "TrainingError": "rayworks.errors",
     "TransferError": "rayworks.errors",

@@ -146,7 +146,7 @@ class Dataset(Record):
     )
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
     rejected_uri: str = Field(
-        description="Folder of Parquet files with the rows set aside, each with file, row and reason."
+        description="Folder of Parquet files with the rejected rows, each with file, row and reason."
     )
 
     def split(self, name: SplitName) -> Split:

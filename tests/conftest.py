@@ -17,7 +17,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return 2 for the whole suite, since most tests wait half of their time. Tests that are named run in this process."""
+    """Return 2 for the whole suite, whose tests wait half of their time. Tests given by name run in this process."""
     return 2 if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 

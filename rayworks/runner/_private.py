@@ -81,7 +81,7 @@ def serialized_flow_run_context() -> dict[str, Any]:
     once per flow run here, so the parts that belong to one task run are emptied; :class:`TaskCall` carries them.
 
     The result storage is passed as the object that it is. ``serialize_context`` passes its fields, from which the
-    worker creates the block anew, and for that Prefect imports all of its installed integrations
+    worker creates the block again, and for that Prefect imports all of its installed integrations
     (PrefectHQ/prefect#20853). With ``prefect-kubernetes``, that takes most of a second in each worker.
     """
     context, flow_run = serialize_context(), FlowRunContext.get()

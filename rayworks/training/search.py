@@ -188,7 +188,7 @@ def _tuner(trainable: Any, search: Search) -> Any:
 def _callback(options: TuneOptions, metric: str) -> Any:
     """Return a callback that shows the progress of the search.
 
-    The callback of a resumed search is created anew from what was pickled with it, so it takes the progress to call
+    The callback of a resumed search is created again from what was pickled with it, so it takes the progress to call
     from ``LISTENER`` and not from an argument.
     """
     progress, started = LISTENER.get(), time.monotonic()

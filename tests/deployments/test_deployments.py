@@ -101,7 +101,7 @@ def test_a_run_of_a_served_deployment_on_a_csv_file_completes(prefect_api: str, 
             this_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
             summary = ArtifactFilter.model_validate({"key": {"any_": ["summary"]}})
             [artifact] = client.read_artifacts(flow_run_filter=this_run, artifact_filter=summary)
-            assert "300 in, 300 kept, 0 set aside" in str(artifact.data)
+            assert "300 in, 300 kept, 0 rejected" in str(artifact.data)
     finally:
         server.terminate()
         server.wait(timeout=60)

@@ -92,7 +92,7 @@ def remembered(steps: list, number: int = 0):
     )
 
 
-def test_a_pickled_search_callback_is_created_anew():
+def test_a_pickled_search_callback_is_created_again():
     from ray.tune import Callback
 
     copy = cloudpickle.loads(cloudpickle.dumps(remembered([])))

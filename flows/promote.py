@@ -31,7 +31,7 @@ def promote(
     checked = check_serving.submit(version, dataset, serve_check)
     decision = promote_task.submit(version, evaluation.result(), checked.result(), options).result()
     return report.submit(
-        dataset, version=version, evaluation=evaluation, serve_check=checked, decision=decision
+        dataset, version=version, evaluation=evaluation.result(), serve_check=checked.result(), decision=decision
     ).result()
 
 

@@ -20,7 +20,6 @@ from prefect_ray.task_runners import PrefectRayFuture
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput, State
     from prefect.tasks import Task
-    from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 
 # What a task run reports
 
@@ -209,19 +208,17 @@ def link_result(state: "State[Any]", result: Any) -> None:
 # prefect-ray
 
 
-def start_without_ray(runner: "PrefectRayTaskRunner[Any]") -> None:
+def start_without_ray(runner: "TaskRunner[Any]") -> None:
     """Start the task runner as ``TaskRunner.__enter__`` does, and skip prefect_ray's, which starts Ray by itself."""
     cast(Any, TaskRunner).__enter__(runner)
 
 
-def stop_without_ray(runner: "PrefectRayTaskRunner[Any]", *exc_info: Any) -> None:
+def stop_without_ray(runner: "TaskRunner[Any]", *exc_info: Any) -> None:
     """Stop what :func:`start_without_ray` started."""
     cast(Any, TaskRunner).__exit__(runner, *exc_info)
 
 
-def with_object_refs(
-    runner: "PrefectRayTaskRunner[Any]", parameters: dict[str, Any]
-) -> tuple[dict[str, Any], list[Any]]:
+def with_object_refs(runner: "TaskRunner[Any]", parameters: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Return ``parameters`` with Ray's references in place of futures, and the references.
 
     Relies on prefect_ray's private ``_exchange_prefect_for_ray_futures``, which visits collections as Prefect does.

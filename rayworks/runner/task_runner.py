@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 from prefect.context import FlowRunContext, SettingsContext, TagsContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as flow_run_of_process
-from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 from prefect_ray.task_runners import PrefectRayFuture
 
 from rayworks.cluster import preflight
@@ -32,10 +31,26 @@ from rayworks.runner.worker import TaskCall, outbox_of_worker, remote_run_task, 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput
     from prefect.futures import PrefectFuture
+    from prefect.task_runners import TaskRunner
     from prefect.tasks import Task
 
+    class PrefectRayTaskRunner(TaskRunner[PrefectFuture[Any]]):
+        """prefect_ray's task runner, with the type that ``@flow(task_runner=…)`` accepts.
 
-class RayTaskRunner(PrefectRayTaskRunner[Any]):
+        That is a ``TaskRunner[PrefectFuture]``, whose parameter is invariant: prefect_ray's
+        ``TaskRunner[PrefectRayFuture]`` does not fit (Prefect 3.8.8, prefect-ray 0.6.0).
+        """
+
+        address: str | None
+        init_kwargs: dict[str, Any]
+
+        def __init__(self, address: str | None, init_kwargs: dict[str, Any] | None) -> None: ...
+        def duplicate(self) -> Self: ...
+else:
+    from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
+
+
+class RayTaskRunner(PrefectRayTaskRunner):
     """Runs each task of a flow as a Ray task.
 
     Args:

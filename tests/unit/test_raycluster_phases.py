@@ -245,8 +245,11 @@ def watch(api: Any) -> Any:
         started.stop()
 
 
-def head_pod(api: Any) -> dict[str, Any]:
-    return next(pod for pod in api.recording["pods"] if pod["metadata"]["labels"]["ray.io/node-type"] == "head")
+def change_head(api: Any, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the head's pod at once, as far as a watch can see."""
+    pods = copy.deepcopy(api.recording["pods"])
+    change(next(pod for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == "head"))
+    api.recording["pods"] = pods
 
 
 def restart(head: dict[str, Any]) -> None:
@@ -269,7 +272,7 @@ def test_a_head_that_loses_its_memory_is_lost_with_the_reason(
     api: Any, watch: Any, change: Callable[[dict[str, Any]], None], reason: str
 ):
     lost = watch("well")
-    change(head_pod(api))
+    change_head(api, change)
     error = lost.result(timeout=10)
     assert isinstance(error, ClusterLostError)
     assert error.what == "the Ray head is lost"
@@ -336,7 +339,7 @@ def test_a_driver_in_a_pod_disconnects_before_it_deletes_its_cluster(api: Any, i
 
 def test_a_lost_cluster_is_deleted_before_ray_disconnects(api: Any, in_a_pod: KubeRayCluster):
     in_a_pod.acquire({}, {})
-    restart(head_pod(api))
+    change_head(api, restart)
     in_a_pod.lost.result(timeout=10)
     in_a_pod.release()
     assert phases(api)[-4:] == ["delete RayCluster", "delete Lease", "disconnect", "end node"]

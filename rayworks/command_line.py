@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import sys
 import time
 import traceback
@@ -69,17 +68,18 @@ def arguments(flow: "Flow[..., Any]", command_line: list[str]) -> dict[str, Any]
 
 def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console") -> int:
     """Start Prefect and Ray, run the flow, print its result or why it failed, and return the exit code."""
-    from rayworks.prefect_api import server
+    from rayworks.prefect_api import run_log, server
+    from rayworks.runner import nested_output
     from rayworks.runner.session import ray_running
 
     started = time.monotonic()
-    _silence_run_log()
+    run_log.stop_printing()  # the terminal shows progress and errors instead
     _show_cluster_log(console)
     console.print(f"[bold]rayworks[/] {flow.name}  [dim]starting Prefect and Ray[/]")
     try:
         embedded_server = server.start()  # it migrates its database while Ray starts
         with ray_running():
-            _silence_worker_output()
+            nested_output.stop_printing()  # it would break the progress table, and the flow run's log has it as well
             if embedded_server:
                 embedded_server.wait()
             result = _run_with_progress(flow, parameters, console)
@@ -123,21 +123,6 @@ def _store_traceback(error: BaseException) -> str:
     except (RayworksError, ValueError):  # the latter is of invalid settings
         return f"\n{text}"
     return f"The traceback is stored in {uri}."
-
-
-def _silence_run_log() -> None:
-    """Do not print the flow run's log: the terminal shows progress and errors, and Prefect's UI shows the log."""
-    from prefect.logging.configuration import setup_logging
-
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    setup_logging()
-
-
-def _silence_worker_output() -> None:
-    """Do not print the output of workers: it would break the progress table, and the flow run's log has it as well."""
-    from rayworks.runner import nested_output
-
-    nested_output.stop_printing()
 
 
 def _show_cluster_log(console: "Console") -> None:

@@ -80,3 +80,14 @@ def drain_logs_and_events(timeout: float) -> None:
 
     for service in (APILogWorker, EventsWorker):
         cast(Any, service).drain_all(timeout=timeout)
+
+
+def configure_logging_again() -> None:
+    """Make Prefect read its logging settings, such as ``PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL``, from the environment.
+
+    Importing Prefect has configured its loggers already. ``setup_logging`` is not documented, and neither is that it
+    changes the level of existing handlers when it is called a second time.
+    """
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()

@@ -1,7 +1,10 @@
 """Sends the log records of rayworks to the log of the Prefect run that they belong to."""
 
 import logging
+import os
 from uuid import UUID
+
+from rayworks.prefect_api import _private
 
 
 class RunLogFilter(logging.Filter):
@@ -48,3 +51,12 @@ def _attach_filter(logger: logging.Logger) -> RunLogFilter:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     return run_filter
+
+
+def stop_printing() -> None:
+    """Stop Prefect from printing the logs of runs on this process's terminal. The API gets them as before.
+
+    ``PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL`` in the environment takes precedence.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    _private.configure_logging_again()

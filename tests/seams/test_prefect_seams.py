@@ -105,3 +105,24 @@ def test_draining_sends_what_was_logged_and_emitted(api):
         "my last words"
     ]
     assert events == ["rayworks.test"]
+
+
+def test_the_level_of_the_terminal_changes_after_prefect_has_configured_its_loggers():
+    code = """
+import os
+os.environ.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
+import logging
+import prefect
+from rayworks.prefect_api import _private
+logger = logging.getLogger("prefect.flow_runs")
+logger.warning("printed")
+os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+_private.configure_logging_again()
+logger.error("not printed")
+assert any(type(handler).__name__ == "APILogHandler" for handler in logger.handlers), logger.handlers
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout + done.stderr
+    assert "| printed" in output
+    assert "not printed" not in output

@@ -9,7 +9,7 @@ from rich.console import Console
 from rayworks import command_line, storage
 from rayworks.command_line import arguments
 from rayworks.errors import ParameterError, StorageError
-from rayworks.prefect_api import server
+from rayworks.prefect_api import run_log, server
 
 
 def flow() -> Any:
@@ -66,7 +66,7 @@ def unexpected_error(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("bad [/] value\nsecond line")
 
     monkeypatch.setattr(server, "start", fail)
-    monkeypatch.setattr(command_line, "_silence_run_log", lambda: None)
+    monkeypatch.setattr(run_log, "stop_printing", lambda: None)
     monkeypatch.setattr(command_line, "_show_cluster_log", lambda console: None)
 
 

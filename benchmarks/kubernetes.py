@@ -147,7 +147,7 @@ def test_seconds_to_the_first_task(installation: Installation) -> None:
     installation.on_storage(script)
     ray = RayOfRun(installation.namespace, cluster_name="")
 
-    def measure(title: str, with_ray: bool, **settings: str) -> None:
+    def measure(title: str, with_ray: bool, **settings: Any) -> None:
         requested = time.time()
         run = runs.start_flow_run(installation, 5, cluster_name=CLUSTER, **settings)
         body = written(installation, f"{run.folder}/second.started")

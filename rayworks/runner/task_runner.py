@@ -65,7 +65,6 @@ class RayTaskRunner(PrefectRayTaskRunner):
 
     def __init__(self, address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(address=address, init_kwargs=init_kwargs)
-        self._session = RaySession()
         self._failure: RayworksError | None = None
         self._output: NestedOutput | None = None
         self._flow_run_id: UUID | None = None
@@ -76,6 +75,8 @@ class RayTaskRunner(PrefectRayTaskRunner):
     def __enter__(self) -> Self:
         _private.start_without_ray(self)
         server.set_defaults()
+        # Not earlier: a flow of the program's own module is pickled with its runner, and a session cannot be.
+        self._session = RaySession()
         self._outbox = outbox_of_worker() or Outbox()
         self._in_flight = InFlight(self._outbox)
         # Before Ray starts, so that the log shows what a cluster waits for. Prefect starts a flow's runner before the

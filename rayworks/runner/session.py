@@ -103,7 +103,8 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
     import ray
 
     if ray.is_initialized():
-        yield _session_of_process.current or RaySession()
+        with _session_of_process.hold(_session_of_process.current or RaySession()) as session:
+            yield session
         return
     settings = Settings()
     if address:

@@ -57,7 +57,7 @@ def test_an_existing_file_survives_a_write_that_does_not_fit_on_the_disk(disk: P
 
 def test_a_registry_that_did_not_fit_is_created_once_there_is_space(disk: Path):
     (disk / "filling").write_bytes(bytes(900_000))
-    with pytest.raises(RegistryError, match=r"full.*that its disk has room"):
+    with pytest.raises(RegistryError, match=r"full.*that its disk is not full"):
         registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db")
     assert files_of(disk) == ["filling"]
     subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
@@ -72,5 +72,5 @@ def test_a_read_only_disk_is_named_by_everything_that_writes(disk: Path, monkeyp
         lambda: Settings().tracking_uri(),
         lambda: registry.champion("rides", tracking_uri=f"sqlite:///{disk}/mlflow.db"),
     ):
-        with pytest.raises(StorageError, match=r"Cannot write: .*The place is read-only: set RAYWORKS_STORAGE_URI"):
+        with pytest.raises(StorageError, match=r"Cannot write: .*The location is read-only: set RAYWORKS_STORAGE_URI"):
             write()

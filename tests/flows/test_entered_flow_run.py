@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 from uuid import uuid4
 
@@ -32,9 +32,16 @@ def serialized_flow_run() -> dict[str, Any]:
 
 
 @pytest.fixture
-def cache() -> FlowRunCache:
-    """A cache for one flow run."""
-    return FlowRunCache(lambda _: EnteredFlowRun(serialized_flow_run()), size=1)
+def cache() -> Generator[FlowRunCache]:
+    """A cache for one flow run. The one that a test used last, and that the cache keeps, is closed after the test."""
+    entered: list[EnteredFlowRun] = []
+
+    def enter(_: Any) -> EnteredFlowRun:
+        entered.append(EnteredFlowRun(serialized_flow_run()))
+        return entered[-1]
+
+    yield FlowRunCache(enter, size=1)
+    entered[-1].close()
 
 
 def run(flow_run: EnteredFlowRun, body: Callable[[], Any]) -> Any:

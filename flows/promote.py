@@ -27,11 +27,11 @@ def promote(
     """Evaluate a model on the hold-out rows of a dataset, check its serving, and promote it if every check passes."""
     dataset = open_dataset.submit(dataset_uri).result()
     version = open_model.submit(model_uri).result()
-    evaluation = evaluate_task.submit(version, dataset, evaluate)
-    checked = check_serving.submit(version, dataset, serve_check)
-    decision = promote_task.submit(version, evaluation.result(), checked.result(), options).result()
+    evaluation = evaluate_task.submit(version, dataset, evaluate).result()
+    checked = check_serving.submit(version, dataset, serve_check).result()
+    decision = promote_task.submit(version, evaluation, checked, options).result()
     return report.submit(
-        dataset, version=version, evaluation=evaluation.result(), serve_check=checked.result(), decision=decision
+        dataset, version=version, evaluation=evaluation, serve_check=checked, decision=decision
     ).result()
 
 

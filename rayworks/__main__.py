@@ -23,7 +23,6 @@ def _doctor(*, worker: bool) -> int:
 
     from rayworks import doctor
     from rayworks.prefect_api import server
-    from rayworks.prefect_api.address import configured_api_url, worker_environment
     from rayworks.settings import Settings
 
     console = Console(highlight=False, soft_wrap=True)
@@ -31,8 +30,7 @@ def _doctor(*, worker: bool) -> int:
         embedded.wait()
     marks = {"pass": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     failures = 0
-    lines = doctor.examine(Settings(), api_url=configured_api_url(), worker=worker, environment=worker_environment())
-    for line in lines:
+    for line in doctor.examine(Settings(), worker=worker):
         failures += line.level == "fail"
         console.print(f"{marks[line.level]} [bold]{line.check}[/]  {escape(line.detail)}")
     return 1 if failures else 0

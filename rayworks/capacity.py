@@ -24,5 +24,5 @@ def equal_share(nodes: Sequence[float], workers: int) -> int:
 
 
 def fitting_workers(nodes: Sequence[float], cpus: float) -> int:
-    """Return how many workers with so many CPUs fit on all nodes together."""
+    """Return how many workers with this many CPUs fit on all nodes together."""
     return sum(int(node // cpus) for node in nodes)

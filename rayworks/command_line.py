@@ -1,5 +1,6 @@
 """A flow as a program: its parameters as arguments, its progress while it runs, a summary at the end."""
 
+import contextlib
 import inspect
 import logging
 import sys
@@ -67,19 +68,27 @@ def arguments(flow: "Flow[..., Any]", command_line: list[str]) -> dict[str, Any]
 
 
 def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console") -> int:
-    """Start Prefect and Ray, run the flow, print its result or why it failed, and return the exit code."""
+    """Start Prefect, and Ray if the flow uses it, run the flow, print its result or why it failed.
+
+    Returns:
+        The exit code.
+    """
     from rayworks.prefect_api import run_log, server
     from rayworks.runner import nested_output
     from rayworks.runner.session import ray_running
+    from rayworks.runner.task_runner import RayTaskRunner
 
     started = time.monotonic()
+    uses_ray = isinstance(flow.task_runner, RayTaskRunner)
     run_log.stop_printing()  # the terminal shows progress and errors instead
     _show_cluster_log(console)
-    console.print(f"[bold]rayworks[/] {flow.name}  [dim]starting Prefect and Ray[/]")
+    console.print(f"[bold]rayworks[/] {flow.name}  [dim]starting Prefect{' and Ray' if uses_ray else ''}[/]")
     try:
         embedded_server = server.start()  # it migrates its database while Ray starts
-        with ray_running():
-            nested_output.stop_printing()  # it would break the progress table, and the flow run's log has it as well
+        with contextlib.ExitStack() as stack:
+            if uses_ray:
+                stack.enter_context(ray_running())
+                nested_output.stop_printing()  # it would break the progress table; the flow run's log has it as well
             if embedded_server:
                 embedded_server.wait()
             result = _run_with_progress(flow, parameters, console)
@@ -135,12 +144,12 @@ def _show_cluster_log(console: "Console") -> None:
 
 
 def _print_summary(result: Any, console: "Console", seconds: float) -> None:
-    """Print the ``summary`` of a result that has one, the fields of any other, and how long it took."""
+    """Print the ``summary`` of a result that has one, the entries of any other, and how long it took."""
     from rich.table import Table
 
     lines = getattr(result, "summary", None)
-    if lines is None and result is not None:
-        lines = [(name, str(value)) for name, value in result]
+    if lines is None:  # the fields of a record, or a list
+        lines = [entry if isinstance(entry, tuple) else ("", entry) for entry in result or ()]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

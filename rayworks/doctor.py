@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rayworks import storage
-from rayworks.cluster import places, preflight
+from rayworks.cluster import preflight
 from rayworks.cluster.kubernetes import raycluster_manifest
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError, in_a_pod
 from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
 from rayworks.cluster.kubernetes.objects import Object
 from rayworks.errors import RayworksError
 from rayworks.prefect_api import server
+from rayworks.prefect_api.address import configured_api_url
+from rayworks.runner.session import ray_running
 from rayworks.settings import Settings
 
 PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -37,24 +39,22 @@ class Line:
     detail: str
 
 
-def examine(settings: Settings, *, api_url: str | None, worker: bool, environment: dict[str, str]) -> Iterator[Line]:
+def examine(settings: Settings, *, worker: bool) -> Iterator[Line]:
     """Run one check after the other, and go on after failures as far as possible.
 
     Args:
         settings: Of the installation.
-        api_url: The Prefect API that runs would use.
         worker: Whether to start Ray as a run would, and to check from its workers.
-        environment: Environment variables for Ray's workers.
     """
     versions = preflight.versions().items()
     yield Line("pass", "versions", ", ".join(f"{name} {version or 'missing'}" for name, version in versions))
-    yield _prefect(api_url)
+    yield _prefect(configured_api_url())
     yield _line("storage", lambda: _storage(settings))
     yield _line("MLflow", lambda: _mlflow(settings))
     if raycluster_manifest.is_manifest(settings.ray_address):
         yield from _kubernetes(settings)
     if worker:
-        yield from _workers(settings, api_url, environment)
+        yield from _workers(settings)
 
 
 def _line(check: str, run: Callable[[], str]) -> Line:
@@ -94,13 +94,12 @@ def _mlflow(settings: Settings) -> str:
 
 
 def _kubernetes(settings: Settings) -> Iterator[Line]:
-    manifests: list[Object] = []
-
-    def read() -> str:
-        manifests.append(_manifest(settings))
-        return f"{settings.ray_address} describes {manifests[0]['metadata']['name']}"
-
-    yield _line("manifest", read)
+    manifest = None
+    try:
+        manifest = raycluster_manifest.read_with_image(str(settings.ray_address), settings.image)
+        yield Line("pass", "manifest", f"{settings.ray_address} describes {manifest['metadata']['name']}")
+    except RayworksError as error:
+        yield Line("fail", "manifest", str(error))
     try:
         api = KubernetesApi(settings.namespace)
     except RayworksError as error:
@@ -108,7 +107,7 @@ def _kubernetes(settings: Settings) -> Iterator[Line]:
         return
     yield _line("Kubernetes API", lambda: f"{api.server_version()}, namespace {api.namespace}")
     yield _permissions(api)
-    for manifest in manifests:
+    if manifest:
         # The API server checks a dry run as a real request: known kind, permission, schema, webhooks.
         name = f"{manifest['metadata']['name'][: raycluster_manifest.LONGEST_NAME]}-dry-run"
         needs = raycluster_manifest.Needs(name=name, namespace=api.namespace, image=settings.image)
@@ -116,15 +115,6 @@ def _kubernetes(settings: Settings) -> Iterator[Line]:
         yield _line("RayCluster dry run", functools.partial(_dry_run, api, cluster))
         for image in raycluster_manifest.images(cluster):
             yield _image(api, image)
-
-
-def _manifest(settings: Settings) -> Object:
-    manifest = raycluster_manifest.read(str(settings.ray_address))
-    if raycluster_manifest.lacks_image(manifest) and not settings.image:
-        raise RayworksError(
-            "a Ray container names no image", where=str(settings.ray_address), remedy="Set RAYWORKS_IMAGE"
-        )
-    return manifest
 
 
 def _permissions(api: KubernetesApi) -> Line:
@@ -160,23 +150,17 @@ def _image(api: KubernetesApi, image: str) -> Line:
 # Ray
 
 
-def _workers(settings: Settings, api_url: str | None, environment: dict[str, str]) -> Iterator[Line]:
-    cluster = places.cluster_of(settings)
-    places.prepare()
+def _workers(settings: Settings) -> Iterator[Line]:
     try:
-        cluster.acquire(environment, {})
+        with ray_running(settings.ray_address) as session:
+            version, place = importlib.metadata.version("ray"), settings.ray_address or "this machine"
+            yield Line("pass", "Ray", f"{version} at {place}")
+            if nodes := session.start_preflight():
+                yield _line("workers", lambda: _check_nodes(nodes))
     except RayworksError as error:
         yield Line("fail", "Ray", str(error))
-        return
-    try:
-        yield Line("pass", "Ray", f"{importlib.metadata.version('ray')} at {settings.ray_address or 'this machine'}")
-        # Workers elsewhere have a Prefect API and a storage of their own.
-        shared = (None, None) if cluster.is_elsewhere else (api_url, settings.storage_uri)
-        yield _line("workers", lambda: _fit(preflight.Preflight(*shared)))
-    finally:
-        cluster.release()
 
 
-def _fit(workers: preflight.Preflight) -> str:
-    workers.check()
-    return f"on {', '.join(workers.nodes)}: same versions, Prefect API and storage reached"
+def _check_nodes(nodes: preflight.Preflight) -> str:
+    nodes.check(shared_storage=True)
+    return f"on {', '.join(nodes.nodes)}: same versions, Prefect API and storage reached"

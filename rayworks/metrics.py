@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rayworks.errors import ParameterError
-from rayworks.records import Dataset, Problem, Target
+from rayworks.records import Problem, Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,7 @@ class Metric:
         return (max if self.higher_is_better else min)(items, key=key)
 
     def gain(self, candidate: float, rival: float) -> float:
-        """Return by which share of the rival's value the candidate is better.
+        """Return the relative improvement of the candidate over the rival.
 
         Negative if it is worse. Infinite against a rival of 0, unless the candidate is 0 too. NaN if one of them is not
         finite.
@@ -166,22 +166,3 @@ def compute(target: Target, actual: "np.ndarray", predicted: "np.ndarray") -> di
         return {}
     measured = {metric.name: metric.measure(actual, predicted) for metric in _ALL if target.problem in metric.problems}
     return {name: float(value) for name, value in measured.items() if value is not None}
-
-
-def baseline(dataset: Dataset, rows: int) -> "np.ndarray":
-    """Return predictions that ignore the row: the mean, or the class frequencies, of the training rows."""
-    import numpy as np
-
-    target = dataset.target
-    if target.problem != "regression":
-        return np.tile(class_shares(dataset), (rows, 1))
-    of_target = next(s for s in dataset.split("train").statistics if s.name == target.name)
-    return np.full(rows, of_target.mean, dtype="float64")
-
-
-def class_shares(dataset: Dataset) -> "np.ndarray":
-    """Return the share of each class in the training rows, none of them zero."""
-    import numpy as np
-
-    counts = np.array([dataset.class_counts.get(str(label), 0) for label in dataset.target.classes], dtype="float64")
-    return (counts + 1) / (counts + 1).sum()  # Laplace's rule: a class without a training row is still possible

@@ -136,7 +136,9 @@ class Dataset(Record):
     target: Target
     feature_set: FeatureSet
     splits: tuple[Split, ...]
-    split_by: str = Field(description="How rows were assigned, for people: 'time_hour: before 2013-09-13 train, …'.")
+    split_by: str = Field(
+        description="How rows were assigned, for people: 'by time (time_hour): train before 2013-08-07 05:00, …'."
+    )
     sources: tuple[SourceFile, ...]
     rows_in: int
     rows_kept: int

@@ -60,15 +60,19 @@ class RunProgress:
         from rich.markup import escape
 
         with get_client(sync_client=True) as client, Live(console=self._console, refresh_per_second=4) as live:
-            deadline = None
+            deadline = problem = None
             while True:
                 has_ended = self._ended.wait(POLL_SECONDS)
                 try:
                     lines = task_lines(client, self._flow_run_id)
                     live.update(table(lines))
                 except Exception as error:  # the progress must not fail the flow, which reports a lost API itself
-                    live.console.print(f"[dim]no progress: {escape(str(error))}[/]")
-                    return
+                    if str(error) != problem:
+                        problem = str(error)
+                        live.console.print(f"[dim]no progress: {escape(problem)}[/]")
+                    if has_ended:
+                        return
+                    continue
                 if has_ended:
                     deadline = deadline or time.monotonic() + LAST_STATES_SECONDS
                     if time.monotonic() > deadline or all(line.state != "Running" for line in lines):

@@ -11,7 +11,7 @@ from rayworks.settings import Settings
 
 
 @task(name="check-serving")
-@resources(num_cpus=0, resources=application.HEAD_NODE)
+@resources(num_cpus=0, resources=application.HEAD_NODE, shared_storage=True)
 def check_serving(candidate: ModelVersion, dataset: DatasetRef, options: ServeCheckOptions) -> ServeCheck:
     """Serve the candidate beside the champion, and compare its responses with the model's own predictions."""
     settings = Settings()

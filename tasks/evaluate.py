@@ -11,7 +11,7 @@ from rayworks.settings import Settings
 
 
 @task(name="evaluate")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def evaluate(candidate: ModelVersion, dataset: DatasetRef, options: EvaluateOptions) -> Evaluation:
     """Score candidate, champion and baseline on the hold-out rows, overall and by slice."""
     settings = Settings()

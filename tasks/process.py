@@ -11,7 +11,7 @@ from rayworks.settings import Settings
 
 
 @task(name="process")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def process(uri: str, target: str, options: ProcessOptions, name: str | None = None) -> DatasetRef:
     """Validate, split and store raw data as Parquet, with features and statistics."""
     return run_stage(processing.stage(uri, target, options, storage_uri=Settings().storage_uri, name=name))

@@ -10,7 +10,7 @@ from rayworks.settings import Settings
 
 
 @task(name="promote")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def promote(
     candidate: ModelVersion, evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions
 ) -> PromotionDecision:

@@ -10,7 +10,7 @@ from rayworks.settings import Settings
 
 
 @task(name="register")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def register(model: ModelRef, tuned: TuneResult | None = None) -> ModelVersion:
     """Register a model with its provenance, as the candidate."""
     settings = Settings()

@@ -22,7 +22,7 @@ from rayworks.settings import Settings
 
 
 @task(name="report")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def report(
     dataset: DatasetRef,
     tuned: TuneResult | None = None,

@@ -9,7 +9,7 @@ from rayworks.settings import Settings
 
 
 @task(name="rollback")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def rollback(name: str) -> ModelVersion:
     """Move the champion alias back to the previous champion."""
     return registry.rollback(name, tracking_uri=Settings().tracking_uri())

@@ -4,7 +4,7 @@ from prefect import get_run_logger, task
 
 from rayworks.cluster.kubernetes import raycluster_manifest
 from rayworks.cluster.kubernetes.sweep import sweep as sweep_clusters
-from rayworks.prefect_api.lost_runs import report_crashed
+from rayworks.prefect_api.lost_runs import report_crashed_flow_run
 from rayworks.settings import Settings
 
 
@@ -17,7 +17,7 @@ def sweep(namespace: str | None = None) -> list[str]:
         return []
     swept = sweep_clusters(storage_uri=settings.storage_uri, namespace=namespace)
     for flow_run_id, last_renewal in swept.lost_runs.items():
-        if name := report_crashed(flow_run_id, last_renewal):
+        if name := report_crashed_flow_run(flow_run_id, last_renewal):
             get_run_logger().warning(
                 f"The flow run {name} is Crashed: its Lease was last renewed at {last_renewal:%H:%M:%S} UTC"
             )

@@ -11,7 +11,7 @@ from rayworks.training import training
 
 
 @task(name="train")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def train(dataset: DatasetRef, options: TrainOptions, tuned: TuneResult | None = None) -> ModelRef:
     """Train a model with the hyperparameters of tuning, overridden by those of the options."""
     best = tuned.best.hyperparameters if tuned else None

@@ -11,7 +11,7 @@ from rayworks.training import search_space, tuning
 
 
 @task(name="tune")
-@resources(num_cpus=0)
+@resources(num_cpus=0, shared_storage=True)
 def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | None:
     """Search hyperparameters for the training loop. Skipped with 0 trials, or if there is nothing to search."""
     loop, fixed = train.loop, train.hyperparameters

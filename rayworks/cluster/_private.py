@@ -19,7 +19,7 @@ from typing import Any, cast
 OOM_RETRIES = {"RAY_task_oom_retries": "3"}
 """How many more times Ray runs a task that ran out of memory: other tasks that used the memory may have ended.
 
-Ray's default is to retry for ever (ray-project/ray#31509), and a task that is too large would never fail. Ray reads the
+Ray's default is to retry forever (ray-project/ray#31509), and a task that is too large would never fail. Ray reads the
 variable in the process that submits the task (ray-project/ray#30013), so the driver and the workers both need it.
 """
 

@@ -31,6 +31,8 @@ class View:
     """By package, as :func:`versions` returns them. Empty if unknown."""
     problems: tuple[str, ...] = ()
     """What it cannot reach, each as a sentence."""
+    storage_problem: str = ""
+    """Why it cannot use the driver's storage, as a sentence."""
 
 
 def worker_view(node: str, api_url: str | None, token_uri: str | None, after: object) -> View:
@@ -42,8 +44,8 @@ def worker_view(node: str, api_url: str | None, token_uri: str | None, after: ob
         token_uri: A file that the driver wrote to its storage.
         after: The result of another Ray task, which runs first.
     """
-    problems = (api_problem(api_url or os.environ.get("PREFECT_API_URL")), _storage_problem(token_uri))
-    return View(node, versions(), tuple(problem for problem in problems if problem))
+    problem = api_problem(api_url or os.environ.get("PREFECT_API_URL"))
+    return View(node, versions(), (problem,) if problem else (), _storage_problem(token_uri))
 
 
 def versions() -> dict[str, str]:
@@ -62,7 +64,7 @@ class Preflight:
 
     Args:
         api_url: The Prefect API that tasks will use; None: the workers' own environment names it.
-        storage_uri: The driver's storage, which the workers must share; None: they have a storage of their own.
+        storage_uri: The driver's storage, which workers share that use it; None: they have a storage of their own.
         after: Reference to a Ray task that runs first. Its process then returns the view of its node, and gets the
             first task.
     """
@@ -71,10 +73,17 @@ class Preflight:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._token_uri = None
+        self._received: list[View] | None = None
+        self._checked: set[bool] = set()
+        self._token_uri: str | None = None
+        self._storage_error: StorageError | None = None
         if storage_uri is not None:
-            self._token_uri = storage.join(storage.absolute(storage_uri), f"preflight-{secrets.token_hex(4)}")
-            storage.write_bytes(self._token_uri, b"rayworks")
+            token_uri = storage.join(storage.absolute(storage_uri), f"preflight-{secrets.token_hex(4)}")
+            try:
+                storage.write_bytes(token_uri, b"rayworks")
+                self._token_uri = token_uri
+            except StorageError as error:  # raised if a task needs the storage
+                self._storage_error = error
         remote = ray.remote(num_cpus=0, max_retries=0)(worker_view)
         self._nodes = {node_id: node["NodeManagerHostname"] for node_id, node in _alive().items()}
         self._views = {
@@ -89,18 +98,32 @@ class Preflight:
         """The names of the nodes."""
         return list(self._nodes.values())
 
-    def check(self) -> None:
+    def check(self, *, shared_storage: bool) -> None:
         """Wait for the views, and compare them with the driver's. Nodes that have left the cluster do not count.
+
+        Args:
+            shared_storage: Whether the workers have to share the driver's storage.
 
         Raises:
             ClusterError: A worker did not start, or does not fit the driver.
+            StorageError: The driver cannot write to a storage that has to be shared.
         """
+        if shared_storage in self._checked:
+            return
+        if shared_storage and self._storage_error:
+            raise self._storage_error
+        if self._received is None:
+            self._received = self._receive()
+        check(View("the driver", versions()), self._received, shared_storage=shared_storage)
+        self._checked.add(shared_storage)
+
+    def _receive(self) -> list[View]:
         try:
             views = [self._view(node_id) for node_id in self._nodes]
         finally:
             if self._token_uri is not None:
                 storage.delete(self._token_uri)
-        check(View("the driver", versions()), [view for view in views if view is not None])
+        return [view for view in views if view is not None]
 
     def _view(self, node_id: str) -> View | None:
         """Return the view of a node's worker; None if the node has left the cluster."""
@@ -125,7 +148,7 @@ def _alive() -> dict[str, dict[str, Any]]:
     return {node["NodeID"]: node for node in cast(Any, ray.nodes)() if node["Alive"]}
 
 
-def disagreements(driver: View, workers: list[View]) -> list[str]:
+def disagreements(driver: View, workers: list[View], *, shared_storage: bool) -> list[str]:
     """Return what is wrong, a sentence for each node and problem; empty if all workers fit the driver."""
     sentences: list[str] = []
     for worker in workers:
@@ -135,17 +158,19 @@ def disagreements(driver: View, workers: list[View]) -> list[str]:
                 sentences.append(f"{name} is not installed on {worker.node}")
             elif version != expected:
                 sentences.append(f"{name} is {version} on {worker.node} and {expected} on {driver.node}")
-        sentences += [f"{problem} on {worker.node}" for problem in worker.problems]
+        problems = [*worker.problems, *([worker.storage_problem] if shared_storage and worker.storage_problem else [])]
+        sentences += [f"{problem} on {worker.node}" for problem in problems]
     return sentences
 
 
-def check(driver: View, workers: list[View]) -> None:
+def check(driver: View, workers: list[View], *, shared_storage: bool) -> None:
     """Raise ClusterError with everything that is wrong, if anything is."""
-    if sentences := disagreements(driver, workers):
+    if sentences := disagreements(driver, workers, shared_storage=shared_storage):
+        reached = "a Prefect API and storage" if shared_storage else "a Prefect API"
         raise ClusterError(
             "the Ray workers do not fit this run",
             detail="; ".join(sentences),
-            remedy="Use one image for driver, head and workers, and a Prefect API and storage that all of them reach",
+            remedy=f"Use one image for driver, head and workers, and {reached} that all of them reach",
         )
 
 

@@ -88,14 +88,14 @@ def _as_target(column: Column, problem: str) -> Column:
 def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
     """The first rows of a few chunks, spread over all of them; columns whose types differ become text."""
     if not chunks:
-        raise DataError("the data have no rows", remedy="Name data that have some")
+        raise DataError("the data have no rows", remedy="Provide data with at least one row")
     step = max(1, len(chunks) // SAMPLED_CHUNKS)
     chosen = chunks[::step][:SAMPLED_CHUNKS]
     batches = [batch for chunk in chosen for batch in _first_batches(chunk, rows // len(chosen) + 1)]
     frames = [batch.rows for batch in batches if len(batch.rows)]
     if not frames:
         reason = next((reason for batch in batches for _, _, reason in batch.malformed), "")
-        remedy = "Fix its lines" if reason else "Name data that have some"
+        remedy = "Fix its lines" if reason else "Provide data with at least one row"
         raise DataError("the data have no rows", where=chunks[0].uri, detail=reason, remedy=remedy)
     try:
         return pl.concat(frames, how="diagonal_relaxed")

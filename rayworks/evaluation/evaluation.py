@@ -19,7 +19,7 @@ from rayworks import __version__, metrics, reuse, storage
 from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
 from rayworks.errors import DataError, ParameterError, TrainingError
-from rayworks.evaluation import plots
+from rayworks.evaluation import baseline, plots
 from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
@@ -94,7 +94,7 @@ def _evaluate(
     champion, error = _load_champion(champion_uri, data.target, tracking_uri)
     scores = _score(data, candidate, champion, columns, progress)
     models = {"candidate": scores.candidate} | ({} if scores.champion is None else {"champion": scores.champion})
-    predictions = models | {"baseline": metrics.baseline(data, len(scores.actual))}
+    predictions = models | {"baseline": baseline.predictions(data, len(scores.actual))}
     overall = _measure(data.target, scores.actual, predictions)
     require_defined(metric, overall["candidate"])
     return Evaluation(

@@ -58,13 +58,18 @@ def server_command(port: int) -> list[str]:
 
 
 def use_api(url: str) -> None:
-    """Make ``url`` the Prefect API of this process, although Prefect has read its settings already.
+    """Make ``url`` the Prefect API of this process, although Prefect has read its settings already."""
+    os.environ["PREFECT_API_URL"] = url
+    read_settings_again()
 
-    Relies on ``refresh_global_settings_context``, which reads the settings again and is not documented.
+
+def read_settings_again() -> None:
+    """Make Prefect read its settings from the environment again.
+
+    Relies on ``refresh_global_settings_context``, which is not documented.
     """
     from prefect.context import refresh_global_settings_context
 
-    os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
 
 

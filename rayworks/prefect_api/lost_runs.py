@@ -1,11 +1,11 @@
-"""Flow runs whose process ended without a report, for example with its node. Prefect shows them as running for ever."""
+"""Flow runs whose process ended without a report, for example with its node. Prefect shows them as running forever."""
 
 from datetime import datetime
 from uuid import UUID
 
 
-def report_crashed(flow_run_id: str, last_seen: datetime) -> str | None:
-    """Give a flow run the state Crashed if it was running at ``last_seen`` and has not changed its state since.
+def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None:
+    """Mark a flow run as Crashed if it was running at ``last_seen`` and has not changed its state since.
 
     Args:
         flow_run_id: ID of the flow run.

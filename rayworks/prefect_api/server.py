@@ -33,10 +33,19 @@ FLUSH_SECONDS = 5
 def set_defaults() -> None:
     """Give Prefect's own temporary server time to start, and turn off its telemetry.
 
-    Variables that are set in the environment are left unchanged. Call this before Prefect is imported.
+    What the environment or a profile sets is left unchanged.
     """
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(START_SECONDS))
+    from prefect.settings import get_current_settings
+
+    server = get_current_settings().server
+    defaults: dict[str, str] = {}
+    if "analytics_enabled" not in server.model_fields_set:
+        defaults["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    if "startup_timeout_seconds" not in server.ephemeral.model_fields_set:
+        defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = str(START_SECONDS)
+    if defaults:
+        os.environ.update(defaults)  # the server is another process
+        _private.read_settings_again()
 
 
 @dataclass

@@ -4,6 +4,7 @@ import time
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
@@ -31,12 +32,18 @@ class TaskProgress:
         if now - self._logged > LOG_SECONDS:
             self._logged = now
             self._logger.info(message)
+        if self._artifact is None or now - self._shown > ARTIFACT_SECONDS or fraction >= 1:
+            self._shown = now
+            try:
+                self._show(100 * min(max(fraction, 0.0), 1.0), message)
+            except httpx.HTTPError as error:  # the work goes on while the API is away
+                self._logger.warning("The progress could not be shown: %s", error)
+
+    def _show(self, percent: float, message: str) -> None:
         if self._artifact is None:
-            self._shown = now
-            self._artifact = create_progress_artifact(100 * fraction, description=message)  # type: ignore[assignment]
-        elif now - self._shown > ARTIFACT_SECONDS or fraction >= 1:
-            self._shown = now
-            update_progress_artifact(self._artifact, progress=100 * min(max(fraction, 0.0), 1.0), description=message)
+            self._artifact = create_progress_artifact(percent, description=message)  # type: ignore[assignment]
+        else:
+            update_progress_artifact(self._artifact, progress=percent, description=message)
 
 
 def run_stage(stage: Stage[RecordT]) -> RecordT:

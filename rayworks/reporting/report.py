@@ -118,7 +118,7 @@ def verdict(run: Run) -> str:
 
 
 def shown_gain(candidate: float | None, rival: float | None, metric: str) -> float | None:
-    """Return by which share of the rival's metric the candidate is better; None where that is not defined."""
+    """Return the candidate's relative improvement over the rival; None where that is not defined."""
     if candidate is None or rival is None:
         return None
     share = METRICS[metric].gain(candidate, rival)

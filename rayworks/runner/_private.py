@@ -5,6 +5,7 @@ Read in Prefect 3.8.8, prefect-ray 0.6.0 and Ray 2.60.0. Each function says what
 """
 
 import concurrent.futures
+import copyreg
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from uuid import UUID
 
 from prefect.context import AssetContext, FlowRunContext, serialize_context
 from prefect.task_runners import TaskRunner
+from prefect.utilities.annotations import allow_failure, opaque, quote, unmapped
 from prefect.utilities.engine import collect_task_run_inputs_sync, link_state_to_task_run_result
 from prefect_ray.context import RemoteOptionsContext
 from prefect_ray.task_runners import PrefectRayFuture
@@ -206,6 +208,20 @@ def link_result(state: "State[Any]", result: Any) -> None:
 
 
 # prefect-ray
+
+
+def keep_annotations_when_pickled() -> None:
+    """Make Prefect's annotations of parameters, such as ``allow_failure``, survive pickling.
+
+    ``BaseAnnotation`` is a ``tuple`` whose ``__new__`` takes the one value, but pickle passes it the whole tuple: what
+    was ``allow_failure(value)`` arrives as ``allow_failure((value,))``.
+    """
+    for annotation in (allow_failure, opaque, quote, unmapped):
+        copyreg.pickle(annotation, _reduce_annotation)
+
+
+def _reduce_annotation(annotation: Any) -> tuple[type, tuple[Any]]:
+    return type(annotation), (annotation.unwrap(),)
 
 
 def start_without_ray(runner: "TaskRunner[Any]") -> None:

@@ -1,4 +1,4 @@
-"""Reports task runs that ended without a state: Prefect shows them as running for ever otherwise."""
+"""Reports task runs that ended without a state: Prefect shows them as running forever otherwise."""
 
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,8 +13,8 @@ BATCH = 200
 """Task runs in one request; the API returns no more."""
 
 
-def report_crashed(flow_run_id: UUID | None, in_flight: InFlight, session: RaySession) -> None:
-    """Give the state Crashed to the task runs that ended without a final state.
+def report_crashed_task_runs(flow_run_id: UUID | None, in_flight: InFlight, session: RaySession) -> None:
+    """Mark as Crashed the task runs that ended without a final state.
 
     Args:
         flow_run_id: The flow run of the task runs.

@@ -26,7 +26,7 @@ class RayFuture(PrefectRayFuture[Any]):
     """A future of prefect_ray that waits and calls back outside of Ray's own code.
 
     ``ray.get`` discards the exception that Prefect's SIGTERM handler raises while it waits. A callback in one of Ray's
-    own threads would wait for ever as soon as it asks Ray for the result.
+    own threads would wait forever as soon as it asks Ray for the result.
 
     Args:
         task: The task.
@@ -53,8 +53,8 @@ class RayFuture(PrefectRayFuture[Any]):
         Raises:
             ClusterError: Ray has ended.
         """
-        self._wait_for_ray(timeout)
-        super().wait(timeout=timeout if timeout is None else 0)
+        if self._wait_for_ray(timeout):
+            super().wait()
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
         """Wait for the result of the task run, at most ``timeout`` seconds.
@@ -65,9 +65,10 @@ class RayFuture(PrefectRayFuture[Any]):
         """
         from ray.exceptions import RayError
 
-        self._wait_for_ray(timeout)
+        if not self._wait_for_ray(timeout):
+            raise TimeoutError(f"Task run {self.task_run_id} did not complete within {timeout} seconds")
         try:
-            result: Any = super().result(timeout=timeout if timeout is None else 0, raise_on_failure=raise_on_failure)
+            result: Any = super().result(raise_on_failure=raise_on_failure)
         except RayError as error:
             if explanation := self._session.explain(self._task_name, error):
                 raise explanation from error
@@ -91,13 +92,15 @@ class RayFuture(PrefectRayFuture[Any]):
         except Exception:  # concurrent.futures logs the errors of callbacks as well
             logger.exception("A callback of task run %s failed", self.task_run_id)
 
-    def _wait_for_ray(self, timeout: float | None) -> None:
+    def _wait_for_ray(self, timeout: float | None) -> bool:
+        """Wait, and return whether the task run has ended."""
         if _private.final_state(self):
-            return
+            return True
         ended, lost = _private.concurrent_future(self.wrapped_future), self._session.lost
         concurrent.futures.wait([ended, lost], timeout, return_when=concurrent.futures.FIRST_COMPLETED)
         if not ended.done() or ended.exception():
             raise_if_lost(self._session)
+        return ended.done()
 
 
 def raise_if_lost(session: RaySession) -> None:

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from rayworks.runner import _private
 
-HANDLER = "rayworks_flow_run_log"
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 PREFECT_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| ")
 """A line of Prefect's console log, which is sent to the API as well."""
@@ -24,12 +23,14 @@ class NestedOutput:
         self.task_names: set[str] = set()
         """Names of the Ray tasks that are Prefect task runs: their output is left out."""
         self._flow_run_id = flow_run_id
+        # A subflow has one of its own, which ends earlier.
+        self._handler = f"rayworks_flow_run_log_{flow_run_id}"
 
     def start(self) -> None:
-        _private.add_worker_output_handler(HANDLER, self._send)
+        _private.add_worker_output_handler(self._handler, self._send)
 
     def stop(self) -> None:
-        _private.remove_worker_output_handler(HANDLER)
+        _private.remove_worker_output_handler(self._handler)
 
     def _send(self, batch: dict[str, Any]) -> None:
         for line in log_lines(batch, self.task_names):

@@ -15,8 +15,11 @@ MarkedT = TypeVar("MarkedT")
 def resources(**options: Any) -> Callable[[MarkedT], MarkedT]:
     """Declare what a task requests of Ray, such as ``num_cpus=0``, ``num_gpus``, ``memory`` (bytes) or ``resources``.
 
-    All options of ``ray.remote`` are allowed, ``max_retries`` and ``max_calls`` among them. In addition, a task with
-    ``max_memory`` (bytes) that runs out of memory is run again with twice as much, up to that limit.
+    All options of ``ray.remote`` are allowed, ``max_retries`` and ``max_calls`` among them. In addition:
+
+    - A task with ``max_memory`` (bytes) that runs out of memory is run again with twice as much, up to that limit.
+    - A task with ``shared_storage=True`` runs only if the workers reach the storage of the driver
+      (``RAYWORKS_STORAGE_URI``).
 
     The mark is on the task's function, so it stays through ``task.with_options``. Options of a
     ``prefect_ray.remote_options`` block around the submit take precedence::
@@ -43,12 +46,15 @@ class TaskOptions:
     """How many task runs a worker process serves; 0 for any number. Ray takes it when a function is made remote."""
     max_memory: float | None
     """Bytes of memory up to which the task run is repeated; None for no repetition."""
+    shared_storage: bool
+    """Whether the workers must share the driver's storage."""
 
     @classmethod
     def of(cls, task: "Task[..., Any]") -> Self:
         """Return the options of a task that is submitted now."""
         options = {**getattr(task.fn, "ray_options", {}), **_private.remote_options()}
         # With GPUs it is 1, as in Ray: only the end of a process frees the memory that it holds on a GPU.
-        max_calls = options.pop("max_calls", None) or (1 if options.get("num_gpus") else 0)
+        max_calls = options.pop("max_calls", 1 if options.get("num_gpus") else 0)
         max_memory = options.pop("max_memory", None)
-        return cls(options, max_calls, max_memory)
+        shared_storage = bool(options.pop("shared_storage", False))
+        return cls(options, max_calls, max_memory, shared_storage)

@@ -19,7 +19,7 @@ from rayworks.prefect_api import server
 from rayworks.prefect_api.address import configured_api_url
 from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.runner import _private, serialization, unpicklable
-from rayworks.runner.crashes import report_crashed
+from rayworks.runner.crashes import report_crashed_task_runs
 from rayworks.runner.future import RayFuture, raise_if_lost
 from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
 from rayworks.runner.nested_output import NestedOutput
@@ -59,12 +59,17 @@ class RayTaskRunner(PrefectRayTaskRunner):
             embedded Ray.
         init_kwargs: More arguments for ``ray.init``.
 
+    A runner also gives Prefect's temporary server, which starts before it, two minutes to start, unless a setting of
+    Prefect says otherwise.
+
     A task and the context of its flow run are sent to Ray when the task is first submitted in a flow run. If a variable
     that the task's function closes over changes later, the task's later runs do not see it.
     """
 
     def __init__(self, address: str | None = None, init_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(address=address, init_kwargs=init_kwargs)
+        # Here, because Prefect starts its temporary server for a flow before the flow's task runner.
+        server.set_defaults()
         self._failure: RayworksError | None = None
         self._output: NestedOutput | None = None
         self._flow_run_id: UUID | None = None
@@ -74,7 +79,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
 
     def __enter__(self) -> Self:
         _private.start_without_ray(self)
-        server.set_defaults()
+        _private.keep_annotations_when_pickled()
         # Not earlier: a flow of the program's own module is pickled with its runner, and a session cannot be.
         self._session = RaySession()
         self._outbox = outbox_of_worker() or Outbox()
@@ -101,7 +106,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
                 )
             if self._outbox is not outbox_of_worker():
                 self._outbox.close()
-            report_crashed(self._flow_run_id, self._in_flight, self._session)
+            report_crashed_task_runs(self._flow_run_id, self._in_flight, self._session)
             if self._flow_run_id and server.is_embedded(configured_api_url()):
                 server.expect(str(self._flow_run_id), self._in_flight.recorded)
         finally:
@@ -121,7 +126,8 @@ class RayTaskRunner(PrefectRayTaskRunner):
         """Submit one task run to Ray.
 
         Raises:
-            ClusterError: The connection to Ray is lost, or (at the first submit) the workers do not fit the driver.
+            ClusterError: The connection to Ray is lost, or the workers do not fit the driver.
+            StorageError: The task needs a shared storage, and the driver cannot write to it.
             TransferError: The task, its flow or a parameter cannot be pickled.
         """
         import ray
@@ -133,7 +139,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
         raise_if_lost(self._session)
         if not ray.is_initialized():  # over ray://, Ray would start a local cluster without a word
             raise ClusterError("the connection to Ray is lost", remedy="Run the flow again; finished stages are reused")
-        self._check_nodes()
+        self._check_nodes(task)
         self._attach_to_flow_run(task)
         task_run_id = uuid4()
         try:
@@ -156,16 +162,10 @@ class RayTaskRunner(PrefectRayTaskRunner):
         self._in_flight.collect()
         return len(self._in_flight)
 
-    def _check_nodes(self) -> None:
-        """Wait for the preflight, once."""
-        preflight, self._preflight = self._preflight, None
-        if preflight is None:
-            return
-        try:
-            preflight.check()
-        except ClusterError as error:
-            self._failure = error
-            raise
+    def _check_nodes(self, task: "Task[..., Any]") -> None:
+        """Wait for what the preflight found before the first task, and before the first that needs the storage."""
+        if self._preflight:
+            self._preflight.check(shared_storage=TaskOptions.of(task).shared_storage)
 
     def _attach_to_flow_run(self, task: "Task[..., Any]") -> None:
         """Send what nested work prints to the log of the flow run, from its first task on."""

@@ -31,13 +31,13 @@ def run(model_uri: str, options: ServeOptions, *, tracking_uri: str, application
     try:
         serve.run(deployment, name=application, route_prefix=prefix)
     except Exception as error:
-        known = cause(error)
-        if isinstance(known, RayworksError):
-            raise known from error
+        reason = cause(error)
+        if isinstance(reason, RayworksError):
+            raise reason from error
         raise ServingError(
             "the model's application did not start",
             where=model_uri,
-            detail=str(known).splitlines()[0],
+            detail=str(reason).splitlines()[0],
             remedy="See the replica's log in the Ray dashboard",
         ) from error
     return f"http://{host}:{port}{prefix.rstrip('/')}"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rayworks import reuse, storage
+from rayworks import __version__, reuse, storage
 from rayworks.data import manifest, split_rows
 from rayworks.errors import ServingError
 from rayworks.params import ServeCheckOptions, ServeOptions
@@ -32,7 +32,7 @@ def stage(
 
     What is wrong with the candidate is a finding, not an error. Only a check that passed is reused.
     """
-    key = reuse.digest(model_uri, dataset.fingerprint, options.model_dump_json())
+    key = reuse.digest(__version__, model_uri, dataset.fingerprint, options.model_dump_json())
     uri = reuse.location(storage_uri, "serve_checks", dataset.name, key) + ".json"
 
     def find() -> ServeCheck | None:
@@ -146,7 +146,7 @@ def _unrefused_values(
     for name, value in bad_values.items():
         status, body = _request(client, f"{url}/predict", {"rows": [{**record, name: value}]})
         if status != 422 or name not in json.dumps(body, ensure_ascii=False):
-            findings.append(f"a row with a bad value in {name!r} was answered {status} instead of 422 that names it")
+            findings.append(f"a row with a bad value in {name!r} got status {status}, not a 422 that names the field")
     return findings
 
 

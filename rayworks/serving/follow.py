@@ -2,7 +2,7 @@
 
 import time
 
-from rayworks.errors import RegistryError
+from rayworks.errors import RayworksError, RegistryError
 from rayworks.evaluation import registry
 from rayworks.params import ServeOptions
 from rayworks.progress import Progress, silent
@@ -31,8 +31,13 @@ def serve_and_follow(model_uri: str, options: ServeOptions, *, tracking_uri: str
             except RegistryError as error:  # an outage of the registry does not stop the service
                 progress(1.0, f"{status}. Whether its alias has moved is unknown: {error}")
                 continue
-            if current.version != served.version:
+            if current.version == served.version:
+                continue
+            try:
                 application.run(current.uri, options, tracking_uri=tracking_uri)
-                served = current
+            except RayworksError as error:  # until it can be served, or the alias moves on
+                progress(1.0, f"{status}. Version {current.version} could not be served, and is tried again: {error}")
+                continue
+            served = current
     finally:
         application.stop()

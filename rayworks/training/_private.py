@@ -49,7 +49,7 @@ def poll_workers_often() -> None:
 def snapshot_search_often() -> None:
     """Let Ray Tune store the state of a search every second: a search that is killed loses what is not stored.
 
-    By the default the interval is at least ten seconds. ``Tuner`` has no argument for it.
+    By default, the interval is at least ten seconds. ``Tuner`` has no argument for it.
     """
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(SNAPSHOT_SECONDS))
 

@@ -4,16 +4,19 @@ Through the storage, since Ray Train has no channel from the workers to the driv
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Generator
 
-from rayworks import storage
+from rayworks import reuse, storage
 from rayworks.errors import StorageError
 from rayworks.progress import Progress
 from rayworks.records import Record
 
 FILE = "rounds.json"
 SECONDS = 2.0  # between two writes, and between two reads
+
+logger = logging.getLogger(__name__)
 
 
 class LastRound(Record):
@@ -35,8 +38,12 @@ def shown(run_uri: str, *, rounds: int, metric: str, progress: Progress) -> Gene
 
     def watch() -> None:
         while not ended.wait(SECONDS):
-            with contextlib.suppress(StorageError):  # nothing is written yet
-                last = storage.read_record(storage.join(run_uri, FILE), LastRound)
+            try:
+                last = reuse.find_record(storage.join(run_uri, FILE), LastRound)
+            except StorageError as error:
+                logger.warning("The progress of the training could not be read: %s", error)
+                continue
+            if last:
                 value = f"validation {metric} {last.validation:.4g}"
                 progress(last.round / rounds, f"round {last.round} of at most {rounds}, {value}")
 

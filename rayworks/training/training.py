@@ -24,8 +24,9 @@ START_ATTEMPTS = 10  # a minute each: time for an autoscaler, and an end where n
 
 def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None = None) -> str:
     """Return text that changes whenever the model would: with the data, the options or the code of the loop."""
-    # The number of workers and of restarts does not change the model.
     relevant = options.model_dump(include={"loop", "rounds", "early_stopping_rounds"})
+    if loop.declarations(options.loop).backend is None:  # each worker trains on its own shard of the rows
+        relevant["workers"] = options.workers
     merged = {**(hyperparameters or {}), **options.hyperparameters}
     code = import_path.fingerprint(options.loop)
     return reuse.digest(__version__, dataset.fingerprint, sorted(relevant.items()), sorted(merged.items()), code)
@@ -48,7 +49,7 @@ def stage(
         hyperparameters: The result of tuning. Those of ``options`` override them.
     """
     merged = {**(hyperparameters or {}), **options.hyperparameters}
-    key = fingerprint(dataset, options, merged)
+    key = fingerprint(dataset, options, hyperparameters)
     uri = reuse.location(storage_uri, "models", dataset.name, key)
     run_uri = reuse.location(storage_uri, "training", dataset.name, key)
     manifest_uri = storage.join(uri, MANIFEST)

@@ -31,7 +31,7 @@ print("NODES", len(preflight.nodes))
 cluster.remove_node(leaving)
 ray.get(gate.open.remote())
 try:
-    preflight.check()
+    preflight.check(shared_storage=False)
 except Exception as error:
     print("ERROR", error)
 ray.shutdown()

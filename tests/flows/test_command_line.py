@@ -101,6 +101,12 @@ def test_help_explains_every_parameter(home: Path):
     assert "The column to predict." in result.stdout
 
 
+def test_the_sweep_starts_no_ray_and_does_nothing_where_no_cluster_is_created(home: Path):
+    result = run(home, "sweep")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "starting Prefect\n" in result.stdout
+
+
 def test_doctor_checks_from_here_and_from_a_worker_and_names_what_fails(home: Path):
     def doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         settings = {"PREFECT_HOME": str(home / "prefect"), "RAYWORKS_STORAGE_URI": str(home / "storage")} | variables
@@ -112,6 +118,9 @@ def test_doctor_checks_from_here_and_from_a_worker_and_names_what_fails(home: Pa
     passed = doctor()
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "same versions, Prefect API and storage reached" in passed.stdout
+    as_flow = run(home, "doctor")
+    assert as_flow.returncode == 0, as_flow.stdout + as_flow.stderr
+    assert "same versions, Prefect API and storage reached" in as_flow.stdout
     (home / "a file").touch()
     failed = doctor(
         "--no-worker",

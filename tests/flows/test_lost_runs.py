@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 
-from rayworks.prefect_api.lost_runs import report_crashed
+from rayworks.prefect_api.lost_runs import report_crashed_flow_run
 
 
 @flow
@@ -34,7 +34,7 @@ def test_a_run_is_crashed_if_it_was_running_when_it_was_last_seen(
     last_seen = datetime.now(UTC) + timedelta(seconds=seconds)
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(nothing, state=getattr(prefect.states, state)())
-        assert report_crashed(str(run.id), last_seen) == (run.name if is_lost else None)
+        assert report_crashed_flow_run(str(run.id), last_seen) == (run.name if is_lost else None)
         state_now = client.read_flow_run(run.id).state
     assert state_now is not None
     assert state_now.name == ("Crashed" if is_lost else state)
@@ -42,4 +42,4 @@ def test_a_run_is_crashed_if_it_was_running_when_it_was_last_seen(
 
 
 def test_a_run_that_the_server_does_not_know_is_not_reported(prefect_api: str):
-    assert report_crashed(str(uuid4()), datetime.now(UTC)) is None
+    assert report_crashed_flow_run(str(uuid4()), datetime.now(UTC)) is None

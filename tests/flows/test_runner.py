@@ -2,17 +2,22 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow, tags, task, unmapped
+from prefect import allow_failure, flow, tags, task, unmapped
 from prefect.context import FlowRunContext, TagsContext
 from prefect.futures import wait
+from prefect.utilities.annotations import quote
 from prefect_ray.context import remote_options
 
-from rayworks import RayTaskRunner, TransferError, ray_running, resources
+from rayworks import RayTaskRunner, StorageError, TransferError, ray_running, resources
 from tests.flows.flow_runs import add, nap, on_ray, run, task_name, task_runs, total_of
 from tests.waiting import eventually
 
@@ -66,7 +71,7 @@ def test_async_tasks_run_in_async_flows():
 def test_a_timeout_of_a_wait_leaves_the_task_running():
     def body() -> tuple[int, int]:
         future = nap.submit(2)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"did not complete within 0\.2 seconds"):
             future.result(timeout=0.2)
         done, not_done = wait([future, add.submit(1)], timeout=1)
         assert len(done) + len(not_done) == 2
@@ -159,6 +164,33 @@ def test_a_task_may_submit_tasks_and_a_flow_may_call_flows(client):
     assert sorted(task_name(run) for run in task_runs(client, state, 4)) == ["add", "add", "parent", "tested"]
 
 
+def test_the_time_limit_of_a_task_that_waits_for_tasks_holds():
+    @task(timeout_seconds=1)
+    @resources(num_cpus=0)
+    def parent() -> None:
+        nap.submit(60).wait()
+
+    def body() -> float:
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            parent.submit().result()
+        return time.monotonic() - start
+
+    assert run(body).result() < 30
+
+
+def test_annotations_of_parameters_reach_the_engine_as_they_were_given():
+    @task
+    def types(upstream: Any, quoted: Any) -> list[str]:
+        return [type(value).__name__ for value in (upstream, *upstream[0], quoted)]
+
+    def body() -> list[str]:
+        failed = fail.submit()
+        return types.submit(allow_failure([[failed], failed]), quote({})).result()
+
+    assert run(body).result() == ["list", "ValueError", "dict"]
+
+
 def test_a_block_of_ray_running_within_another_has_the_same_session():
     with ray_running() as outer, ray_running() as inner:
         assert inner is outer
@@ -173,6 +205,44 @@ def test_a_flow_in_another_thread_uses_the_session_of_its_process():
 
     with ray_running() as of_process, ThreadPoolExecutor() as threads:
         assert threads.submit(session).result(60) == [of_process]
+
+
+TIMEOUT = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+
+
+@pytest.mark.parametrize(
+    ("environment", "profile", "seconds"), [({}, "", 120), ({TIMEOUT: "50"}, "", 50), ({}, f'{TIMEOUT} = "60"', 60)]
+)
+def test_a_runner_gives_the_temporary_server_of_prefect_time_to_start_unless_it_is_configured(
+    environment: dict[str, str], profile: str, seconds: int, tmp_path: Path
+):
+    (tmp_path / "profiles.toml").write_text(f'active = "own"\n[profiles.own]\n{profile}\n')
+    code = f"""
+from rayworks import RayTaskRunner
+from prefect.settings import get_current_settings
+RayTaskRunner()
+assert get_current_settings().server.ephemeral.startup_timeout_seconds == {seconds}
+"""
+    inherited = {name: value for name, value in os.environ.items() if name != TIMEOUT}
+    home = {"PREFECT_HOME": str(tmp_path), "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml")}
+    subprocess.run([sys.executable, "-c", code], env=inherited | home | environment, check=True)
+
+
+def test_only_a_task_that_needs_the_storage_fails_where_it_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    @task
+    @resources(shared_storage=True)
+    def store() -> None: ...
+
+    def body() -> int:
+        with pytest.raises(StorageError, match="a-file/storage"):
+            store.submit()
+        return add.submit(1, 2).result()
+
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("RAYWORKS_STORAGE_URI", str(tmp_path / "a-file" / "storage"))
+    assert run(body).result() == 3
 
 
 def test_a_task_that_closes_over_a_lock_fails_with_the_name_of_the_variable():

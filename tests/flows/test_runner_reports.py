@@ -12,7 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext
 
 from rayworks.prefect_api import server
-from tests.flows.flow_runs import log_line, run, task_runs
+from tests.flows.flow_runs import add, log_line, on_ray, run, task_runs
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
@@ -37,6 +37,25 @@ def test_the_log_of_a_run_has_the_lines_of_its_tasks_of_the_library_and_of_neste
     assert log_line(client, state, "the library logs")["task_run_id"] == task_run["id"]
     assert log_line(client, state, "nested work prints")["message"].startswith("(nested pid=")
     assert log_line(client, state, "Finished in state Completed()")
+
+
+def test_the_log_of_a_run_has_the_lines_of_nested_work_also_after_a_subflow(client: SyncPrefectClient):
+    @task
+    def start_nested_work() -> None:
+        import ray
+
+        @ray.remote
+        def nested() -> None:
+            print("printed after the subflow")  # noqa: T201
+
+        ray.get(nested.remote())
+
+    def body() -> None:
+        add.submit(1).result()
+        on_ray(lambda: add.submit(2).result())()
+        start_nested_work.submit().result()
+
+    assert log_line(client, run(body), "printed after the subflow")
 
 
 def test_the_state_and_the_log_of_a_long_task_are_shown_before_it_ends(tmp_path: Path):

@@ -76,7 +76,6 @@ def test_a_flow_runs_its_tasks_on_embedded_ray(python: Path, prefect_home: Path,
     (tmp_path / "squares.py").write_text(FLOW)
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
         "PREFECT_HOME": str(prefect_home),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "RAYWORKS_STORAGE_URI": str(tmp_path / "storage"),
     }
     flow = subprocess.run(

@@ -80,6 +80,21 @@ print(PREFECT_API_URL.value(), os.environ["PREFECT_API_URL"])
     assert done.stdout.split() == ["http://127.0.0.1:1234/api"] * 2, done.stderr
 
 
+def test_settings_of_the_environment_take_effect_after_prefect_was_imported():
+    code = """
+import os
+from prefect.settings import get_current_settings
+def timeout():
+    return get_current_settings().server.ephemeral.startup_timeout_seconds
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = str(timeout() + 7)
+from rayworks.prefect_api import _private
+before = timeout()
+_private.read_settings_again()
+assert timeout() == before + 7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_draining_sends_what_was_logged_and_emitted(api):
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
@@ -112,17 +127,18 @@ def test_the_level_of_the_terminal_changes_after_prefect_has_configured_its_logg
 import os
 os.environ.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
 import logging
-import prefect
+import prefect.main  # which configures the loggers
 from rayworks.prefect_api import _private
-logger = logging.getLogger("prefect.flow_runs")
+logger = logging.getLogger("prefect.any")
 logger.warning("printed")
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 _private.configure_logging_again()
 logger.error("not printed")
-assert any(type(handler).__name__ == "APILogHandler" for handler in logger.handlers), logger.handlers
+handlers = logging.getLogger("prefect.flow_runs").handlers
+assert any(type(handler).__name__ == "APILogHandler" for handler in handlers), handlers
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
-    assert "| printed" in output
+    assert "prefect.any - printed" in output
     assert "not printed" not in output

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 import cloudpickle
 import pytest
-from prefect import flow, task
+from prefect import allow_failure, flow, task, unmapped
 from prefect.assets import materialize
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import LogCreate
@@ -24,6 +25,7 @@ from prefect.results import ResultStore
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import opaque, quote
 from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
 from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
@@ -229,6 +231,13 @@ def test_the_inputs_of_a_task_run_are_found_among_its_parameters(flow_run_contex
         "result": {by_result.state_details.task_run_id},
         "none": set(),
     }
+
+
+def test_an_annotation_of_a_parameter_survives_pickling():
+    _private.keep_annotations_when_pickled()
+    for annotation in (allow_failure, opaque, quote, unmapped):
+        copied = pickle.loads(cloudpickle.dumps(annotation([1])))
+        assert (type(copied), copied.unwrap()) == (annotation, [1])
 
 
 def test_a_runner_of_prefect_ray_starts_without_ray():

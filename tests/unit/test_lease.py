@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rayworks.cluster.kubernetes.lease import is_abandoned, lost_runs
+from rayworks.cluster.kubernetes.lease import DriverLease, is_abandoned, lost_runs
+from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -70,3 +71,26 @@ def test_a_run_is_lost_when_none_of_its_leases_is_renewed():
         lease(90),
     ]
     assert lost_runs(leases, NOW) == {"lost": NOW - timedelta(seconds=90)}
+
+
+def test_an_unexpected_error_does_not_end_the_renewals(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    class Api:
+        renewals, error = 0, False
+
+        def patch(self, *_: object) -> dict[str, Any]:
+            if self.error:
+                raise KeyError("renewTime")
+            self.renewals += 1
+            return {}
+
+    monkeypatch.setattr("rayworks.cluster.kubernetes.lease.RENEW_SECONDS", 0.01)
+    api: Any = Api()
+    driver = DriverLease(api, cluster(created=5), "driver")
+    driver.acquire()
+    api.error = True
+    eventually(lambda: "The Lease one-driver could not be renewed" in caplog.text)
+    api.error, renewals = False, api.renewals
+    eventually(lambda: api.renewals > renewals)
+    driver.stop_renewing()

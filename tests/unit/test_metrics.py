@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from rayworks import metrics
 from rayworks.errors import ParameterError
-from rayworks.evaluation import evaluation
+from rayworks.evaluation import baseline, evaluation
 from rayworks.params import EvaluateOptions
 from rayworks.records import Metrics, Target
 
@@ -63,18 +63,18 @@ def test_a_metric_that_does_not_fit_the_problem_is_refused_with_those_that_fit()
 
 
 def test_the_baseline_of_a_regression_is_the_mean_of_the_training_rows():
-    assert metrics.baseline(made_up_run.dataset(), 3).tolist() == [3.5, 3.5, 3.5]
+    assert baseline.predictions(made_up_run.dataset(), 3).tolist() == [3.5, 3.5, 3.5]
 
 
 def test_the_baseline_of_a_classification_is_the_class_shares_of_the_training_rows():
-    predicted = metrics.baseline(made_up_run.dataset("multiclass"), 2)
+    predicted = baseline.predictions(made_up_run.dataset("multiclass"), 2)
     assert predicted.shape == (2, 3)
     assert predicted[0] == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.003)
 
 
 def test_a_class_without_training_rows_is_still_possible():
     dataset = made_up_run.dataset("binary").model_copy(update={"class_counts": {"no": 10}})
-    assert (metrics.class_shares(dataset) > 0).all()
+    assert (baseline.predictions(dataset, 1) > 0).all()
 
 
 @pytest.mark.parametrize(("name", "worse", "better"), [("rmse", 2.0, 1.5), ("roc_auc", 0.8, 0.9), ("r2", -0.2, 0.1)])

@@ -16,8 +16,15 @@ DRIVER = View("the driver", VERSIONS)
 
 
 def test_workers_with_the_driver_s_versions_fit():
-    assert disagreements(DRIVER, [View("one", VERSIONS), View("two", VERSIONS)]) == []
-    check(DRIVER, [View("one", VERSIONS)])
+    assert disagreements(DRIVER, [View("one", VERSIONS), View("two", VERSIONS)], shared_storage=True) == []
+    check(DRIVER, [View("one", VERSIONS)], shared_storage=True)
+
+
+def test_a_storage_that_is_not_shared_is_a_problem_of_tasks_that_need_it_only():
+    worker = View("one", VERSIONS, storage_problem="the storage /home/me is not the driver's")
+    assert disagreements(DRIVER, [worker], shared_storage=False) == []
+    with pytest.raises(ClusterError, match="the storage /home/me is not the driver's on one"):
+        check(DRIVER, [worker], shared_storage=True)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +34,7 @@ def test_workers_with_the_driver_s_versions_fit():
         (View("one", {**VERSIONS, "prefect": ""}), "prefect is not installed on one"),
         (View("one", {"python": "3.11.7", "ray": "2.60.0", "prefect": "3.8.8"}), "rayworks is not installed on one"),
         (
-            View("one", VERSIONS, ("the storage s3://b cannot be written",)),
+            View("one", VERSIONS, storage_problem="the storage s3://b cannot be written"),
             "the storage s3://b cannot be written on one",
         ),
         (View("one", {}, ("a worker could not start (no space)",)), "a worker could not start (no space) on one"),
@@ -35,7 +42,7 @@ def test_workers_with_the_driver_s_versions_fit():
     ids=["another version", "not installed", "unknown to the worker", "unreachable storage", "not started"],
 )
 def test_each_difference_is_a_sentence_that_names_the_node(worker: View, sentence: str):
-    assert disagreements(DRIVER, [View("other", VERSIONS), worker]) == [sentence]
+    assert disagreements(DRIVER, [View("other", VERSIONS), worker], shared_storage=True) == [sentence]
 
 
 def test_all_differences_are_reported_in_one_error():
@@ -44,7 +51,7 @@ def test_all_differences_are_reported_in_one_error():
         View("two", VERSIONS, ("the Prefect API cannot be reached",)),
     ]
     with pytest.raises(ClusterError) as error:
-        check(DRIVER, workers)
+        check(DRIVER, workers, shared_storage=False)
     assert "ray is 2.59.0 on one and 2.60.0 on the driver; the Prefect API cannot be reached on two" in str(error.value)
 
 

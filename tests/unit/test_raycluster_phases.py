@@ -34,7 +34,7 @@ class Api:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.recording: dict[str, Any] = {"pods": [], "events": [], "nodes": []}
         self.log: list[str] = []
-        self.refused: dict[str, RefusedError] = {}
+        self.refused: dict[str, Exception] = {}
         """By the verb and kind of the request."""
 
     def shows(self, name: str) -> None:
@@ -283,6 +283,26 @@ def test_a_deleted_cluster_is_lost(api: Any, watch: Any):
     lost = watch("well")
     api.objects.clear()
     assert "the RayCluster was deleted" in lost.result(timeout=10).what
+
+
+def test_an_unexpected_error_does_not_end_the_watch(api: Any, watch: Any, caplog: pytest.LogCaptureFixture):
+    lost = watch("well")
+    api.refused["get RayCluster"] = KeyError("reason")
+    eventually(lambda: "The state of the cluster could not be examined" in caplog.text)
+    assert not lost.done()
+    del api.refused["get RayCluster"]
+    change_head(api, restart)
+    assert isinstance(lost.result(10), ClusterLostError)
+
+
+def test_a_cluster_is_deleted_although_what_explains_its_failure_cannot_be_saved(
+    api: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    cluster = acquired(api, settings)
+    monkeypatch.setattr(api, "pods", lambda **_: [{"metadata": {}}])
+    cluster.release()
+    assert api.objects == {}
+    assert f"Not everything of RayCluster {cluster.name} could be saved" in caplog.text
 
 
 def test_an_api_server_that_fails_loses_no_cluster(api: Any, watch: Any):

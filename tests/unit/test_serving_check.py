@@ -3,10 +3,15 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from rayworks.free_port import free_port
+from rayworks.params import ServeCheckOptions
+from rayworks.progress import silent
+from rayworks.records import DatasetRef, ServeCheck
+from rayworks.reuse import Stage
 from rayworks.serving import check
 
 
@@ -40,6 +45,29 @@ def url() -> Iterator[str]:
 def test_a_response_that_is_not_json_is_returned_as_text(url: str):
     with check._http_client(5) as client:
         assert check._request(client, url) == (503, "not ready")
+
+
+def test_a_check_by_an_earlier_version_is_not_reused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    dataset = DatasetRef(
+        uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_rejected=0
+    )
+
+    def stage() -> Stage[ServeCheck]:
+        return check.stage(
+            "models:/m/1", dataset, options=ServeCheckOptions(), tracking_uri="", storage_uri=str(tmp_path)
+        )
+
+    monkeypatch.setattr(
+        check,
+        "_check",
+        lambda model_uri, dataset, options, uri, *_: ServeCheck(
+            uri=uri, model_uri=model_uri, passed=True, rows=1, largest_difference=0, milliseconds_per_request=1
+        ),
+    )
+    stage().create(silent)
+    assert stage().find() is not None
+    monkeypatch.setattr(check, "__version__", "0.0.1")
+    assert stage().find() is None
 
 
 def test_a_body_is_sent_as_json(url: str):

@@ -149,6 +149,16 @@ def test_the_fingerprint_depends_on_what_changes_the_model_and_on_nothing_else()
     assert len({training.fingerprint(dataset, options) for options in [same[0], *other]}) == 3
 
 
+def test_the_number_of_workers_changes_the_model_of_a_loop_without_a_process_group():
+    dataset = DatasetRef(
+        uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_rejected=0
+    )
+    path = "json:loads"
+    assert loop.declarations(path).backend is None
+    fingerprints = {training.fingerprint(dataset, TrainOptions(loop=path, workers=workers)) for workers in (1, 4)}
+    assert len(fingerprints) == 2
+
+
 class _Iterable:
     """A context of which ``dict`` makes an empty dictionary: a loop that returns no model."""
 

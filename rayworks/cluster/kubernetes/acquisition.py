@@ -12,7 +12,7 @@ from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
 from rayworks.cluster.kubernetes.lease import USED_ANNOTATION, DriverLease
 from rayworks.cluster.kubernetes.objects import Object, is_being_deleted
 from rayworks.cluster.kubernetes.observer import POLL_SECONDS
-from rayworks.errors import ClusterError, ParameterError
+from rayworks.errors import ClusterError
 from rayworks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -89,13 +89,7 @@ def acquire(api: KubernetesApi, settings: Settings, *, manifest_uri: str, flow_r
 
 def _manifest(settings: Settings, uri: str, namespace: str, flow_run_id: str | None) -> Object:
     """Return the manifest at ``uri`` with what this run adds to it."""
-    manifest = raycluster_manifest.read(uri)
-    if raycluster_manifest.lacks_image(manifest) and not settings.image:
-        raise ParameterError(
-            "a Ray container names no image",
-            where=uri,
-            remedy="Set RAYWORKS_IMAGE to the image of this run, or name one in the manifest",
-        )
+    manifest = raycluster_manifest.read_with_image(uri, settings.image)
     name = manifest["metadata"]["name"][: raycluster_manifest.LONGEST_NAME]
     is_shared = settings.ray_idle_seconds > 0
     needs = raycluster_manifest.Needs(
@@ -135,7 +129,7 @@ def _share(api: KubernetesApi, manifest: Object, *, seconds: float) -> Object:
             return cluster
         if time.monotonic() > deadline:
             raise ClusterError(
-                "the shared cluster is being deleted, and does not end",
+                "the shared cluster is being deleted, and its deletion does not finish",
                 where=f"{api.namespace}/{name}",
                 remedy=f"Check why: kubectl describe raycluster -n {api.namespace} {name}",
             )

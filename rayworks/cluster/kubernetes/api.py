@@ -14,7 +14,7 @@ from typing import Any
 from rayworks.cluster.kubernetes import diagnosis
 from rayworks.cluster.kubernetes.kinds import Kind
 from rayworks.cluster.kubernetes.objects import Object
-from rayworks.errors import ClusterError
+from rayworks.errors import ClusterError, MissingExtraError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = (5, 30)
@@ -63,14 +63,17 @@ class KubernetesApi:
 
     Raises:
         ClusterError: There is neither.
+        MissingExtraError: The Kubernetes client is not installed.
     """
 
     def __init__(self, namespace: str | None = None) -> None:
         try:
             from kubernetes import client
         except ImportError as error:
-            raise ClusterError(
-                "a RayCluster needs the Kubernetes client", detail=str(error), remedy="Install rayworks[kubernetes]"
+            raise MissingExtraError(
+                "a RayCluster needs the Kubernetes client",
+                detail=str(error),
+                remedy="Run: pip install 'rayworks[kubernetes]'",
             ) from error
         configuration = client.Configuration()
         default_namespace = _load(configuration)
@@ -177,9 +180,10 @@ class KubernetesApi:
             )
 
     def events(self) -> list[Object]:
-        """Return the events of the namespace."""
+        """Return the events of the namespace, each with a reason and a message, which Kubernetes may omit."""
         with _request(f"list events in {self.namespace}", "Event"):
-            return self._items(self._core.list_namespaced_event(self.namespace, _request_timeout=TIMEOUT))
+            events = self._items(self._core.list_namespaced_event(self.namespace, _request_timeout=TIMEOUT))
+        return [{"reason": "", "message": "", **event} for event in events]
 
     def nodes(self) -> list[Object]:
         """Return all nodes; none if this account may not read them, which a role within a namespace cannot grant."""

@@ -154,7 +154,7 @@ SLOW_SECONDS = 30
 OPERATOR_SECONDS, OPERATOR_GIVEN_UP_SECONDS = 15, 45
 """How long KubeRay may leave a RayCluster without a status; an operator that restarts takes about half a minute."""
 RESTARTS = 2
-"""After so many restarts, a container that ends again counts as failed."""
+"""After this many restarts, a container that ends again counts as failed."""
 RECENT_SECONDS = 300
 """How long a pod that runs again is still reported as out of memory or evicted."""
 

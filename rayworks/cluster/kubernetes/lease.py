@@ -17,7 +17,7 @@ from rayworks.cluster.kubernetes.objects import Object, owner_reference
 
 RENEW_SECONDS = 10
 LEASE_SECONDS = 30
-"""A driver that has not renewed its Lease for so long is lost: it missed three renewals."""
+"""A driver that has not renewed its Lease for this long is lost: it missed three renewals."""
 CLUSTER_LABEL = "rayworks.io/cluster"
 USED_ANNOTATION = "rayworks.io/last-used"
 """When a driver started or stopped using a shared cluster. Setting it also changes the cluster's resourceVersion, and
@@ -123,6 +123,8 @@ class DriverLease:
                 self._renew()
             except RefusedError as error:  # if the cluster is lost, its watch notices
                 logger.warning("The Lease %s could not be renewed: %s", self.name, error)
+            except Exception:  # without this thread, the Lease would expire and the sweep delete the cluster
+                logger.exception("The Lease %s could not be renewed", self.name)
 
     def release(self) -> None:
         """Stop renewing the Lease, and delete it."""

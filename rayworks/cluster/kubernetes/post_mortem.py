@@ -52,8 +52,10 @@ def save(api: KubernetesApi, name: str, *, storage_uri: str, dashboard: str | No
             _save_ray(folder, dashboard, deadline)
         for pod in pods:
             _save_pod(api, folder, pod, deadline)
-    except (RefusedError, StorageError, httpx.HTTPError, OSError, ValueError) as error:
+    except (RefusedError, StorageError, httpx.HTTPError, OSError) as error:
         logger.warning("Not everything of RayCluster %s could be saved in %s: %s", name, folder, error)
+    except Exception:  # the routes of Ray's dashboard are not documented, and may return anything
+        logger.exception("Not everything of RayCluster %s could be saved in %s", name, folder)
     return folder
 
 

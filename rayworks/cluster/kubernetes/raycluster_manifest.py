@@ -72,6 +72,22 @@ def read(uri: str) -> dict[str, Any]:
     return clusters[0]
 
 
+def read_with_image(uri: str, image: str | None) -> dict[str, Any]:
+    """Return the manifest at a URI, as :func:`read` does. Its Ray containers name their images, or get ``image``.
+
+    Raises:
+        ParameterError: As :func:`read`, or a Ray container has no image.
+    """
+    manifest = read(uri)
+    if not image and any("image" not in _ray_container(group) for _, group in _groups(manifest)):
+        raise ParameterError(
+            "a Ray container names no image",
+            where=uri,
+            remedy="Set RAYWORKS_IMAGE to the image of this run, or name one in the manifest",
+        )
+    return manifest
+
+
 def _kind(document: Any) -> Any:
     return document.get("kind") if isinstance(document, dict) else None  # type: ignore[union-attr]
 
@@ -96,11 +112,6 @@ def check(manifest: Mapping[str, Any], *, where: str) -> None:
         raise ParameterError(
             "this RayCluster cannot run", where=where, detail="; ".join(problems), remedy="Correct the manifest"
         )
-
-
-def lacks_image(manifest: Mapping[str, Any]) -> bool:
-    """Return whether a Ray container names no image, so that the run must add its own."""
-    return any("image" not in _ray_container(group) for _, group in _groups(manifest))
 
 
 def images(manifest: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,9 @@ class Watch:
             except RefusedError as error:  # the API server restarts, or is unreachable; Ray may go on
                 logger.warning("The Kubernetes API does not report the state of the cluster: %s", error)
                 continue
+            except Exception:  # without this thread, the loss of the cluster would not be noticed
+                logger.exception("The state of the cluster could not be examined")
+                continue
             if reason is not None:
                 self._lost.set_result(reason)
                 return

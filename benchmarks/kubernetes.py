@@ -3,7 +3,7 @@
     KUBECONFIG=… RAYWORKS_TEST_IMAGE=… python benchmarks/kubernetes.py
 
 Uses the installation that the cluster tests create (tests/cluster/conftest.py), in a namespace that is deleted at the
-end. The RayJob has the same image, pods and autoscaler, and is submitted by ``kubectl apply``. All times are the
+end. The RayJob has the same image, pods and autoscaler, and is submitted by ``kubectl apply``. The times are the
 cluster's.
 """
 
@@ -19,10 +19,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import STORAGE, FlowRun, Installation
+from tests.cluster import runs
+from tests.cluster.installation import STORAGE, Installation
+from tests.cluster.runs import FlowRun, RayOfRun
 from tests.waiting import eventually
 
 TASKS = 300
+CLUSTER = "benchmark"
+"""Name of the RayCluster manifest of all runs."""
 BARE = """
 import pathlib, sys, time, ray
 
@@ -79,10 +83,10 @@ def running(pod: dict[str, Any]) -> float:
 
 def ray_times(installation: Installation) -> dict[str, float]:
     """When each part of the only RayCluster was created and became ready, once its worker is busy."""
-    [cluster] = installation.namespace.get("rayclusters")["items"]
+    [cluster] = installation.namespace.list("rayclusters")
     times = {"RayCluster created (Kubernetes API)": seconds(cluster["metadata"]["creationTimestamp"])}
     for kind in ("head", "worker"):
-        [pod] = installation.namespace.get("pods", f"--selector=ray.io/node-type={kind}")["items"]
+        [pod] = installation.namespace.list("pods", f"ray.io/node-type={kind}")
         creator = "KubeRay" if kind == "head" else "driver, autoscaler and KubeRay"
         times[f"{kind} pod created ({creator})"] = seconds(pod["metadata"]["creationTimestamp"])
         times[f"{kind} container runs (Kubernetes)"] = running(pod)
@@ -93,8 +97,8 @@ def ray_times(installation: Installation) -> dict[str, float]:
 
 def run_times(run: FlowRun) -> dict[str, float]:
     """When the pod of a flow run was created and started, and when the flow started."""
-    [pod] = run.installation.namespace.get("pods", f"--selector=prefect.io/flow-run-id={run.id}")["items"]
-    flow_run = run.installation.ask("GET", f"/flow_runs/{run.id}")
+    [pod] = run.pods()
+    flow_run = run.installation.prefect("GET", f"/flow_runs/{run.id}")
     return {
         "flow-run pod created (Prefect's worker)": seconds(pod["metadata"]["creationTimestamp"]),
         "flow-run container runs (Kubernetes)": running(pod),
@@ -110,16 +114,14 @@ def show(title: str, requested: float, times: dict[str, float]) -> None:
 
 def written(installation: Installation, file: str) -> float:
     """When ``file`` was written on the shared storage. Waits for it."""
-    script = f"ls {file} 2>/dev/null || true"
-    eventually(lambda: installation.on_storage(script), 600, f"{file} was not written", every=1)
+    eventually(lambda: installation.exists(file), 600, f"{file} was not written", every=1)
     return float(installation.on_storage(f"stat -c %.Y {file}"))
 
 
 def bare_job(installation: Installation, file: str) -> dict[str, Any]:
     """A RayJob with the cluster that flow runs get. Its task writes ``file``."""
-    spec = yaml.safe_load(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))["spec"]
-    worker = installation.namespace.get("deployment", "prefect-worker")["spec"]["template"]["spec"]
-    image = worker["containers"][0]["image"]
+    spec = yaml.safe_load(installation.on_storage(f"cat {installation.manifest(CLUSTER)}"))["spec"]
+    image = installation.namespace.cluster.image
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         group["template"]["spec"]["containers"][0]["image"] = image
     head = spec["headGroupSpec"]["template"]["spec"]
@@ -138,25 +140,28 @@ def bare_job(installation: Installation, file: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1800)
-def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -> None:
+def test_seconds_to_the_first_task(installation: Installation) -> None:
+    installation.write_manifest(CLUSTER)
     # As deployments/kubernetes/raycluster.yaml has it: an idle worker of a warm cluster stays for a minute.
-    installation.on_storage(f"sed -i 's/idleTimeoutSeconds: 15/idleTimeoutSeconds: 60/' {STORAGE}/code/raycluster.yaml")
+    script = f"sed -i 's/idleTimeoutSeconds: 15/idleTimeoutSeconds: 60/' {installation.manifest(CLUSTER)}"
+    installation.on_storage(script)
+    ray = RayOfRun(installation.namespace, cluster_name="")
 
     def measure(title: str, with_ray: bool, **settings: Any) -> None:
         requested = time.time()
-        run, folder = trial_run(5, **settings)
-        body = written(installation, f"{folder}/second.begun")
+        run = runs.start_flow_run(installation, 5, cluster_name=CLUSTER, **settings)
+        body = written(installation, f"{run.folder}/second.started")
         assert run.state()["type"] in ("RUNNING", "COMPLETED"), run.log()
-        ray = ray_times(installation) if with_ray else {}
-        show(title, requested, run_times(run) | ray | {"body of the first task that requires a CPU": body})
+        of_ray = ray_times(installation) if with_ray else {}
+        show(title, requested, run_times(run) | of_ray | {"body of the first task that requires a CPU": body})
         assert run.wait_for_end() == "COMPLETED"
 
     measure("a cluster for the run", True)
-    installation.assert_no_ray()
+    ray.assert_deleted()
     measure("a shared cluster, created", True, RAYWORKS_RAY_IDLE_SECONDS="60")
     measure("a shared cluster, reused", False, RAYWORKS_RAY_IDLE_SECONDS="60")
     installation.namespace.kubectl("delete", "rayclusters", "--all")
-    installation.assert_no_ray()
+    ray.assert_deleted()
 
     file = f"{STORAGE}/{uuid.uuid4().hex[:6]}"
     installation.on_storage(f"cat > {STORAGE}/code/bare.py", stdin=BARE)
@@ -166,21 +171,25 @@ def test_seconds_to_the_first_task(installation: Installation, trial_run: Any) -
     body = written(installation, file)
     show("a bare RayJob", requested, ray_times(installation) | {"body of the first task that requires a CPU": body})
     installation.namespace.kubectl("delete", "rayjob", "bare")
-    installation.assert_no_ray()
+    ray.assert_deleted()
 
 
 @pytest.mark.timeout(1800)
-def test_tasks_per_second(installation: Installation, trial_run: Any) -> None:
-    run, _ = trial_run(1, RAYWORKS_RAY_IDLE_SECONDS="300")
+def test_tasks_per_second(installation: Installation) -> None:
+    installation.write_manifest(CLUSTER)
+    run = runs.start_flow_run(installation, 1, cluster_name=CLUSTER, RAYWORKS_RAY_IDLE_SECONDS="300")
     assert run.wait_for_end() == "COMPLETED"
-    [cluster] = installation.clusters()
+    [cluster] = run.ray.clusters()
     installation.on_storage(f"cat > {STORAGE}/code/many.py", stdin=MANY)
     head = f"{cluster}-head-svc"
     for title, settings in (
-        ("a driver that joined", f"RAYWORKS_RAY_ADDRESS={STORAGE}/code/raycluster.yaml RAYWORKS_RAY_IDLE_SECONDS=300"),
+        (
+            "a driver that joined",
+            f"RAYWORKS_RAY_ADDRESS={installation.manifest(CLUSTER)} RAYWORKS_RAY_IDLE_SECONDS=300",
+        ),
         ("over ray://", f"RAYWORKS_RAY_ADDRESS=ray://{head}:10001"),
     ):
-        output = installation.in_a_pod("sh", "-c", f"{settings} python {STORAGE}/code/many.py 2>&1")
+        output = installation.run_in_a_pod("sh", "-c", f"{settings} python {STORAGE}/code/many.py 2>&1")
         sys.stdout.write(f"\n{title}\n")
         for line in re.findall("RATE (.*)", output):
             sys.stdout.write(f"  {line}\n")

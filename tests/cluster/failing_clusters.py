@@ -1,152 +1,52 @@
-"""RayClusters that do not come up, each for one reason, and what must be found of each.
-
-Their containers run no Ray, unless Ray is the point, but ``python`` with a line of code: two cores bear all of them at once.
-"""
+"""RayClusters that do not start, each for one reason, and what the diagnosis must find of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-Objects = list[dict[str, Any]]
-
-SLEEP = "import time; time.sleep(9999)"
-WELL, ILL = (
-    {"exec": {"command": [command]}, "periodSeconds": 3, "failureThreshold": 2} for command in ("true", "false")
+from tests.cluster.raycluster_manifests import (
+    RAY_HEAD,
+    SLEEP,
+    UNHEALTHY,
+    Objects,
+    Place,
+    absent_image,
+    fills_its_volume,
+    of_namespace,
+    policy,
+    python,
+    quota,
+    ray_cluster,
+    tainted,
+    volume,
+    webhook,
+    with_group,
 )
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a case is made."""
-
-    namespace: str
-    image: str
-    tainted_node: str
-    """One that has the taint ``rayworks/test=taint:NoSchedule``."""
-    other_node: str
-    most_memory: int
-    """More than half of that node's, in Ki."""
-
-
-@dataclass(frozen=True)
 class Case:
-    """One reason, made for real."""
+    """One reason, and what brings it about."""
 
     name: str
     condition: str
     is_final: bool
     words: str
-    """Of Kubernetes, which must be told."""
-    make: Callable[[Place], Objects]
+    """Of Kubernetes, which the finding must quote."""
+    objects: Callable[[Place], Objects]
+    """What to create for it."""
     is_head: bool = True
     group: str = ""
     kind: str = "Pod"
     """What the finding is about."""
     labels: dict[str, str] = field(default_factory=dict)
     """Of the namespace."""
-    runs: bool = False
-    """A container must have run before it can happen, so its time counts from then."""
+    is_after_start: bool = False
+    """It can only happen once a container has run, so its time counts from then."""
 
 
-def ray_cluster(
-    place: Place, head: dict[str, Any] | None = None, worker: dict[str, Any] | None = None, **spec: Any
-) -> dict[str, Any]:
-    """A RayCluster whose pods sleep and are ready, but for what ``head`` and ``worker`` say of pod and container."""
-    groups = [] if worker is None else [_group("worker", "small", place, worker)]
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayCluster",
-        "metadata": {
-            "name": "ray",
-            "namespace": place.namespace,
-            "annotations": {"ray.io/overwrite-container-cmd": "true"},
-        },
-        "spec": {"headGroupSpec": _group("head", "", place, head or {}), "workerGroupSpecs": groups, **spec},
-    }
-
-
-def _group(role: str, name: str, place: Place, change: dict[str, Any]) -> dict[str, Any]:
-    container = {
-        "name": f"ray-{role}",
-        "image": place.image,
-        "command": ["python3", "-c", SLEEP],
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-        "readinessProbe": WELL,
-        "livenessProbe": WELL,
-        **change.get("container", {}),
-    }
-    spec = {"terminationGracePeriodSeconds": 1, "containers": [container], **change.get("spec", {})}
-    group = {"rayStartParams": {}, "template": {"spec": spec}}
-    return {**group, "groupName": name, "replicas": 1, "minReplicas": 0, "maxReplicas": 1} if name else group
-
-
-def python(code: str, **container: Any) -> dict[str, Any]:
-    """A change that runs a line of Python in place of Ray."""
-    return {"container": {"command": ["python3", "-c", code], **container}}
-
-
-def volume(**source: Any) -> dict[str, Any]:
-    """A change that mounts a volume at ``/data``."""
-    mounts = [{"name": "data", "mountPath": "/data"}]
-    return {"spec": {"volumes": [{"name": "data", **source}]}, "container": {"volumeMounts": mounts}}
-
-
-def of_namespace(place: Place, api: str, kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": place.namespace}, "spec": spec}
-
-
-def quota(place: Place, **hard: str) -> dict[str, Any]:
-    return of_namespace(
-        place, "v1", "ResourceQuota", "small", {"hard": {name.replace("_", "."): most for name, most in hard.items()}}
-    )
-
-
-def policy(place: Place, group: str, resource: str) -> Objects:
-    """A rule of the cluster for objects of this namespace, that none meets."""
-    api, name = "admissionregistration.k8s.io/v1", place.namespace
-    rules = [{"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}]
-    deny = [{"expression": "false", "message": "the label cost-centre is missing"}]
-    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": place.namespace}}}
-    return [
-        {
-            "apiVersion": api,
-            "kind": "ValidatingAdmissionPolicy",
-            "metadata": {"name": name},
-            "spec": {"matchConstraints": {"resourceRules": rules}, "validations": deny},
-        },
-        {
-            "apiVersion": api,
-            "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": {"name": name},
-            "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": here},
-        },
-    ]
-
-
-def webhook(place: Place, group: str, resource: str) -> Objects:
-    """A webhook for objects of this namespace, where nobody answers."""
-    hook = {
-        "name": "rules.example.com",
-        "clientConfig": {"url": "https://127.0.0.1:1/"},
-        "rules": [{"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}],
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": place.namespace}},
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-        "timeoutSeconds": 2,
-    }
-    api = "admissionregistration.k8s.io/v1"
-    return [
-        {
-            "apiVersion": api,
-            "kind": "ValidatingWebhookConfiguration",
-            "metadata": {"name": place.namespace},
-            "webhooks": [hook],
-        }
-    ]
-
-
-def _no_room(place: Place) -> Objects:
-    """One pod takes more than half of a node; a head that would fit the empty node asks for as much."""
+def _no_capacity(place: Place) -> Objects:
+    """One pod takes more than half of a node; a head that would fit the empty node requests as much."""
     half = {"requests": {"cpu": "10m", "memory": f"{place.most_memory}Ki"}}
     here = {"kubernetes.io/hostname": place.other_node}
     filler = {"name": "filler", "image": place.image, "command": ["python3", "-c", SLEEP], "resources": half}
@@ -166,26 +66,10 @@ def _claim(place: Place) -> dict[str, Any]:
     return of_namespace(place, "v1", "PersistentVolumeClaim", "claim", spec)
 
 
-RAY_HEAD = {
-    "container": {
-        "command": ["bash", "-c", "ulimit -n 65536; $KUBERAY_GEN_RAY_START_CMD"],
-        "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
-    }
-}
-"""A head that runs Ray, for workers do not start without."""
-RAY_WORKER = {"container": {**RAY_HEAD["container"], "resources": {"requests": {"cpu": "100m", "memory": "500Mi"}}}}
 HUGE = {"container": {"resources": {"requests": {"cpu": "1000"}}}}
 OUT_OF_MEMORY = python("bytearray(10**9)", resources={"limits": {"memory": "32Mi"}})
 CRASHES = python("import sys; sys.exit('broken')", terminationMessagePolicy="FallbackToLogsOnError")
 ENDS_FOR_GOOD = {**CRASHES, "spec": {"restartPolicy": "Never"}}
-
-
-def absent_image(place: Place) -> dict[str, Any]:
-    return {"container": {"image": f"{place.image.rpartition('/')[0] or 'localhost'}/absent:1"}}
-
-
-def tainted(place: Place) -> dict[str, Any]:
-    return {"spec": {"nodeSelector": {"kubernetes.io/hostname": place.tainted_node}}}
 
 
 CASES = (
@@ -199,7 +83,7 @@ CASES = (
         False,
         "small",
     ),
-    Case("no-room", "NoRoom", False, "Insufficient memory", _no_room),
+    Case("no-room", "NoRoom", False, "Insufficient memory", _no_capacity),
     Case(
         "head-taint",
         "UntoleratedTaint",
@@ -265,14 +149,14 @@ CASES = (
         "connection refused",
         lambda at: [ray_cluster(at, {"container": {"image": "127.0.0.1:1/absent:1"}})],
     ),
-    Case("head-crash", "CrashLoop", True, "broken", lambda at: [ray_cluster(at, CRASHES)], runs=True),
+    Case("head-crash", "CrashLoop", True, "broken", lambda at: [ray_cluster(at, CRASHES)], is_after_start=True),
     Case(
         "command",
         "CrashLoop",
         True,
         "executable file not found",
         lambda at: [ray_cluster(at, {"container": {"command": ["absent"]}})],
-        runs=True,
+        is_after_start=True,
     ),
     Case(
         "head-ends-for-good",
@@ -281,7 +165,7 @@ CASES = (
         "Deleted head Pod",
         lambda at: [ray_cluster(at, ENDS_FOR_GOOD)],
         kind="RayCluster",
-        runs=True,
+        is_after_start=True,
     ),
     Case(
         "worker-memory",
@@ -291,7 +175,7 @@ CASES = (
         lambda at: [ray_cluster(at, RAY_HEAD, OUT_OF_MEMORY)],
         False,
         "small",
-        runs=True,
+        is_after_start=True,
     ),
     Case(
         "worker-crash",
@@ -301,24 +185,31 @@ CASES = (
         lambda at: [ray_cluster(at, RAY_HEAD, CRASHES)],
         False,
         "small",
-        runs=True,
+        is_after_start=True,
     ),
-    Case("head-memory", "OutOfMemory", True, "OOMKilled", lambda at: [ray_cluster(at, OUT_OF_MEMORY)], runs=True),
+    Case(
+        "head-memory",
+        "OutOfMemory",
+        True,
+        "OOMKilled",
+        lambda at: [ray_cluster(at, OUT_OF_MEMORY)],
+        is_after_start=True,
+    ),
     Case(
         "readiness",
         "UnreadyProbe",
         False,
         "Readiness probe failed",
-        lambda at: [ray_cluster(at, {"container": {"readinessProbe": ILL}})],
-        runs=True,
+        lambda at: [ray_cluster(at, {"container": {"readinessProbe": UNHEALTHY}})],
+        is_after_start=True,
     ),
     Case(
         "liveness",
         "UnreadyProbe",
         True,
         "Liveness probe failed",
-        lambda at: [ray_cluster(at, {"container": {"livenessProbe": ILL, "readinessProbe": ILL}})],
-        runs=True,
+        lambda at: [ray_cluster(at, {"container": {"livenessProbe": UNHEALTHY, "readinessProbe": UNHEALTHY}})],
+        is_after_start=True,
     ),
     Case(
         "pod-security",
@@ -386,7 +277,7 @@ CASES = (
         "InvalidManifest",
         True,
         "greater than maxReplicas",
-        lambda at: [_with_group(ray_cluster(at, worker={}), minReplicas=5)],
+        lambda at: [with_group(ray_cluster(at, worker={}), minReplicas=5)],
         False,
         kind="RayCluster",
     ),
@@ -395,7 +286,7 @@ CASES = (
         "OperatorSilent",
         True,
         "no status",
-        # Another controller's: KubeRay leaves it alone, as it would when it did not run.
+        # Managed by another controller: KubeRay leaves it alone, as it does when it is not installed.
         lambda at: [ray_cluster(at, managedBy="kueue.x-k8s.io/multikueue")],
         False,
         kind="RayCluster",
@@ -415,8 +306,8 @@ CASES = (
         "Evicted",
         False,
         'exceeds the limit "1Mi"',
-        lambda at: [ray_cluster(at, _fills_its_volume())],
-        runs=True,
+        lambda at: [ray_cluster(at, fills_its_volume())],
+        is_after_start=True,
     ),
     Case(
         "runtime",
@@ -434,14 +325,3 @@ CASES = (
         ],
     ),
 )
-
-
-def _with_group(cluster: dict[str, Any], **change: Any) -> dict[str, Any]:
-    cluster["spec"]["workerGroupSpecs"][0].update(change)
-    return cluster
-
-
-def _fills_its_volume() -> dict[str, Any]:
-    change = volume(emptyDir={"sizeLimit": "1Mi"})
-    code = f"open('/data/much', 'wb').write(bytes(10**7)); {SLEEP}"
-    return {**change, "container": {**change["container"], **python(code)["container"]}}

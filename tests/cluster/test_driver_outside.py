@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import STORAGE, Installation
+from tests.cluster.installation import Installation
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.kubernetes,
+    pytest.mark.timeout(2000),
+    pytest.mark.minutes(3),
+    # A port-forward ends when its pod does, which another test of this group restarts.
+    pytest.mark.xdist_group("prefect-server"),
+]
 
 PROGRAM = """
 from prefect import flow, task
@@ -37,47 +43,47 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def project(installation: Installation, trial_code: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own project: a flow, a module, a file, and one file that is not for others."""
+def project(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own project: a flow, a module, a data file, and a file that is not for others."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "till.py").write_text(PROGRAM)
     (folder / "discounts.py").write_text("def discounted(price): return price / 2\n")
     (folder / "prices.txt").write_text("10\n20\n")
     (folder / "secret.txt").write_text("30\n")
     (folder / ".gitignore").write_text("secret.txt\n")
-    (folder / "raycluster.yaml").write_text(installation.on_storage(f"cat {STORAGE}/code/raycluster.yaml"))
+    (folder / "raycluster.yaml").write_text(installation.write_manifest("driver-outside"))
     return folder
 
 
-def run(installation: Installation, image: str, project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """``python till.py``, as a person types it who has a kubeconfig and the address of the Prefect server."""
-    with installation.namespace.port("prefect-server", 4200) as address:
-        own = {
+def run(installation: Installation, project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """``python till.py``, by a user who has a kubeconfig and the address of the Prefect server."""
+    with installation.namespace.port_forward("prefect-server", 4200) as address:
+        settings = {
             "PREFECT_API_URL": f"http://{address}/api",
             "RAYWORKS_RAY_ADDRESS": "raycluster.yaml",
             "RAYWORKS_NAMESPACE": installation.namespace.name,
-            "RAYWORKS_IMAGE": image,
+            "RAYWORKS_IMAGE": installation.namespace.cluster.image,
             "RAYWORKS_STORAGE_URI": str(project.parent / "storage"),
             "RAYWORKS_RAY_IDLE_SECONDS": "60",
         }
         command = [sys.executable, "till.py", *arguments]
         return subprocess.run(
-            command, cwd=project, env=os.environ | own, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=project, env=os.environ | settings, capture_output=True, text=True, timeout=900, check=False
         )
 
 
-def test_a_changed_module_and_file_arrive_without_an_image_build(installation: Installation, image: str, project: Path):
-    first = run(installation, image, project)
+def test_a_changed_module_and_file_arrive_without_an_image_build(installation: Installation, project: Path):
+    first = run(installation, project)
     assert "the sum is 15" in first.stdout, first.stderr
     (project / "discounts.py").write_text("def discounted(price): return price / 10\n")
     (project / "prices.txt").write_text("10\n20\n70\n")
-    second = run(installation, image, project)
+    second = run(installation, project)
     assert "the sum is 10" in second.stdout, second.stderr
     assert "Using the shared RayCluster" in second.stderr
 
 
-def test_a_file_that_did_not_travel_is_named(installation: Installation, image: str, project: Path):
-    ran = run(installation, image, project, "secret.txt")
-    assert ran.returncode != 0
-    assert "No such file or directory: 'secret.txt'" in ran.stderr
-    assert "without what .gitignore names" in ran.stderr
+def test_a_file_that_did_not_travel_is_named(installation: Installation, project: Path):
+    completed = run(installation, project, "secret.txt")
+    assert completed.returncode != 0
+    assert "No such file or directory: 'secret.txt'" in completed.stderr
+    assert "without what .gitignore names" in completed.stderr

@@ -12,13 +12,14 @@ from rayworks.cluster.kubernetes import sweep as sweeping
 from rayworks.cluster.kubernetes.api import KubernetesApi
 from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
 from rayworks.cluster.kubernetes.objects import Object, is_being_deleted
-from tests.cluster.conftest import Namespace
-from tests.cluster.failing_clusters import Place, ray_cluster
+from tests.cluster.kubernetes_access import Namespace
+from tests.cluster.raycluster_manifests import Place, ray_cluster
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.kubernetes]
 
 
+@pytest.mark.minutes(1)
 def test_a_driver_that_renews_late_after_an_outage_keeps_its_cluster_and_one_that_never_does_loses_it(
     namespace: Namespace, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -48,13 +49,13 @@ def test_a_driver_that_renews_late_after_an_outage_keeps_its_cluster_and_one_tha
     eventually(is_abandoned, 20)
     with ThreadPoolExecutor() as pool:
         swept = pool.submit(sweep)
-        time.sleep(2)  # it has looked once, and waits for those that live
+        time.sleep(2)  # it has checked once, and waits for the drivers that live
         for _ in range(3):
             renew()
             time.sleep(1)
         assert swept.result() == sweeping.Swept([], {})
     eventually(is_abandoned, 20)
-    gone = sweep()
-    assert gone.deleted == ["late"]
-    assert list(gone.lost_runs) == ["a-run"]
+    final_sweep = sweep()
+    assert final_sweep.deleted == ["late"]
+    assert list(final_sweep.lost_runs) == ["a-run"]
     assert all(is_being_deleted(cluster) for cluster in clusters())

@@ -1,0 +1,84 @@
+"""Objects of any kind by the Kubernetes client, and snapshots as the diagnosis reads them."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rayworks.cluster.kubernetes.finding import Snapshot
+from tests.cluster.raycluster_manifests import Objects
+
+STATUSES = Path(__file__).parents[1] / "unit/statuses"
+"""Recorded statuses, for ``tests/unit/test_diagnosis.py``."""
+
+
+class KubernetesObjects:
+    """Creates, reads and deletes objects with the current kubeconfig."""
+
+    def __init__(self) -> None:
+        import kubernetes
+
+        kubernetes.config.load_kube_config()
+        self.client = kubernetes.client.ApiClient()
+        self.core = kubernetes.client.CoreV1Api(self.client)
+        self._dynamic = kubernetes.dynamic.DynamicClient(self.client)
+
+    def create(self, objects: Objects) -> None:
+        for manifest in objects:
+            namespace = manifest["metadata"].get("namespace")
+            self._resource(manifest).create(body=manifest, namespace=namespace)
+
+    def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
+        self.core.create_namespace({"metadata": {"name": name, "labels": labels or {}}})
+
+    def delete_cluster_wide(self, objects: Objects) -> None:
+        """Delete those that are in no namespace; the others are deleted with theirs."""
+        for manifest in objects:
+            if "namespace" not in manifest["metadata"]:
+                background = {"propagationPolicy": "Background"}
+                self._resource(manifest).delete(name=manifest["metadata"]["name"], body=background)
+
+    def delete_namespace(self, name: str) -> None:
+        self.core.delete_namespace(name)
+
+    def _resource(self, manifest: dict[str, Any]) -> Any:
+        return self._dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+
+    def snapshot(self, namespace: str) -> Snapshot:
+        """Return what the diagnosis reads of the RayCluster ``ray`` in a namespace."""
+        from kubernetes.client import CustomObjectsApi
+
+        def plain(response: Any) -> tuple[Any, ...]:
+            return tuple(self.client.sanitize_for_serialization(response.items))
+
+        return Snapshot(
+            CustomObjectsApi(self.client).get_namespaced_custom_object("ray.io", "v1", namespace, "rayclusters", "ray"),
+            plain(self.core.list_namespaced_pod(namespace, label_selector="ray.io/cluster=ray")),
+            plain(self.core.list_namespaced_event(namespace)),
+            plain(self.core.list_node()),
+        )
+
+
+def record_snapshot(name: str, snapshot: Snapshot, now: datetime) -> None:
+    """Record what the diagnosis may ever read of a snapshot, where ``RAYWORKS_RECORD_STATUSES`` is set."""
+    dropped = {"managedFields", "volumeMounts", "images", "annotations", "env", "ports", "securityContext", "imageID"}
+    dropped.add("containerID")
+
+    def trimmed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: trimmed(child) for key, child in value.items() if key not in dropped}
+        return [trimmed(child) for child in value] if isinstance(value, list | tuple) else value
+
+    recording = {"now": now.isoformat(), "cluster": snapshot.owner, "pods": snapshot.pods, "events": snapshot.events}
+    recording["nodes"] = [
+        {"metadata": {"name": node["metadata"]["name"], "labels": node["metadata"]["labels"]}, "spec": node["spec"]}
+        for node in snapshot.nodes
+    ]
+    record(name, trimmed(recording))
+
+
+def record(name: str, content: Any) -> None:
+    """Record a status, where ``RAYWORKS_RECORD_STATUSES`` is set."""
+    if os.environ.get("RAYWORKS_RECORD_STATUSES"):
+        (STATUSES / f"{name}.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")

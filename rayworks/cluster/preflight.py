@@ -3,6 +3,7 @@
 :func:`disagreements` is pure; :func:`worker_view` runs in a Ray worker on each node.
 """
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -30,9 +31,9 @@ class View:
     versions: dict[str, str]
     """By package, as :func:`versions` returns them. Empty if unknown."""
     problems: tuple[str, ...] = ()
-    """What it cannot reach, each as a sentence."""
+    """What it cannot reach, each as a sentence; an empty one is no problem."""
     storage_problem: str = ""
-    """Why it cannot use the driver's storage, as a sentence."""
+    """Why it cannot use the driver's storage, as a sentence; empty if it can."""
 
 
 def worker_view(node: str, api_url: str | None, token_uri: str | None, after: object) -> View:
@@ -45,7 +46,7 @@ def worker_view(node: str, api_url: str | None, token_uri: str | None, after: ob
         after: The result of another Ray task, which runs first.
     """
     problem = api_problem(api_url or os.environ.get("PREFECT_API_URL"))
-    return View(node, versions(), (problem,) if problem else (), _storage_problem(token_uri))
+    return View(node, versions(), (problem,), _storage_problem(token_uri))
 
 
 def versions() -> dict[str, str]:
@@ -73,7 +74,6 @@ class Preflight:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._received: list[View] | None = None
         self._checked: set[bool] = set()
         self._token_uri: str | None = None
         self._storage_error: StorageError | None = None
@@ -99,7 +99,7 @@ class Preflight:
         return list(self._nodes.values())
 
     def check(self, *, shared_storage: bool) -> None:
-        """Wait for the views, and compare them with the driver's. Nodes that have left the cluster do not count.
+        """Wait for the views, and compare them with the driver's, the first time. Later calls cost nothing.
 
         Args:
             shared_storage: Whether the workers have to share the driver's storage.
@@ -112,12 +112,12 @@ class Preflight:
             return
         if shared_storage and self._storage_error:
             raise self._storage_error
-        if self._received is None:
-            self._received = self._receive()
-        check(View("the driver", versions()), self._received, shared_storage=shared_storage)
+        check(View("the driver", versions()), self._received_views, shared_storage=shared_storage)
         self._checked.add(shared_storage)
 
-    def _receive(self) -> list[View]:
+    @functools.cached_property
+    def _received_views(self) -> list[View]:
+        """The views of the nodes, without those that have left the cluster."""
         try:
             views = [self._view(node_id) for node_id in self._nodes]
         finally:
@@ -158,8 +158,8 @@ def disagreements(driver: View, workers: list[View], *, shared_storage: bool) ->
                 sentences.append(f"{name} is not installed on {worker.node}")
             elif version != expected:
                 sentences.append(f"{name} is {version} on {worker.node} and {expected} on {driver.node}")
-        problems = [*worker.problems, *([worker.storage_problem] if shared_storage and worker.storage_problem else [])]
-        sentences += [f"{problem} on {worker.node}" for problem in problems]
+        problems = worker.problems + ((worker.storage_problem,) if shared_storage else ())
+        sentences += [f"{problem} on {worker.node}" for problem in problems if problem]
     return sentences
 
 

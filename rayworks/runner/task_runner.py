@@ -139,12 +139,14 @@ class RayTaskRunner(PrefectRayTaskRunner):
         raise_if_lost(self._session)
         if not ray.is_initialized():  # over ray://, Ray would start a local cluster without a word
             raise ClusterError("the connection to Ray is lost", remedy="Run the flow again; finished stages are reused")
-        self._check_nodes(task)
+        options = TaskOptions.of(task)
+        if self._preflight:
+            self._preflight.check(shared_storage=options.shared_storage)
         self._attach_to_flow_run(task)
         task_run_id = uuid4()
         try:
             call = self._call(task, task_run_id, parameters, wait_for, dependencies)
-            state, end = _send(task, *call)
+            state, end = _send(task, options, *call)
         except Exception as error:
             if explanation := unpicklable.explain(task, parameters, error):
                 raise explanation from error
@@ -161,11 +163,6 @@ class RayTaskRunner(PrefectRayTaskRunner):
         """
         self._in_flight.collect()
         return len(self._in_flight)
-
-    def _check_nodes(self, task: "Task[..., Any]") -> None:
-        """Wait for what the preflight found before the first task, and before the first that needs the storage."""
-        if self._preflight:
-            self._preflight.check(shared_storage=TaskOptions.of(task).shared_storage)
 
     def _attach_to_flow_run(self, task: "Task[..., Any]") -> None:
         """Send what nested work prints to the log of the flow run, from its first task on."""
@@ -222,9 +219,8 @@ class RayTaskRunner(PrefectRayTaskRunner):
         return self._shared[key][0]
 
 
-def _send(task: "Task[..., Any]", call: TaskCall, upstream: list[Any]) -> tuple[Any, Any]:
+def _send(task: "Task[..., Any]", options: TaskOptions, call: TaskCall, upstream: list[Any]) -> tuple[Any, Any]:
     """Send a task run to Ray, and return the references to its last state and to its end."""
-    options = TaskOptions.of(task)
     if options.max_memory is None:
         remote = remote_run_task(options.max_calls).options(name=task.name, num_returns=2, **options.options)
         return remote.remote(*upstream, call=call)

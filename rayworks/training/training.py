@@ -27,9 +27,13 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
     relevant = options.model_dump(include={"loop", "rounds", "early_stopping_rounds"})
     if loop.declarations(options.loop).backend is None:  # each worker trains on its own shard of the rows
         relevant["workers"] = options.workers
-    merged = {**(hyperparameters or {}), **options.hyperparameters}
+    merged = sorted(_merged(options, hyperparameters).items())
     code = import_path.fingerprint(options.loop)
-    return reuse.digest(__version__, dataset.fingerprint, sorted(relevant.items()), sorted(merged.items()), code)
+    return reuse.digest(__version__, dataset.fingerprint, sorted(relevant.items()), merged, code)
+
+
+def _merged(options: TrainOptions, tuned: dict[str, Any] | None) -> dict[str, Any]:
+    return {**(tuned or {}), **options.hyperparameters}
 
 
 def stage(
@@ -48,13 +52,13 @@ def stage(
     Args:
         hyperparameters: The result of tuning. Those of ``options`` override them.
     """
-    merged = {**(hyperparameters or {}), **options.hyperparameters}
     key = fingerprint(dataset, options, hyperparameters)
     uri = reuse.location(storage_uri, "models", dataset.name, key)
     run_uri = reuse.location(storage_uri, "training", dataset.name, key)
     manifest_uri = storage.join(uri, MANIFEST)
 
     def create(progress: Progress) -> ModelRef:
+        merged = _merged(options, hyperparameters)
         model = _train(dataset, options, merged, uri=uri, run_uri=run_uri, progress=progress)
         storage.write_record(manifest_uri, model)
         storage.delete(run_uri)

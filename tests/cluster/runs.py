@@ -234,10 +234,12 @@ def flow_runs(installation: "Installation") -> Iterator[Callable[..., FlowRun]]:
         started.append(start_flow_run(installation, seconds, **options))
         return started[-1]
 
-    yield start
-    for run in started:
-        if run.state()["type"] not in FINAL_STATES:
-            run.set_state(type="CANCELLING")
+    try:
+        yield start
+    finally:
+        for run in started:
+            if run.state()["type"] not in FINAL_STATES:
+                run.set_state(type="CANCELLING")
 
 
 @contextmanager
@@ -249,9 +251,11 @@ def jobs(installation: "Installation") -> Iterator[Callable[..., JobRun]]:
         started.append(start_job(installation, *arguments, **options))
         return started[-1]
 
-    yield start
-    for run in started:
-        run.delete()
+    try:
+        yield start
+    finally:
+        for run in started:
+            run.delete()
 
 
 def start_flow_run(

@@ -125,18 +125,21 @@ class Installation:
         [group, *_] = spec["workerGroupSpecs"]
         group.update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
         spec["workerGroupSpecs"] = [group]
-        for pod in (spec["headGroupSpec"]["template"]["spec"], group["template"]["spec"]):
-            pod["containers"][0]["resources"] = small_pod()
+        head, worker = spec["headGroupSpec"]["template"]["spec"], group["template"]["spec"]
+        # Ray gives a node 30 s to start: of the CPU time that all pods share, a head takes the most.
+        head["containers"][0]["resources"] = small_pod(cpu="500m")
+        worker["containers"][0]["resources"] = small_pod()
+        for pod in (head, worker):
             pod.update(pods or {})
-        group["template"]["spec"].update(workers or {})
+        worker.update(workers or {})
         text = yaml.safe_dump(manifest)
         self.on_storage(f"cat > {self.manifest(cluster_name)}", stdin=text)
         return text
 
 
-def small_pod() -> dict[str, Any]:
+def small_pod(cpu: str = "100m") -> dict[str, Any]:
     """Return the resources of a Ray pod that shares two cores with many others."""
-    return {"requests": {"cpu": "100m", "memory": "500Mi"}, "limits": {"memory": "3Gi"}}
+    return {"requests": {"cpu": cpu, "memory": "500Mi"}, "limits": {"memory": "3Gi"}}
 
 
 def away_from(node: str) -> dict[str, Any]:

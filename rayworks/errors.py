@@ -65,7 +65,7 @@ class ClusterLostError(ClusterError):
 
 
 class TransferError(RayworksError):
-    """A task or its arguments cannot be pickled: they hold a lock, an open file, a connection."""
+    """A task, its arguments or its error cannot be pickled: they hold a lock, an open file, a connection."""
 
 
 class MissingExtraError(RayworksError, ImportError):

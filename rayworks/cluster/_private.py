@@ -129,6 +129,8 @@ def processes_in_own_sessions() -> Generator[None]:
 
 NODE_STARTED = "Ray runtime started"
 """What ``ray start`` prints when its node is part of the cluster."""
+NODE_TOO_SLOW = "The current node timed out during startup"
+"""The beginning of its last line when the node is not part of the cluster after 30 s (``raylet_start_wait_time_s``)."""
 
 
 @dataclass(frozen=True)

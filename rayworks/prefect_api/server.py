@@ -18,6 +18,7 @@ from rayworks.prefect_api import _private
 
 if TYPE_CHECKING:
     import httpx
+    from pydantic_settings import BaseSettings
 
 START_SECONDS = 120
 """How long the server may take to start. A new database is migrated first, which takes about 20 s on two busy cores.
@@ -26,25 +27,41 @@ Prefect's own limit of 20 s is too short for that."""
 STORE_SECONDS = 60
 """How long the server may take, when this process ends, to store the task runs that it was sent."""
 
+STORE_BATCH = 200
+"""How many states of task runs, or events, the server stores in one transaction."""
+
+FLUSH_INTERVAL = 0.2
+"""How long, in seconds, a state waits for others of its transaction."""
+
 FLUSH_SECONDS = 5
 """How long the server may take to accept the last log lines and events of this process."""
 
 
 def set_defaults() -> None:
-    """Give Prefect's own temporary server time to start, and turn off its telemetry.
+    """Give Prefect's own temporary server time to start, turn off its telemetry, and let it store many events at once.
 
     What the environment or a profile sets is left unchanged.
     """
     from prefect.settings import get_current_settings
 
     server = get_current_settings().server
-    defaults: dict[str, str] = {}
-    if "analytics_enabled" not in server.model_fields_set:
-        defaults["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-    if "startup_timeout_seconds" not in server.ephemeral.model_fields_set:
-        defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = str(START_SECONDS)
-    if defaults:
-        os.environ.update(defaults)  # the server is another process
+    recorder, persister = server.services.task_run_recorder, server.services.event_persister
+    defaults: tuple[tuple[BaseSettings, str, str, str], ...] = (
+        (server, "analytics_enabled", "PREFECT_SERVER_ANALYTICS_ENABLED", "false"),
+        (
+            server.ephemeral,
+            "startup_timeout_seconds",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS",
+            str(START_SECONDS),
+        ),
+        # By default each state of a task run is a transaction of its own, and 20 events are.
+        (recorder, "batch_size", "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE", str(STORE_BATCH)),
+        (recorder, "flush_interval", "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL", str(FLUSH_INTERVAL)),
+        (persister, "batch_size", "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE", str(STORE_BATCH)),
+    )
+    missing = {name: value for settings, field, name, value in defaults if field not in settings.model_fields_set}
+    if missing:
+        os.environ.update(missing)  # the server is another process
         _private.read_settings_again()
 
 

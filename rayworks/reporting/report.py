@@ -143,7 +143,7 @@ def tiles(evaluation: Evaluation | None) -> list[dict[str, str]]:
     result = [{"name": "candidate", "value": number(candidate.values[metric]), "detail": detail}]
     for name, rival in rivals.items():
         if rival is None:
-            detail = "could not be scored" if evaluation.champion_error else "there is none yet"
+            detail = "could not be scored" if evaluation.champion_error else "there was none yet"
         else:
             comparison = compared(candidate, rival, metric)
             detail = f"the candidate is {comparison}" if comparison else "cannot be compared"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rayworks.runner import _private
+from rayworks.runner.pace import Pace
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -23,6 +24,8 @@ CLOSE_SECONDS = 30.0
 """How long the API may take, at the end of a run, to accept the remaining messages."""
 BATCH = 200
 """Log lines or events in one request."""
+CAPACITY = 10_000
+"""Events, of one or two kilobytes each, with which an outbox is full."""
 
 logger = logging.getLogger("rayworks.runner")
 
@@ -46,6 +49,9 @@ class Outbox:
         self.is_collecting = False
         """Whether it collects what Prefect logs and emits in this process."""
         self._messages = Messages()
+        self._in_request = Messages()
+        self._pace = Pace()
+        self._is_failing = False
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._closing = threading.Event()
@@ -67,6 +73,13 @@ class Outbox:
         with self._lock:
             self._messages.lines += messages.lines
             self._messages.events += messages.events
+
+    def is_full(self) -> bool:
+        """Return whether more messages should wait until the API has accepted some.
+
+        An API that is away holds up nobody.
+        """
+        return len(self._messages.events) + len(self._in_request.events) > CAPACITY and not self._is_failing
 
     def take(self) -> Messages:
         """Remove the messages that are not sent yet, and return them. Waits for a request in progress: it may fail."""
@@ -115,15 +128,38 @@ class Outbox:
     def send(self) -> Exception | None:
         """Send all messages now. If that fails, keep those that were not sent, and return the error."""
         with self._sending:
-            messages = self._take()
-            if not messages:
-                return None
+            self._in_request = messages = self._take()
             try:
-                _send(self._opened_client(), messages)
+                if messages:
+                    self._send(self._opened_client(), messages)
             except Exception as error:  # the API, or the way to it: the next attempt may succeed
+                self._is_failing = True
                 self.add(messages)
                 return error
+            finally:
+                self._in_request = Messages()
             return None
+
+    def _send(self, client: "SyncPrefectClient", messages: Messages) -> None:
+        """Send ``messages``, and remove from them what the API has accepted or will never accept."""
+
+        def send_events(batch: list[str]) -> None:
+            # The response confirms the events. The websocket of events needs one more round trip for that.
+            content, headers = f"[{','.join(batch)}]", {"Content-Type": "application/json"}
+            client.request("POST", "/events", content=content, headers=headers)
+            self._pace.add(batch)
+
+        def send_lines(batch: list[dict[str, Any]]) -> None:
+            client.create_logs([_private.for_api(line) for line in batch])
+
+        while batch := messages.events[:BATCH]:
+            self._pace.wait(client)
+            _send_batch(batch, send_events)
+            self._is_failing = False
+            del messages.events[:BATCH]
+        while batch := messages.lines[:BATCH]:
+            _send_batch(batch, send_lines)
+            del messages.lines[:BATCH]
 
     def _opened_client(self) -> "SyncPrefectClient":
         from prefect.client.orchestration import get_client
@@ -133,29 +169,13 @@ class Outbox:
         return self._client
 
 
-def _send(client: "SyncPrefectClient", messages: Messages) -> None:
-    """Send ``messages``, and remove from them what the API has accepted or will never accept."""
-
-    def send_events(batch: list[str]) -> None:
-        # The response to this request confirms the events. The websocket of events needs one more round trip for that.
-        client.request("POST", "/events", content=f"[{','.join(batch)}]", headers={"Content-Type": "application/json"})
-
-    def send_lines(batch: list[dict[str, Any]]) -> None:
-        client.create_logs([_private.for_api(line) for line in batch])
-
-    _send_in_batches(messages.events, send_events)
-    _send_in_batches(messages.lines, send_lines)
-
-
-def _send_in_batches(waiting: list[Any], send: Callable[[list[Any]], None]) -> None:
+def _send_batch(batch: list[Any], send: Callable[[list[Any]], None]) -> None:
+    """Send messages in one request. Log that the API refuses them, for it would do so again."""
     import httpx
 
-    while batch := waiting[:BATCH]:
-        try:
-            send(batch)
-        except httpx.HTTPStatusError as error:
-            if not error.response.is_client_error:
-                raise
-            # The API would refuse the batch again, and everything after it would wait.
-            logger.error("The Prefect API refused %d messages: %s", len(batch), error, extra={"send_to_api": False})
-        del waiting[:BATCH]
+    try:
+        send(batch)
+    except httpx.HTTPStatusError as error:
+        if not error.response.is_client_error:
+            raise
+        logger.error("The Prefect API refused %d messages: %s", len(batch), error, extra={"send_to_api": False})

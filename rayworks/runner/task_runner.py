@@ -4,6 +4,7 @@ Library code that runs in a task logs by ``logging.getLogger(__name__)``.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
         def duplicate(self) -> Self: ...
 else:
     from prefect_ray import RayTaskRunner as PrefectRayTaskRunner
+
+
+IN_FLIGHT = 10_000
+"""How many task runs a flow may have on Ray before a submit waits for one of them to end."""
+WAIT_SECONDS = 0.05
 
 
 class RayTaskRunner(PrefectRayTaskRunner):
@@ -143,6 +149,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
         if self._preflight:
             self._preflight.check(shared_storage=options.shared_storage)
         self._attach_to_flow_run(task)
+        self._wait_for_room()
         task_run_id = uuid4()
         try:
             call = self._call(task, task_run_id, parameters, wait_for, dependencies)
@@ -163,6 +170,12 @@ class RayTaskRunner(PrefectRayTaskRunner):
         """
         self._in_flight.collect()
         return len(self._in_flight)
+
+    def _wait_for_room(self) -> None:
+        """Wait while Ray has very many task runs, or the Prefect API is behind: both fill this process's memory."""
+        while len(self._in_flight) >= IN_FLIGHT or self._outbox.is_full():
+            raise_if_lost(self._session)
+            time.sleep(WAIT_SECONDS)
 
     def _attach_to_flow_run(self, task: "Task[..., Any]") -> None:
         """Send what nested work prints to the log of the flow run, from its first task on."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from rayworks.errors import TransferError
 from rayworks.runner import _private
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
@@ -105,7 +106,24 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
         except BaseException:  # cancelled: no messages return with a result, and this process may be killed at once
             worker.outbox.send()
             raise
-        return state, TaskRunEnd(state.is_final(), worker.outbox.take())
+        return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take())
+
+
+def _with_picklable_error(state: "State[Any]") -> "State[Any]":
+    """Return a failed state with an error that the driver can unpickle, or else with one that quotes it."""
+    if not (state.is_failed() or state.is_crashed()):
+        return state
+    from ray import cloudpickle
+
+    pickle = cast(Any, cloudpickle)
+    try:
+        pickle.loads(pickle.dumps(state))
+    except Exception as reason:
+        data: Any = state.data
+        error = data if isinstance(data, BaseException) else data.result  # of a record of a result
+        what, detail = f"{type(error).__name__}: {error}", f"the error itself cannot be sent to the driver: {reason}"
+        return state.model_copy(update={"data": TransferError(what, detail=detail)})
+    return state
 
 
 def _resolved(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import pytest
 from tests.cluster import installation as installing
 from tests.cluster import runs, shared
 from tests.cluster.installation import Installation
-from tests.cluster.kubernetes_access import Cluster, Namespace
+from tests.cluster.kubernetes_access import START_SECONDS, Cluster, Namespace
 from tests.cluster.runs import FlowRun, JobRun
 
 
@@ -117,6 +117,24 @@ def installation(overlay: tuple[Namespace, Path]) -> Iterator[Installation]:
     working = Installation(namespace, folder.parent / "base")
     with shared.shared_by_processes("installation", lambda: installing.install(working, folder), lambda _: None):
         yield working
+
+
+@pytest.fixture(scope="session")
+def run_over_a_restart(installation: Installation) -> Iterator[FlowRun]:
+    """A run that works for longer than two renewals of its lease; while it works, the Prefect server was restarted."""
+
+    def create() -> dict[str, str]:
+        run = runs.start_flow_run(installation, runs.TWO_RENEWALS_SECONDS)
+        run.wait_for("second.started")
+        installation.namespace.kubectl("rollout", "restart", "deployment/prefect-server")
+        installation.namespace.kubectl("rollout", "status", "deployment/prefect-server", f"--timeout={START_SECONDS}s")
+        return {"id": run.id, "folder": run.folder, "cluster_name": str(run.cluster_name)}
+
+    def delete(created: dict[str, str]) -> None:
+        runs.cancel(FlowRun(installation, **created))
+
+    with shared.shared_by_processes("run-over-a-restart", create, delete) as created:
+        yield FlowRun(installation, **created)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from tests.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 STORAGE = "/var/lib/rayworks"
 CODE = f"{STORAGE}/code"
+CLAIMS = ("rayworks-storage", "prefect-server")
+"""Of the volumes that the installation needs."""
 WORKLOADS = ("statefulset/postgres", "deployment/prefect-server", "deployment/mlflow", "deployment/prefect-worker")
 
 
@@ -65,7 +67,7 @@ class Installation:
         return bool(self.on_storage(f"ls -d {pattern} 2>/dev/null || true").strip())
 
     def _storage_on_this_machine(self) -> Path | None:
-        folder = Path(_shared_folder() or "/nowhere") / self.namespace.name
+        folder = Path(_shared_folder() or "/nowhere") / self.namespace.name / "rayworks-storage"
         return folder if folder.is_dir() else None
 
     def count_lines(self, file: str) -> int:
@@ -75,7 +77,7 @@ class Installation:
     def job_template(self, **variables: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the work pool's Job with variables filled in, and the pod in it."""
         worker = self.namespace.read("deployments", "prefect-worker")["spec"]["template"]["spec"]["containers"][0]
-        values = {"image": worker["image"], "image_pull_policy": "IfNotPresent", "cpu_request": "50m"} | variables
+        values = {"image": worker["image"], "image_pull_policy": "IfNotPresent", "cpu_request": "250m"} | variables
         job = json.loads((self.base / "work-pool.json").read_text())["job_configuration"]["job_manifest"]
         pod = job["spec"]["template"]["spec"]
         del pod["parallelism"], pod["completions"]  # a Job's; Prefect wants them here
@@ -176,17 +178,16 @@ def prepare(namespace: Namespace, folder: Path) -> Path:
         pin = {"op": "add", "path": "/spec/template/spec/nodeSelector", "value": first}
         overlay["patches"] += [_patch(kind, pin) for kind in ("Deployment", "StatefulSet")]
     if shared := _shared_folder():
-        namespace.cluster.run_on_a_node(shared, f"mkdir -m 0777 {namespace.name}")
-        volume = _volume(namespace.name, f"{shared}/{namespace.name}")
-        (folder / "overlay/volume.yaml").write_text(yaml.safe_dump(volume))
-        overlay["resources"].append("volume.yaml")
-        overlay["patches"].append(
-            _patch(
-                "PersistentVolumeClaim",
-                {"op": "add", "path": "/spec/storageClassName", "value": ""},
-                {"op": "add", "path": "/spec/volumeName", "value": namespace.name},
-            )
-        )
+        volumes = {claim: f"{namespace.name}-{claim}" for claim in CLAIMS}
+        folders = {claim: f"{namespace.name}/{claim}" for claim in CLAIMS}
+        namespace.cluster.run_on_a_node(shared, f"mkdir -p -m 0777 {namespace.name} {' '.join(folders.values())}")
+        manifests = [_volume(volume, f"{shared}/{folders[claim]}") for claim, volume in volumes.items()]
+        (folder / "overlay/volumes.yaml").write_text(yaml.safe_dump_all(manifests))
+        overlay["resources"].append("volumes.yaml")
+        for claim, volume in volumes.items():
+            bind = {"storageClassName": "", "volumeName": volume}
+            operations = [{"op": "add", "path": f"/spec/{name}", "value": value} for name, value in bind.items()]
+            overlay["patches"].append(_patch("PersistentVolumeClaim", *operations, name=claim))
     (folder / "overlay/kustomization.yaml").write_text(yaml.safe_dump(overlay))
     return folder / "overlay"
 
@@ -204,6 +205,7 @@ def install(installation: Installation, overlay: Path) -> None:
         "flow_id": flow["id"],
         "entrypoint": "two_stages.py:two_stages",
         "work_pool_name": "kubernetes",
+        "concurrency_limit": 100,  # so that its runs hold a lease
         "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": CODE}}],
     }
     installation.prefect("POST", "/deployments/", deployment)
@@ -215,7 +217,8 @@ def remove(namespace: Namespace) -> None:
     cluster, roles = namespace.cluster, f"{namespace.name}-nodes-reader"
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", roles, "--ignore-not-found")
     if shared := _shared_folder():
-        cluster.kubectl("delete", "persistentvolume", namespace.name, "--ignore-not-found", "--wait=false")
+        volumes = [f"{namespace.name}-{claim}" for claim in CLAIMS]
+        cluster.kubectl("delete", "persistentvolume", *volumes, "--ignore-not-found", "--wait=false")
         cluster.run_on_a_node(shared, f"rm -rf {namespace.name}")
 
 
@@ -230,8 +233,8 @@ def _image(name: str, reference: str) -> dict[str, str]:
     return {"name": name, "newName": repository, "newTag": tag}
 
 
-def _patch(kind: str, *operations: dict[str, Any]) -> dict[str, Any]:
-    return {"target": {"kind": kind}, "patch": yaml.safe_dump(list(operations))}
+def _patch(kind: str, *operations: dict[str, Any], **target: str) -> dict[str, Any]:
+    return {"target": {"kind": kind, **target}, "patch": yaml.safe_dump(list(operations))}
 
 
 def _volume(name: str, path: str) -> dict[str, Any]:
@@ -240,7 +243,7 @@ def _volume(name: str, path: str) -> dict[str, Any]:
         "kind": "PersistentVolume",
         "metadata": {"name": name},
         "spec": {
-            "accessModes": ["ReadWriteMany"],
+            "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
             "capacity": {"storage": "100Gi"},
             "hostPath": {"path": path, "type": "Directory"},
             "storageClassName": "",

@@ -20,6 +20,9 @@ DELETION_SECONDS = 120
 SWEEP_SECONDS = 240
 """Within which the sweep must have deleted an abandoned RayCluster. Its Lease expires after 30 s, the sweep runs every
 minute in a pod of its own, checks twice, and saves logs."""
+TWO_RENEWALS_SECONDS = 460
+"""A run renews the lease of its deployment's concurrency limit at its start and then every 225 s: three quarters of the
+300 s in ``prefect.flow_engine``."""
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -238,8 +241,13 @@ def flow_runs(installation: "Installation") -> Iterator[Callable[..., FlowRun]]:
         yield start
     finally:
         for run in started:
-            if run.state()["type"] not in FINAL_STATES:
-                run.set_state(type="CANCELLING")
+            cancel(run)
+
+
+def cancel(run: FlowRun) -> None:
+    """Cancel a flow run that has not ended."""
+    if run.state()["type"] not in FINAL_STATES:
+        run.set_state(type="CANCELLING")
 
 
 @contextmanager

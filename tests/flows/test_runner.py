@@ -56,6 +56,38 @@ def test_the_error_of_a_task_is_raised_unchanged():
     assert run(body).result() == "an error of the task"
 
 
+class HttpError(Exception):
+    """As many libraries write one: pickle calls it with the message only."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code} {text}")
+
+
+@task
+def described(outcome: Any) -> str:
+    return str(outcome)
+
+
+@task
+def request(number: int) -> None:
+    raise HttpError(404, "not found")
+
+
+def test_an_error_that_cannot_be_unpickled_arrives_with_its_type_and_message(client):
+    def body() -> str:
+        future = request.submit(1)
+        assert described.submit(allow_failure(future)).result().startswith("HttpError: 404 not found (")
+        assert "HttpError: 404 not found" in str(future.result(raise_on_failure=False))
+        future.result()
+        return "not reached"
+
+    state = run(body)
+    with pytest.raises(TransferError, match="HttpError: 404 not found"):
+        state.result()
+    shown = next(run for run in task_runs(client, state, 2) if task_name(run) == "request")
+    assert shown["state"]["message"] == "Task run encountered an exception HttpError: 404 not found"
+
+
 def test_async_tasks_run_in_async_flows():
     @task
     async def slow_add(first: int, second: int) -> int:

@@ -128,6 +128,7 @@ def test_ray_processes_start_in_sessions_of_their_own():
 
 def test_ray_start_prints_the_same_when_a_node_has_started():
     assert f'startup_msg = "{_private.NODE_STARTED}.' in source("scripts/scripts.py")
+    assert f'"{_private.NODE_TOO_SLOW}. ' in source("_private/node.py")
 
 
 MEMORY_MESSAGES = (

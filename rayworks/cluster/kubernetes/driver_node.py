@@ -2,13 +2,15 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from rayworks.cluster import _private
 from rayworks.cluster.kubernetes.background_process import BackgroundProcess
 from rayworks.errors import ClusterError
 
-JOIN_SECONDS = 90
+JOIN_SECONDS = 120
+"""How long joining may take, with as many attempts as fit: Ray ends an attempt after 30 s, too few on a busy node."""
 
 
 def join(address: str) -> BackgroundProcess:
@@ -28,14 +30,18 @@ def join(address: str) -> BackgroundProcess:
     command += ["--disable-usage-stats", "--block", "--log-style=record"]
     if ip := os.environ.get("RAYWORKS_POD_IP"):
         command.append(f"--node-ip-address={ip}")
-    node = BackgroundProcess(command)
-    if not node.wait_for(_private.NODE_STARTED, seconds=JOIN_SECONDS):
+    deadline = time.monotonic() + JOIN_SECONDS
+    while True:
+        node = BackgroundProcess(command)
+        if node.wait_for(_private.NODE_STARTED, seconds=deadline - time.monotonic()):
+            return node
         message = node.last_line()
         node.end()
-        raise ClusterError(
-            "this pod could not join the Ray cluster",
-            where=address,
-            detail=message,
-            remedy="Check that NetworkPolicies allow traffic between this pod and the Ray pods on all ports",
-        )
-    return node
+        if _private.NODE_TOO_SLOW not in message or time.monotonic() > deadline:
+            raise ClusterError(
+                "this pod could not join the Ray cluster",
+                where=address,
+                detail=message,
+                remedy="Check that its node is not overloaded, and that NetworkPolicies allow traffic between this pod "
+                "and the Ray pods on all ports",
+            )

@@ -164,6 +164,10 @@ def run_task_to_state(
     return cast("State[Any]", state)
 
 
+API_IS_AWAY = "Failed to reach API"
+"""The beginning of the ``RuntimeError`` that a client raises when it is entered and the API does not respond."""
+
+
 def sync_client_entered() -> "AbstractContextManager[Any]":
     """Return a context manager for the context that holds the one HTTP client of the task runs within it.
 

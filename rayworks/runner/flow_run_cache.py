@@ -10,6 +10,7 @@ import contextvars
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+API_SECONDS = 180
+"""How long the Prefect API may be away when a worker connects to it."""
+RETRY_SECONDS = 1.0
+
 
 class EnteredFlowRun:
     """The context of a flow run in this process. Each task run works in a copy of it.
@@ -38,12 +43,15 @@ class EnteredFlowRun:
         self._stack = contextlib.ExitStack()
         self._loop = asyncio.Runner()
         self._async_client: Any = None
-        self.client: SyncPrefectClient = self._context.run(self._enter, serialized)
+        self.client: SyncPrefectClient = _once_the_api_responds(lambda: self._context.run(self._enter, serialized))
 
     def _enter(self, serialized: dict[str, Any]) -> "SyncPrefectClient":
-        self._stack.enter_context(_private.flow_run_context_entered(serialized))
-        attach_run_log()
-        return self._stack.enter_context(_private.sync_client_entered()).client
+        with contextlib.ExitStack() as entering:
+            entering.enter_context(_private.flow_run_context_entered(serialized))
+            attach_run_log()
+            client = entering.enter_context(_private.sync_client_entered()).client
+            self._stack = entering.pop_all()
+        return client
 
     def close(self) -> None:
         """Exit the context, and close its HTTP clients, its event loop and its task runner."""
@@ -68,7 +76,9 @@ class EnteredFlowRun:
             parameters: Its parameters, with values in place of Ray's references.
         """
         if task.isasync and self._async_client is None:  # it belongs to one event loop, so both stay open
-            self._async_client = self._loop.run(_private.enter_async_client(), context=self._context)
+            self._async_client = _once_the_api_responds(
+                lambda: self._loop.run(_private.enter_async_client(), context=self._context)
+            )
         run_task = functools.partial(
             _private.run_task_to_state,
             task,
@@ -99,6 +109,23 @@ class EnteredFlowRun:
             if flow_run and (collect := getattr(flow_run.task_runner, "collect", None)):
                 collect()  # messages of task runs that this one has submitted return with its own
             return state
+
+
+def _once_the_api_responds(enter: Callable[[], Any]) -> Any:
+    """Return what ``enter`` returns, called again while the Prefect API is away.
+
+    A worker connects to the API when it gets the first task of a flow run. A restart of the server at that moment must
+    not fail the task run.
+    """
+    deadline = time.monotonic() + API_SECONDS
+    while True:
+        try:
+            return enter()
+        except RuntimeError as error:
+            if _private.API_IS_AWAY not in str(error) or time.monotonic() > deadline:
+                raise
+            logger.warning("%s Trying again.", error)
+            time.sleep(RETRY_SECONDS)
 
 
 def _nested_task_runs() -> int:

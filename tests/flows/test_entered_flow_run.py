@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.context import AsyncClientContext, FlowRunContext
 
 from rayworks import RayTaskRunner
-from rayworks.runner import _private, serialization
+from rayworks.runner import _private, flow_run_cache, serialization
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.worker import TaskCall
 from tests.waiting import eventually
@@ -29,6 +29,31 @@ def serialized_flow_run() -> dict[str, Any]:
     contexts: list[dict[str, Any]] = []
     serialize()
     return contexts[0]
+
+
+def test_a_flow_run_is_entered_when_the_api_responds_again(monkeypatch: pytest.MonkeyPatch):
+    failures = [RuntimeError("Failed to reach API at http://prefect-server:4200/api/")] * 2
+    enter = _private.sync_client_entered
+
+    def restarting() -> Any:
+        if failures:
+            raise failures.pop()
+        return enter()
+
+    monkeypatch.setattr(_private, "sync_client_entered", restarting)
+    monkeypatch.setattr(flow_run_cache, "RETRY_SECONDS", 0.01)
+    entered = EnteredFlowRun(serialized_flow_run())
+    assert run(entered, lambda: 1) == 1
+    entered.close()
+
+
+def test_a_flow_run_is_not_entered_again_after_another_error(monkeypatch: pytest.MonkeyPatch):
+    def refuse() -> Any:
+        raise RuntimeError("Found incompatible versions")
+
+    monkeypatch.setattr(_private, "sync_client_entered", refuse)
+    with pytest.raises(RuntimeError, match="Found incompatible versions"):
+        EnteredFlowRun(serialized_flow_run())
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from prefect.events import emit_event
 from prefect.events.schemas.events import Event
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import opaque, quote
@@ -37,6 +37,14 @@ from tests.waiting import eventually
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
 def a_flow() -> None:
     """Never run."""
+
+
+def test_a_client_says_that_the_api_is_away_when_it_is_entered():
+    nobody = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
+    with temporary_settings(nobody), pytest.raises(RuntimeError, match=_private.API_IS_AWAY):
+        SyncClientContext().__enter__()
+    with temporary_settings(nobody), pytest.raises(RuntimeError, match=_private.API_IS_AWAY):
+        asyncio.run(_private.enter_async_client())
 
 
 @task

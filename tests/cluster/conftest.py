@@ -120,8 +120,11 @@ def installation(overlay: tuple[Namespace, Path]) -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="session")
-def run_over_a_restart(installation: Installation) -> Iterator[FlowRun]:
-    """A run that works for longer than two renewals of its lease; while it works, the Prefect server was restarted."""
+def run_over_a_restart(installation: Installation) -> FlowRun:
+    """A run that works for longer than two renewals of its lease; while it works, the Prefect server was restarted.
+
+    It ends by itself: the process that started it may have ended by then.
+    """
 
     def create() -> dict[str, str]:
         run = runs.start_flow_run(installation, runs.TWO_RENEWALS_SECONDS)
@@ -130,11 +133,7 @@ def run_over_a_restart(installation: Installation) -> Iterator[FlowRun]:
         installation.namespace.kubectl("rollout", "status", "deployment/prefect-server", f"--timeout={START_SECONDS}s")
         return {"id": run.id, "folder": run.folder, "cluster_name": str(run.cluster_name)}
 
-    def delete(created: dict[str, str]) -> None:
-        runs.cancel(FlowRun(installation, **created))
-
-    with shared.shared_by_processes("run-over-a-restart", create, delete) as created:
-        yield FlowRun(installation, **created)
+    return FlowRun(installation, **shared.created_once("run-over-a-restart", create))
 
 
 @pytest.fixture

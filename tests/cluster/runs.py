@@ -241,13 +241,8 @@ def flow_runs(installation: "Installation") -> Iterator[Callable[..., FlowRun]]:
         yield start
     finally:
         for run in started:
-            cancel(run)
-
-
-def cancel(run: FlowRun) -> None:
-    """Cancel a flow run that has not ended."""
-    if run.state()["type"] not in FINAL_STATES:
-        run.set_state(type="CANCELLING")
+            if run.state()["type"] not in FINAL_STATES:
+                run.set_state(type="CANCELLING")
 
 
 @contextmanager

@@ -25,35 +25,49 @@ def session_folder() -> Path:
     return folder
 
 
+def created_once(name: str, create: Callable[[], Any]) -> Any:
+    """Return what one process creates and all use.
+
+    Args:
+        name: Its name in the session.
+        create: Returns something that JSON can hold. Where it fails, it has failed for all processes.
+    """
+    result = _result(name)
+    with result.with_suffix(".creation").open("w") as gate, _locked(gate):
+        if not result.exists():
+            result.write_text(json.dumps({"error": f"{name} could not be created by another process: see its error"}))
+            result.write_text(json.dumps({"value": create()}))
+    content = json.loads(result.read_text())
+    if "error" in content:
+        pytest.fail(content["error"])
+    return content["value"]
+
+
 @contextmanager
 def shared_by_processes(name: str, create: Callable[[], Any], delete: Callable[[Any], None]) -> Iterator[Any]:
     """Yield what one process creates and all use; the last process that leaves the block deletes it.
 
     Args:
         name: Its name in the session.
-        create: Returns something that JSON can hold. Where it fails, it has failed for all processes.
+        create: As for :func:`created_once`.
         delete: Is called with what ``create`` returned.
     """
-    folder = session_folder()
-    result = folder / f"{name}.json"
-    with (folder / f"{name}.lock").open("w") as gate, (folder / f"{name}.users").open("w") as users:
+    result = _result(name)
+    with result.with_suffix(".lock").open("w") as gate, result.with_suffix(".users").open("w") as users:
         with _locked(gate):
             fcntl.flock(users, fcntl.LOCK_SH)
-            if not result.exists():
-                result.write_text(
-                    json.dumps({"error": f"{name} could not be created by another process: see its error"})
-                )
-                result.write_text(json.dumps({"value": create()}))
-        content = json.loads(result.read_text())
-        if "error" in content:
-            pytest.fail(content["error"])
+            value = created_once(name, create)
         try:
-            yield content["value"]
+            yield value
         finally:
             with _locked(gate):
                 if _is_last(users):
                     result.unlink()
-                    delete(content["value"])
+                    delete(value)
+
+
+def _result(name: str) -> Path:
+    return session_folder() / f"{name}.json"
 
 
 @contextmanager

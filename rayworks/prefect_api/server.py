@@ -30,8 +30,9 @@ STORE_SECONDS = 60
 STORE_BATCH = 200
 """How many states of task runs, or events, the server stores in one transaction."""
 
-FLUSH_INTERVAL = 0.2
-"""How long, in seconds, a state waits for others of its transaction."""
+FLUSH_INTERVAL = 1
+"""How long, in seconds, a state waits for others of its transaction. Prefect takes whole seconds: with less than one,
+``TaskRunRecorder`` loops without a pause."""
 
 FLUSH_SECONDS = 5
 """How long the server may take to accept the last log lines and events of this process."""

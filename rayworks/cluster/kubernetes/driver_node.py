@@ -30,12 +30,12 @@ def join(address: str) -> BackgroundProcess:
     command += ["--disable-usage-stats", "--block", "--log-style=record"]
     if ip := os.environ.get("RAYWORKS_POD_IP"):
         command.append(f"--node-ip-address={ip}")
-    deadline = time.monotonic() + JOIN_SECONDS
+    deadline, message = time.monotonic() + JOIN_SECONDS, ""
     while True:
         node = BackgroundProcess(command)
         if node.wait_for(_private.NODE_STARTED, seconds=deadline - time.monotonic()):
             return node
-        message = node.last_line()
+        message = node.last_line() or message  # the last attempt may have had no time to say anything
         node.end()
         if _private.NODE_TOO_SLOW not in message or time.monotonic() > deadline:
             raise ClusterError(

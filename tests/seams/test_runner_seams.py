@@ -39,6 +39,14 @@ def a_flow() -> None:
     """Never run."""
 
 
+def test_the_server_stores_a_state_under_the_id_of_its_event_and_flushes_after_whole_seconds():
+    from prefect.server.services import task_run_recorder
+
+    assert '"id": event.id,' in inspect.getsource(task_run_recorder.task_run_from_event)
+    start = inspect.getsource(task_run_recorder.TaskRunRecorder.start)
+    assert "flush_every=int(self.service_settings().flush_interval)" in start
+
+
 def test_a_client_says_that_the_api_is_away_when_it_is_entered():
     nobody = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
     with temporary_settings(nobody), pytest.raises(RuntimeError, match=_private.API_IS_AWAY):

@@ -50,7 +50,7 @@ def wait_for_server() -> None:
 
 
 def main(path: str) -> None:
-    """Register the work pool and the deployments, and activate the schedule of the sweep."""
+    """Register the work pool and the deployments."""
     template = base_job_template(path)
     wait_for_server()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -58,17 +58,6 @@ def main(path: str) -> None:
         file.flush()
         prefect("work-pool", "create", POOL, "--type", "kubernetes", "--base-job-template", file.name, "--overwrite")
     prefect("deploy", "--all")
-    activate_schedules("sweep/sweep")
-
-
-def activate_schedules(name: str) -> None:
-    """Activate every schedule of the deployment ``name``."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(name)
-        for schedule in deployment.schedules:
-            client.update_deployment_schedule(deployment.id, schedule.id, active=True)
 
 
 def prefect(*arguments: str) -> None:

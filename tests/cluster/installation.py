@@ -21,7 +21,10 @@ STORAGE = "/var/lib/rayworks"
 CODE = f"{STORAGE}/code"
 CLAIMS = ("rayworks-storage", "prefect-server")
 """Of the volumes that the installation needs."""
-WORKLOADS = ("statefulset/postgres", "deployment/prefect-server", "deployment/mlflow", "deployment/prefect-worker")
+WORKLOADS = (
+    "statefulset/postgres",
+    *(f"deployment/{name}" for name in ("prefect-server", "mlflow", "prefect-worker", "sweep")),
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ DELETION_SECONDS = 120
 """Within which the RayCluster of a run must be deleted, however the run ended."""
 SWEEP_SECONDS = 240
 """Within which the sweep must have deleted an abandoned RayCluster. Its Lease expires after 30 s, the sweep runs every
-minute in a pod of its own, checks twice, and saves logs."""
+minute, checks twice, and saves logs."""
 TWO_RENEWALS_SECONDS = 460
 """A run renews the lease of its deployment's concurrency limit at its start and then every 225 s: three quarters of the
 300 s in ``prefect.flow_engine``."""

@@ -105,3 +105,24 @@ def test_a_run_of_a_served_deployment_on_a_csv_file_completes(prefect_api: str, 
     finally:
         server.terminate()
         server.wait(timeout=60)
+
+
+def test_sweeping_goes_on_after_a_sweep_that_failed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    from deployments.kubernetes import sweep as sweeping
+
+    class Ended(BaseException):
+        pass
+
+    outcomes = iter([OSError("the Prefect server is away"), None, Ended()])
+    waits: list[float] = []
+
+    def sweep() -> None:
+        if outcome := next(outcomes):
+            raise outcome
+
+    monkeypatch.setattr(sweeping, "sweep", sweep)
+    monkeypatch.setattr(sweeping.time, "sleep", waits.append)
+    with pytest.raises(Ended):
+        sweeping.main()
+    assert waits == [sweeping.EVERY_SECONDS] * 2
+    assert "the Prefect server is away" in caplog.text

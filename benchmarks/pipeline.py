@@ -92,10 +92,9 @@ def run_stages(stages: Stages, storage_uri: str, trials: int) -> dict[str, Any]:
     model = stages.run("train", training.stage(dataset, train, hyperparameters=best, storage_uri=storage_uri).run)
     version = stages.run("register", registry.registration(model, tune=tuned, **uris).run)
     rival = registry.rival(version, tracking_uri=tracking_uri)
-    champion_uri = rival.uri if rival else None
-    judging = evaluation.stage(version.uri, dataset, champion_uri=champion_uri, options=EvaluateOptions(), **uris)
+    judging = evaluation.stage(version, dataset, champion=rival, options=EvaluateOptions(), **uris)
     evaluated = stages.run("evaluate", judging.run)
-    checking = check.stage(version.uri, dataset, options=ServeCheckOptions(), **uris)
+    checking = check.stage(version, dataset, options=ServeCheckOptions(), **uris)
     checked = stages.run("check-serving", checking.run)
     decision = stages.run("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **uris)
     assert decision.promoted, decision.reason

@@ -1,6 +1,5 @@
 """User code by import path: ``module:attribute`` or ``module.attribute``."""
 
-import contextlib
 import importlib
 import inspect
 import os
@@ -8,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rayworks import code_digest
 from rayworks.errors import ParameterError
 
 
@@ -49,15 +49,11 @@ def load(path: str) -> Callable[..., Any]:
 
 
 def fingerprint(path: str) -> str:
-    """Return a text that changes with the code at ``path``: the source of the named and of the defining module."""
+    """Return a digest that changes with the code at ``path`` and with all code of the user's own that it imports."""
     function: Any = load(path)
-    named_module = sys.modules[_parts(path)[0]]
     defining_module = inspect.getmodule(getattr(function, "func", function))  # func: of a functools.partial
-    sources: list[str] = []
-    for module in dict.fromkeys((named_module, defining_module)):
-        with contextlib.suppress(OSError, TypeError):  # a compiled module, or one typed into a shell
-            sources.append(inspect.getsource(module) if module else "")
-    return "\n".join(sources) or path
+    names = {_parts(path)[0], defining_module.__name__} if defining_module else {_parts(path)[0]}
+    return code_digest.of_modules(*sorted(names))
 
 
 def _parts(path: str) -> tuple[str, str]:

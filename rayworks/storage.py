@@ -139,6 +139,41 @@ def write_bytes(uri: str, content: bytes) -> None:
         sink.write(content)
 
 
+def create(uri: str, content: bytes) -> bool:
+    """Write ``content`` to ``uri`` unless something is stored there, and return whether it was written.
+
+    Of several processes that create the same file at the same time, one succeeds: on local and network file systems,
+    and on object stores that support conditional writes, such as S3 and Google Cloud Storage.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    with explained(uri, "write"):
+        # Not an instance that fsspec keeps: it would keep the endpoint and the credentials of its first use as well.
+        files, path = fsspec.url_to_fs(absolute(uri), skip_instance_cache=True)
+        if not isinstance(files, LocalFileSystem):
+            try:
+                files.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            except Exception as error:  # s3fs lets some exceptions of botocore through
+                raise OSError(str(error)) from error
+            return True
+        part = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex[:8]}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink(missing_ok=True)
+        return True
+
+
 def read_record(uri: str, kind: type[RecordT]) -> RecordT:
     """Return the pydantic record stored as JSON at ``uri``.
 

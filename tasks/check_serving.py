@@ -16,4 +16,4 @@ def check_serving(candidate: ModelVersion, dataset: DatasetRef, options: ServeCh
     """Serve the candidate beside the champion, and compare its responses with the model's own predictions."""
     settings = Settings()
     uris = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
-    return run_stage(check.stage(candidate.uri, dataset, options=options, **uris))
+    return run_stage(check.stage(candidate, dataset, options=options, **uris))

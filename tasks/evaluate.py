@@ -19,9 +19,9 @@ def evaluate(candidate: ModelVersion, dataset: DatasetRef, options: EvaluateOpti
     rival = registry.rival(candidate, tracking_uri=tracking_uri)
     return run_stage(
         evaluation.stage(
-            candidate.uri,
+            candidate,
             dataset,
-            champion_uri=rival.uri if rival else None,
+            champion=rival,
             options=options,
             storage_uri=settings.storage_uri,
             tracking_uri=tracking_uri,

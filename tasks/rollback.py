@@ -12,4 +12,5 @@ from rayworks.settings import Settings
 @resources(num_cpus=0, shared_storage=True)
 def rollback(name: str) -> ModelVersion:
     """Move the champion alias back to the previous champion."""
-    return registry.rollback(name, tracking_uri=Settings().tracking_uri())
+    settings = Settings()
+    return registry.rollback(name, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri)

@@ -51,7 +51,7 @@ class RowCounts:
         self.rows_in += other.rows_in
         self.reasons.update(other.reasons)
         for name, statistics in other.splits.items():
-            self.splits.setdefault(name, Statistics(statistics.edges)).merge(statistics)
+            self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
         for name, classes in other.classes.items():
             self.classes.setdefault(name, Counter()).update(classes)
 

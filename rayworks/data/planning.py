@@ -9,7 +9,7 @@ import polars as pl
 from rayworks.data import column_kinds, features, reading, splitting, validation
 from rayworks.data.reading import Chunk
 from rayworks.data.splitting import Splitter
-from rayworks.data.statistics import edges_of
+from rayworks.data.statistics import DISTINCT_AT_MOST, edges_of
 from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
 from rayworks.records import Column, FeatureSet
@@ -32,6 +32,8 @@ class Plan:
     splitter: Splitter
     edges: dict[str, tuple[float, ...]]
     """Histogram edges of each numeric column."""
+    distinct_at_most: int = DISTINCT_AT_MOST
+    """How many values of a text column are counted."""
 
     @property
     def time_column(self) -> Column | None:
@@ -74,7 +76,8 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
     feature_set = features.plan(valid.drop(target), inputs, options.feature_function, target)
     splitter = splitting.choose(options.split, inputs)
     edges = edges_of(with_features(valid, feature_set))
-    return Plan(folder, target, columns, feature_set, splitter, edges)
+    distinct_at_most = max(DISTINCT_AT_MOST, 2 * options.max_categories)
+    return Plan(folder, target, columns, feature_set, splitter, edges, distinct_at_most)
 
 
 def _as_target(column: Column, problem: str) -> Column:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from rayworks import __version__, import_path, parallel, reuse, storage
+from rayworks import code_digest, import_path, parallel, reuse, storage
 from rayworks.data import manifest, planning, reading, validation
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
@@ -29,7 +29,7 @@ from rayworks.reuse import Stage
 def fingerprint(target: str, options: ProcessOptions, files: list[SourceFile]) -> str:
     """Return text that changes whenever the dataset would: with files, options, the user's function or rayworks."""
     facts = [
-        __version__,
+        code_digest.of_library("data"),
         target,
         options.model_dump(mode="json"),
         [file.model_dump(mode="json") for file in files],
@@ -119,7 +119,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
             for name in SPLITS:
                 part = valid.filter(parts == name)
                 writers.write(name, part)
-                counts.splits.setdefault(name, Statistics(plan.edges)).add(part)
+                counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
                 if part[plan.target].dtype != pl.Float64:
                     classes = part[plan.target].value_counts()
                     rows_of_class = dict(zip(classes[plan.target], classes["count"], strict=True))

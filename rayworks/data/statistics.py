@@ -1,6 +1,7 @@
 """Statistics of each column that can be merged, so that each task counts its own chunk. Pure."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from rayworks.records import ColumnKind, ColumnStatistics
 
 BINS = 40
 VALUES_SHOWN = 30
+DISTINCT_AT_MOST = 10_000
 
 
 def edges_of(sample: pl.DataFrame) -> dict[str, tuple[float, ...]]:
@@ -38,6 +40,9 @@ class Statistics:
     """Counts of one split."""
 
     edges: dict[str, tuple[float, ...]]
+    distinct_at_most: int = DISTINCT_AT_MOST
+    """Text values that are counted in each column. When there are more than twice as many, the rarest are forgotten:
+    the counts of the frequent ones stay exact, or nearly so."""
     rows: int = 0
     missing: Counter[str] = field(default_factory=Counter[str])
     moments: dict[str, tuple[int, float, float, float, float]] = field(default_factory=dict[str, Any])
@@ -58,7 +63,7 @@ class Statistics:
         for name, dtype in rows.schema.items():
             if dtype == pl.String:
                 counts = rows[name].drop_nulls().value_counts()
-                self.values.setdefault(name, Counter()).update(dict(zip(counts[name], counts["count"], strict=True)))
+                self._add_values(name, dict(zip(counts[name], counts["count"], strict=True)))
 
     def merge(self, other: "Statistics") -> None:
         """Add the counts of another chunk."""
@@ -69,7 +74,14 @@ class Statistics:
         for name, bins in other.bins.items():
             self._add_bins(name, bins)
         for name, counts in other.values.items():
-            self.values.setdefault(name, Counter()).update(counts)
+            self._add_values(name, counts)
+
+    def _add_values(self, name: str, new: Mapping[str, int]) -> None:
+        counts = self.values.setdefault(name, Counter())
+        counts.update(new)
+        if len(counts) > 2 * self.distinct_at_most:
+            kept = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[: self.distinct_at_most]
+            self.values[name] = Counter(dict(kept))
 
     def _add_moments(self, name: str, new: tuple[Any, ...]) -> None:
         old = self.moments.get(name)

@@ -5,32 +5,34 @@ and the slice columns, which must fit the coordinator's memory: about 50 bytes p
 slices, so ten million hold-out rows take half a gigabyte.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
-from rayworks import __version__, metrics, reuse, storage
+from rayworks import code_digest, metrics, reuse, storage
 from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
-from rayworks.errors import DataError, ParameterError, TrainingError
+from rayworks.errors import DataError, ParameterError, RegistryError, StorageError, TrainingError
 from rayworks.evaluation import baseline, plots
 from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress
 from rayworks.ray_error import cause
-from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, SliceMetrics, Target
+from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, ModelVersion, SliceMetrics, Target
 from rayworks.reuse import Stage
 
 SLICE_VALUES_AT_MOST = 20  # of a column that is sliced by default
 SLICE_VALUES_SHOWN = 50
 ROWS_PER_TASK = 50_000
+TASKS_IN_FLIGHT = 256
+"""Scores that wait in Ray's object store, and more than the CPUs of most clusters."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,30 @@ class Scores:
     champion_error: str = ""
 
 
-def fingerprint(candidate_uri: str, dataset: DatasetRef, champion_uri: str | None, options: EvaluateOptions) -> str:
-    """Return text that changes whenever the evaluation would: with the models, the data or the options."""
-    return reuse.digest(__version__, candidate_uri, dataset.fingerprint, champion_uri, options.model_dump_json())
+def fingerprint(
+    candidate: ModelVersion, dataset: DatasetRef, champion: ModelVersion | None, options: EvaluateOptions
+) -> str:
+    """Return text that changes whenever the evaluation would: with the models, the data, the options or the code.
+
+    Models count by their fingerprints: every registry has a version 1.
+    """
+    models = (candidate.fingerprint, champion.fingerprint if champion else None)
+    code = code_digest.of_library("data", "models", "evaluation")
+    return reuse.digest(code, models, dataset.fingerprint, options.model_dump_json())
 
 
 def stage(
-    candidate_uri: str,
+    candidate: ModelVersion,
     dataset: DatasetRef,
     *,
-    champion_uri: str | None,
+    champion: ModelVersion | None,
     options: EvaluateOptions,
     storage_uri: str,
     tracking_uri: str,
 ) -> Stage[Evaluation]:
     """Return the stage that scores candidate, baseline and champion on the test split, overall and by slice.
+
+    A stored evaluation whose champion could not be scored is not found: the reason may have been an outage.
 
     Its ``create`` raises:
         ParameterError: An unknown slice column, or a metric that does not fit the problem.
@@ -67,15 +78,23 @@ def stage(
             says why.
         TrainingError: The candidate's predictions are not finite numbers.
     """
-    key = fingerprint(candidate_uri, dataset, champion_uri, options)
+    key = fingerprint(candidate, dataset, champion, options)
     uri = reuse.location(storage_uri, "evaluations", dataset.name, key) + ".json"
+    champion_uri = champion.uri if champion else None
+
+    def find() -> Evaluation | None:
+        stored = reuse.find_record(uri, Evaluation)
+        if stored is None or stored.champion_error:
+            return None
+        # Another registry may know the same models as other versions.
+        return stored.model_copy(update={"candidate_uri": candidate.uri, "champion_uri": champion_uri})
 
     def create(progress: Progress) -> Evaluation:
-        evaluation = _evaluate(candidate_uri, dataset, champion_uri, options, uri, tracking_uri, progress)
+        evaluation = _evaluate(candidate.uri, dataset, champion_uri, options, uri, tracking_uri, progress)
         storage.write_record(uri, evaluation)
         return evaluation
 
-    return Stage(partial(reuse.find_record, uri, Evaluation), create)
+    return Stage(find, create)
 
 
 def _evaluate(
@@ -169,11 +188,14 @@ def _score(
     tasks = -(-total // ROWS_PER_TASK)
     score = cast(Any, ray.remote(num_cpus=1)(score_shard))
     shared = cast(Any, ray).put((dataset, candidate, champion, columns))
-    shards = [score.remote(shared, rank, tasks) for rank in range(tasks)]
+    remaining = iter(range(tasks))
+    in_flight = deque(score.remote(shared, rank, tasks) for rank in islice(remaining, TASKS_IN_FLIGHT))
     parts: list[Scores] = []
     try:
-        for done, shard in enumerate(shards, start=1):
-            parts.append(cast(Any, ray.get(shard)))
+        while in_flight:
+            parts.append(cast(Any, ray.get(in_flight.popleft())))
+            in_flight.extend(score.remote(shared, rank, tasks) for rank in islice(remaining, 1))
+            done = len(parts)
             progress(done / tasks, f"scored {total * done // tasks:,} of {total:,} hold-out rows")
     except RayError as error:
         raise cause(error) from error
@@ -228,6 +250,8 @@ def _score_champion(champion: TabularModel | None, rows: pl.DataFrame) -> tuple[
         return None, ""
     try:
         return _finite(champion.score(_as_trained(rows, champion))), ""
+    except (RegistryError, StorageError, ConnectionError, TimeoutError):  # an outage says nothing about the champion
+        raise
     except Exception as error:  # user code may raise anything; the candidate is evaluated anyway
         return None, f"The champion cannot score these rows: {type(error).__name__}: {error}"
 

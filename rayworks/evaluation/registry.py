@@ -5,11 +5,11 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayworks import __version__, storage
+from rayworks import __version__, reuse, storage, storage_lock
 from rayworks.data import manifest
 from rayworks.errors import RegistryError
 from rayworks.evaluation import gate
@@ -18,6 +18,7 @@ from rayworks.params import PromoteOptions
 from rayworks.progress import Progress
 from rayworks.records import Dataset, Evaluation, ModelRef, ModelVersion, PromotionDecision, ServeCheck, TuneResult
 from rayworks.reuse import Stage
+from rayworks.storage_lock import Lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -183,7 +184,7 @@ def _version(version: Any, *, created: bool = True) -> ModelVersion:
         version=int(version.version),
         uri=f"models:/{version.name}/{version.version}",
         run_id=version.run_id,
-        fingerprint=version.tags.get(FINGERPRINT, ""),
+        fingerprint=version.tags.get(FINGERPRINT) or version.run_id or version.source,
         created=created,
     )
 
@@ -244,12 +245,33 @@ def promote(
 
     Raises:
         RegistryError: The registry cannot be reached, or the champion changed since the evaluation.
+        StorageError: Another process changes the champion, and does not end.
     """
-    uri = storage.join(storage.absolute(storage_uri), "decisions", f"{candidate.name}-v{candidate.version}.json")
+    with _champion_lock(candidate.name, storage_uri) as lock:
+        return _promote(candidate, evaluation, serve_check, options, tracking_uri, storage_uri, lock)
+
+
+def _champion_lock(name: str, storage_uri: str) -> AbstractContextManager[Lock]:
+    """Return the lock of whatever changes the champion: MLflow cannot move an alias only if it is where it was."""
+    return storage_lock.held(storage.join(storage.absolute(storage_uri), "locks", "champions", name))
+
+
+def _promote(
+    candidate: ModelVersion,
+    evaluation: Evaluation,
+    serve_check: ServeCheck | None,
+    options: PromoteOptions,
+    tracking_uri: str,
+    storage_uri: str,
+    lock: Lock,
+) -> PromotionDecision:
+    key = reuse.digest(candidate.fingerprint)  # not its version: every registry has a version 1
+    uri = reuse.location(storage_uri, "decisions", candidate.name, key) + ".json"
     current = champion(candidate.name, tracking_uri=tracking_uri)
     if current and current.version == candidate.version and storage.exists(uri):
         decision = storage.read_record(uri, PromotionDecision)
-        return decision.model_copy(update={"changed": False, "reason": f"Already the champion. {decision.reason}"})
+        reason = f"Already the champion. {decision.reason}"
+        return decision.model_copy(update={"candidate": candidate, "changed": False, "reason": reason})
     if (current.uri if current else None) != evaluation.champion_uri:
         raise RegistryError(
             "the champion changed since the candidate was evaluated",
@@ -271,12 +293,12 @@ def promote(
     # The decision first: a champion without a reason would be worse than a reason without a champion.
     storage.write_record(uri, decision)
     with _registry(tracking_uri) as client:
-        _record_decision(client, decision, evaluation, str(current.version) if current else "")
+        _record_decision(client, decision, evaluation, str(current.version) if current else "", lock)
     return decision
 
 
 def _record_decision(
-    client: "MlflowClient", decision: PromotionDecision, evaluation: Evaluation, champion_version: str
+    client: "MlflowClient", decision: PromotionDecision, evaluation: Evaluation, champion_version: str, lock: Lock
 ) -> None:
     """Log the evaluation and the decision to MLflow, and move the alias if the candidate is promoted."""
     candidate, version = decision.candidate, str(decision.candidate.version)
@@ -285,22 +307,25 @@ def _record_decision(
     client.set_model_version_tag(candidate.name, version, "rayworks.decision", decision.reason[:5000])
     if decision.promoted:
         client.set_model_version_tag(candidate.name, version, PREVIOUS, champion_version)
+        lock.check()
         client.set_registered_model_alias(candidate.name, CHAMPION, version)
 
 
-def rollback(name: str, *, tracking_uri: str) -> ModelVersion:
+def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
     """Make the previous champion the champion again.
 
     Raises:
         RegistryError: There is no champion, or it replaced none.
+        StorageError: Another process changes the champion, and does not end.
     """
-    current = champion(name, tracking_uri=tracking_uri)
-    with _registry(tracking_uri) as client:
+    with _champion_lock(name, storage_uri) as lock, _registry(tracking_uri) as client:
+        current = champion(name, tracking_uri=tracking_uri)
         tags = client.get_model_version(name, str(current.version)).tags if current else {}
         if not tags.get(PREVIOUS):
             detail = f"version {current.version} is the first" if current else "nothing was promoted yet"
             raise RegistryError(
                 "there is no previous champion", where=name, detail=detail, remedy="Promote another version"
             )
+        lock.check()
         client.set_registered_model_alias(name, CHAMPION, tags[PREVIOUS])
         return _version(client.get_model_version(name, tags[PREVIOUS]), created=False)

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rayworks import __version__, reuse, storage
+from rayworks import code_digest, reuse, storage
 from rayworks.data import manifest, split_rows
 from rayworks.errors import ServingError
 from rayworks.params import ServeCheckOptions, ServeOptions
 from rayworks.progress import Progress
-from rayworks.records import Column, DatasetRef, ServeCheck
+from rayworks.records import Column, DatasetRef, ModelVersion, ServeCheck
 from rayworks.reuse import Stage
 from rayworks.serving import application
 
@@ -26,21 +26,22 @@ RELATIVE_TOLERANCE = 1e-9  # the same code on the same rows, through JSON and ba
 
 
 def stage(
-    model_uri: str, dataset: DatasetRef, *, options: ServeCheckOptions, tracking_uri: str, storage_uri: str
+    candidate: ModelVersion, dataset: DatasetRef, *, options: ServeCheckOptions, tracking_uri: str, storage_uri: str
 ) -> Stage[ServeCheck]:
     """Return the stage that serves a candidate beside the served model, and compares its responses with the model.
 
     What is wrong with the candidate is a finding, not an error. Only a check that passed is reused.
     """
-    key = reuse.digest(__version__, model_uri, dataset.fingerprint, options.model_dump_json())
+    code = code_digest.of_library("data", "models", "serving")
+    key = reuse.digest(code, candidate.fingerprint, dataset.fingerprint, options.model_dump_json())
     uri = reuse.location(storage_uri, "serve_checks", dataset.name, key) + ".json"
 
     def find() -> ServeCheck | None:
         stored = reuse.find_record(uri, ServeCheck)
-        return stored if stored and stored.passed else None
+        return stored.model_copy(update={"model_uri": candidate.uri}) if stored and stored.passed else None
 
     def create(progress: Progress) -> ServeCheck:
-        result = _check(model_uri, dataset, options, uri, tracking_uri, progress)
+        result = _check(candidate.uri, dataset, options, uri, tracking_uri, progress)
         storage.write_record(uri, result)
         progress(1.0, result.findings[0] if result.findings else f"{result.rows} predictions match the model's own")
         return result

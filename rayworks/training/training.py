@@ -6,7 +6,7 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from rayworks import __version__, capacity, import_path, reuse, storage
+from rayworks import capacity, code_digest, import_path, reuse, storage
 from rayworks.data import manifest
 from rayworks.errors import ClusterError, RayworksError, TrainingError
 from rayworks.metrics import DEFAULT, METRICS
@@ -28,8 +28,8 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
     if loop.declarations(options.loop).backend is None:  # each worker trains on its own shard of the rows
         relevant["workers"] = options.workers
     merged = sorted(_merged(options, hyperparameters).items())
-    code = import_path.fingerprint(options.loop)
-    return reuse.digest(__version__, dataset.fingerprint, sorted(relevant.items()), merged, code)
+    code = (code_digest.of_library("data", "models", "training"), import_path.fingerprint(options.loop))
+    return reuse.digest(code, dataset.fingerprint, sorted(relevant.items()), merged)
 
 
 def _merged(options: TrainOptions, tuned: dict[str, Any] | None) -> dict[str, Any]:

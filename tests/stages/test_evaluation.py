@@ -1,7 +1,7 @@
 """Evaluation of stored models on processed datasets, in Ray tasks."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from rayworks.errors import ParameterError, RayworksError, RegistryError, Traini
 from rayworks.evaluation import evaluation
 from rayworks.models import stored
 from rayworks.params import EvaluateOptions, ProcessOptions, SplitOptions
-from rayworks.records import Dataset, DatasetRef, Evaluation
+from rayworks.records import Dataset, DatasetRef, Evaluation, FeatureSet, ModelVersion
 
 ROWS = 3000
 TRACKING = "sqlite:///no-registry-is-asked.db"
@@ -71,13 +71,18 @@ def poor(amounts: DatasetRef) -> str:
     return save(trees(rounds=3), amounts, "poor")
 
 
+def version(uri: str) -> ModelVersion:
+    """A stored model as if it were registered."""
+    return ModelVersion(name="m", version=1, uri=uri, run_id="", fingerprint=uri)
+
+
 def evaluate(
     candidate: str, dataset: DatasetRef, storage_uri: str, champion: str | None = None, **options: Any
 ) -> Evaluation:
     return evaluation.stage(
-        candidate,
+        version(candidate),
         dataset,
-        champion_uri=champion,
+        champion=version(champion) if champion else None,
         options=EvaluateOptions(**options),
         storage_uri=storage_uri,
         tracking_uri=TRACKING,
@@ -125,6 +130,7 @@ def test_an_unknown_slice_column_is_refused_with_the_known_ones(amounts, good, s
 
 def test_many_tasks_return_the_same_evaluation_as_one(amounts, good, poor, storage_uri, monkeypatch):
     single = evaluate(good, amounts, storage_uri + "1", poor)
+    monkeypatch.setattr(evaluation, "TASKS_IN_FLIGHT", 2)
     monkeypatch.setattr(evaluation, "ROWS_PER_TASK", 100)
     many = evaluate(good, amounts, storage_uri + "2", poor)
     assert many.model_copy(update={"uri": single.uri}) == single
@@ -186,6 +192,42 @@ def test_an_evaluation_is_reused(amounts, poor, storage_uri):
     assert evaluate(poor, amounts, storage_uri) == first
     assert storage.read_bytes(first.uri) == stored_bytes
     assert evaluate(poor, amounts, storage_uri, minimum_slice_rows=5).uri != first.uri
+
+
+def test_an_evaluation_is_about_the_models_and_not_about_their_versions(amounts, good, poor, storage_uri):
+    def stage(candidate: ModelVersion):
+        return evaluation.stage(
+            candidate,
+            amounts,
+            champion=version(poor),
+            options=EvaluateOptions(),
+            storage_uri=storage_uri,
+            tracking_uri=TRACKING,
+        )
+
+    first = stage(version(good)).run()
+    elsewhere = stage(version(good).model_copy(update={"uri": "models:/m/7"})).find()
+    assert elsewhere == first.model_copy(update={"candidate_uri": "models:/m/7"})
+    assert stage(version(good).model_copy(update={"fingerprint": "another model"})).find() is None
+
+
+def test_an_evaluation_without_the_champions_scores_is_not_reused(amounts, good, poor, storage_uri, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluation, "_load_champion", lambda *_: (None, "it had a bad day"))
+        assert evaluate(good, amounts, storage_uri, poor).champion is None
+    assert evaluate(good, amounts, storage_uri, poor).champion is not None
+
+
+@pytest.mark.parametrize("error", [RegistryError("the registry is away"), TimeoutError("no answer")])
+def test_an_outage_while_the_champion_scores_is_an_error_and_not_a_weaker_rival(error: Exception):
+    class Away:
+        feature_set = FeatureSet(columns=(), features=())
+
+        def score(self, rows: pl.DataFrame) -> np.ndarray:
+            raise error
+
+    with pytest.raises(type(error)):
+        evaluation._score_champion(cast(Any, Away()), pl.DataFrame({"a": [1]}))
 
 
 def test_importances_are_shares_with_the_most_important_feature_first(amounts, good, storage_uri):

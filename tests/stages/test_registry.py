@@ -1,6 +1,7 @@
 """The registry on a real MLflow with SQLite: registration, promotion, rollback."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, b
     """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better."""
     champion = registry.champion(version.name, tracking_uri=tracking_uri)
     result = evaluation.stage(
-        version.uri,
+        version,
         rides.dataset,
-        champion_uri=champion.uri if champion else None,
+        champion=champion,
         options=EvaluateOptions(),
         storage_uri=str(tmp_path),
         tracking_uri=tracking_uri,
@@ -96,10 +97,11 @@ def test_a_rollback_moves_the_alias_and_needs_a_previous_champion(rides, trackin
     promoted(second, judged(rides, second, tracking_uri, tmp_path, better=0.2), tracking_uri, tmp_path)
     assert registry.champion("rides", tracking_uri=tracking_uri).version == 2
     assert registry.rival(second, tracking_uri=tracking_uri).version == 1
-    assert registry.rollback("rides", tracking_uri=tracking_uri).version == 1
+    uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
+    assert registry.rollback("rides", **uris).version == 1
     assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
     with pytest.raises(RegistryError, match="version 1 is the first"):
-        registry.rollback("rides", tracking_uri=tracking_uri)
+        registry.rollback("rides", **uris)
 
 
 def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_compared_with(rides, tracking_uri: str, tmp_path: Path):
@@ -110,11 +112,47 @@ def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_compared_with(ri
         promoted(second, judgement, tracking_uri, tmp_path)
 
 
-def test_a_version_that_does_not_exist_is_refused_with_its_name(tracking_uri: str):
+def test_of_two_candidates_that_were_compared_with_the_same_champion_one_is_promoted(
+    rides, tracking_uri: str, tmp_path: Path
+):
+    candidates = [registered(rides, tracking_uri, key) for key in ("fifth", "sixth")]
+    judgements = [judged(rides, candidate, tracking_uri, tmp_path) for candidate in candidates]
+
+    def promote(index: int) -> PromotionDecision | RegistryError:
+        try:
+            return promoted(candidates[index], judgements[index], tracking_uri, tmp_path)
+        except RegistryError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(promote, (0, 1)))
+    [decision] = [result for result in results if isinstance(result, PromotionDecision)]
+    [error] = [result for result in results if isinstance(result, RegistryError)]
+    assert decision.changed
+    assert "champion changed" in str(error)
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == decision.candidate.version
+
+
+def test_another_registry_on_the_same_storage_decides_about_its_own_models(rides, tracking_uri: str, tmp_path: Path):
+    first = registered(rides, tracking_uri)
+    promoted(first, judged(rides, first, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    other = f"sqlite:///{tmp_path}/other.db"
+    second = registered(rides, other, "seventh")
+    assert second.uri == first.uri
+    assert second.fingerprint != first.fingerprint
+    judgement = judged(rides, second, other, tmp_path)
+    decision = promoted(second, judgement, other, tmp_path)
+    assert decision.changed
+    assert decision.candidate == second
+    assert storage.read_record(decision.uri, PromotionDecision).candidate == second
+    assert promoted(first, judgement, tracking_uri, tmp_path).candidate == first, "its own decision is still there"
+
+
+def test_a_version_that_does_not_exist_is_refused_with_its_name(tracking_uri: str, tmp_path: Path):
     with pytest.raises(RegistryError, match="models:/nothing/7"):
         registry.version_of("models:/nothing/7", tracking_uri=tracking_uri)
     with pytest.raises(RegistryError, match="nothing was promoted yet"):
-        registry.rollback("nothing", tracking_uri=tracking_uri)
+        registry.rollback("nothing", tracking_uri=tracking_uri, storage_uri=str(tmp_path))
 
 
 def test_an_unreachable_registry_is_reported_within_seconds():

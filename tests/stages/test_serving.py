@@ -14,6 +14,7 @@ from rayworks.evaluation import registry
 from rayworks.free_port import free_port
 from rayworks.models import stored
 from rayworks.params import ServeCheckOptions, ServeOptions
+from rayworks.records import ModelVersion
 from rayworks.serving import _private, application, check
 
 ROW = {"ride length": 4.5, "city": "Rome", "passengers": 2, "night": True, "start": "2024-01-01T10:00:00+02:00"}
@@ -95,7 +96,7 @@ def test_the_serving_check_passes_beside_a_running_application_and_leaves_it_alo
 ):
     version, tracking_uri = registered
     result = check.stage(
-        version.uri,
+        version,
         rides.dataset,
         options=ServeCheckOptions(rows=40),
         tracking_uri=tracking_uri,
@@ -114,8 +115,9 @@ def test_an_application_that_does_not_answer_is_reported_with_its_address():
 
 
 def test_a_model_that_cannot_be_served_is_a_finding(url: str, rides, tmp_path):
+    nowhere = ModelVersion(name="m", version=1, uri=str(tmp_path / "nowhere"), run_id="", fingerprint="m")
     result = check.stage(
-        str(tmp_path / "nowhere"),
+        nowhere,
         rides.dataset,
         options=ServeCheckOptions(),
         tracking_uri="",

@@ -94,5 +94,13 @@ def test_the_fingerprint_changes_with_the_named_and_the_defining_module(folder: 
     assert import_path.fingerprint("my_code:double") != first
 
 
-def test_the_fingerprint_of_code_without_source_is_its_path():
-    assert import_path.fingerprint("math:sqrt") == "math:sqrt"
+def test_the_fingerprint_changes_with_a_module_beside_the_named_one(folder: Path):
+    write(folder / "my_features.py", "def double(x):\n    import my_rates\n    return my_rates.RATE * x\n")
+    write(folder / "my_rates.py", "RATE = 2\n")
+    first = import_path.fingerprint("my_features:double")
+    write(folder / "my_rates.py", "RATE = 3\n")
+    assert import_path.fingerprint("my_features:double") != first
+
+
+def test_code_without_source_has_a_fingerprint():
+    assert import_path.fingerprint("math:sqrt") == import_path.fingerprint("math:cos")

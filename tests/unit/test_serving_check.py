@@ -10,7 +10,7 @@ import pytest
 from rayworks.free_port import free_port
 from rayworks.params import ServeCheckOptions
 from rayworks.progress import silent
-from rayworks.records import DatasetRef, ServeCheck
+from rayworks.records import DatasetRef, ModelVersion, ServeCheck
 from rayworks.reuse import Stage
 from rayworks.serving import check
 
@@ -47,15 +47,16 @@ def test_a_response_that_is_not_json_is_returned_as_text(url: str):
         assert check._request(client, url) == (503, "not ready")
 
 
-def test_a_check_by_an_earlier_version_is_not_reused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+FIRST = ModelVersion(name="m", version=1, uri="models:/m/1", run_id="a", fingerprint="m-a")
+
+
+def test_a_check_is_reused_for_the_same_model_by_the_same_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     dataset = DatasetRef(
         uri="/d", fingerprint="f", name="d", target="y", problem="regression", rows_in=1, rows_kept=1, rows_rejected=0
     )
 
-    def stage() -> Stage[ServeCheck]:
-        return check.stage(
-            "models:/m/1", dataset, options=ServeCheckOptions(), tracking_uri="", storage_uri=str(tmp_path)
-        )
+    def stage(version: ModelVersion = FIRST) -> Stage[ServeCheck]:
+        return check.stage(version, dataset, options=ServeCheckOptions(), tracking_uri="", storage_uri=str(tmp_path))
 
     monkeypatch.setattr(
         check,
@@ -66,7 +67,12 @@ def test_a_check_by_an_earlier_version_is_not_reused(monkeypatch: pytest.MonkeyP
     )
     stage().create(silent)
     assert stage().find() is not None
-    monkeypatch.setattr(check, "__version__", "0.0.1")
+    elsewhere = FIRST.model_copy(update={"version": 7, "uri": "models:/m/7"})  # the same model in another registry
+    found = stage(elsewhere).find()
+    assert found is not None
+    assert found.model_uri == "models:/m/7"
+    assert stage(FIRST.model_copy(update={"fingerprint": "m-b"})).find() is None, "another model as version 1"
+    monkeypatch.setattr(check.code_digest, "of_library", lambda *rooms: "other code")
     assert stage().find() is None
 
 

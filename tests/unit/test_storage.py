@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def everything(place: str) -> list[str]:
     files, path = storage.filesystem(place)
     found = files.get_file_info(fs.FileSelector(path, recursive=True))
     return sorted(f.path.removeprefix(path + "/") for f in found if f.type == fs.FileType.File)
+
+
+def test_a_file_is_created_once_however_many_processes_try(place: str):
+    uri = storage.join(place, "folder", "a.txt")
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda number: storage.create(uri, b"%d" % number), range(16)))
+    assert sum(created) == 1
+    assert storage.read_bytes(uri) == b"%d" % created.index(True)
+    assert everything(place) == ["folder/a.txt"]
+    storage.delete(uri)
+    assert storage.create(uri, b"again")
 
 
 def names(listed: list) -> list[str]:

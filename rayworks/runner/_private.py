@@ -164,6 +164,26 @@ def run_task_to_state(
     return cast("State[Any]", state)
 
 
+def check_results(check: "Callable[[Task[..., Any], Any], None]") -> None:
+    """Call ``check`` with each task and what it returned, before its task run completes.
+
+    What ``check`` raises fails the task run, as if the task had raised it. Relies on ``handle_success`` of Prefect's
+    engines, which gets the result; nothing public does before a state is set.
+    """
+    from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
+
+    for engine in (SyncTaskRunEngine, AsyncTaskRunEngine):
+        handle_success = vars(engine)["handle_success"]
+
+        def handle_checked(
+            self: Any, result: Any, *args: Any, handle_success: Callable[..., Any] = handle_success, **kwargs: Any
+        ) -> Any:
+            check(self.task, result)
+            return handle_success(self, result, *args, **kwargs)
+
+        engine.handle_success = handle_checked
+
+
 API_IS_AWAY = "Failed to reach API"
 """The beginning of the ``RuntimeError`` that a client raises when it is entered and the API does not respond."""
 
@@ -270,6 +290,21 @@ def is_worker() -> bool:
     import ray
 
     return ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
+def serialize(value: Any) -> None:
+    """Serialize a value as Ray does with the result of a task, and discard it. Large buffers are not copied.
+
+    ``ray.cloudpickle`` is not the same: it knows nothing of the references within a value.
+    """
+    from ray._private.worker import global_worker
+
+    cast(Any, global_worker).get_serialization_context().serialize(value)
+
+
+def is_rays_own(system_exit: SystemExit) -> bool:
+    """Return whether Ray ends this process, for example by SIGTERM. Ray marks such an exit with an attribute."""
+    return hasattr(system_exit, "ray_terminate_msg")
 
 
 def concurrent_future(reference: Any) -> "concurrent.futures.Future[Any]":

@@ -27,15 +27,28 @@ def explain(task: "Task[..., Any]", parameters: Mapping[str, Any], error: Except
         flow = f"flow '{flow_run.flow.name}', which is sent with its first {name},"
         candidates |= {f"the function of {flow}": flow_run.flow.fn, flow: flow_run.flow}
         candidates |= {f"parameter '{key}' of {flow}": value for key, value in (flow_run.parameters or {}).items()}
-    return _first_unpicklable(candidates, error)
+    remedy = "Create it within the task, or pass what it is created from"
+    return _first_unpicklable(candidates, error, "cannot be sent to a worker", remedy)
 
 
-def _first_unpicklable(candidates: Mapping[str, Any], error: Exception) -> TransferError | None:
+def explain_result(task: "Task[..., Any]", result: Any, error: Exception) -> TransferError:
+    """Return why the result of a task cannot be sent to the driver. ``error`` is what Ray raised."""
+    name = f"the result of task '{task.name}'"
+    remedy = "Return plain data, or what the driver can create it from"
+    error_of_part = _first_unpicklable({name: result}, error, "cannot be sent to the driver", remedy)
+    return error_of_part or TransferError(f"{name} cannot be sent to the driver", detail=_cause(error), remedy=remedy)
+
+
+def _first_unpicklable(
+    candidates: Mapping[str, Any], error: Exception, problem: str, remedy: str
+) -> TransferError | None:
     """Return an error for the first candidate that cannot be pickled.
 
     Args:
         candidates: Functions and values, by what to call them in the message.
         error: What Ray raised.
+        problem: What the message says of the candidate.
+        remedy: What to do about it.
     """
     from ray.util import inspect_serializability
 
@@ -45,10 +58,10 @@ def _first_unpicklable(candidates: Mapping[str, Any], error: Exception) -> Trans
             continue
         _, *path = next(iter(failures)).path
         return TransferError(
-            f"{name} cannot be sent to a worker",
+            f"{name} {problem}",
             where=f"its variable {'.'.join(path)}" if path else "",
             detail=_cause(error),
-            remedy="Create it within the task, or pass what it is created from",
+            remedy=remedy,
         )
     return None
 

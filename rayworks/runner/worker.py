@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from rayworks.errors import TransferError
-from rayworks.runner import _private
+from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
 
@@ -57,6 +57,7 @@ class WorkerProcess:
         self.outbox = Outbox()
         self.flow_runs = FlowRunCache(_enter_flow_run, CACHE_SIZE)
         self.task = functools.lru_cache(maxsize=CACHE_SIZE)(_task)
+        self.checks_results = False
 
 
 def _enter_flow_run(reference: Any) -> EnteredFlowRun:
@@ -94,6 +95,9 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
     """
     worker = _worker_process
     worker.outbox.collect_from_process()
+    if not worker.checks_results:
+        _private.check_results(_check_result)
+        worker.checks_results = True
     parameters = _resolved(call.parameters) if call.has_upstream else call.parameters
     with worker.flow_runs.use(call.flow_run) as flow_run:
         task = worker.task(call.task)
@@ -103,10 +107,29 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
                 state = flow_run.run(call, task, parameters)
             finally:
                 _private.wait_for_collected_events()
+        except SystemExit as system_exit:
+            if _private.is_rays_own(system_exit):
+                worker.outbox.send()
+                raise
+            state = _crashed_by(system_exit)  # of the task; Ray would end this process, and say that it had died
         except BaseException:  # cancelled: no messages return with a result, and this process may be killed at once
             worker.outbox.send()
             raise
         return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take())
+
+
+def _check_result(task: "Task[..., Any]", result: Any) -> None:
+    """Raise ``TransferError`` if a result cannot be sent to the driver: the task run fails, as the task's own error."""
+    try:
+        _private.serialize(result)
+    except Exception as error:
+        raise unpicklable.explain_result(task, result, error) from error
+
+
+def _crashed_by(system_exit: SystemExit) -> "State[Any]":
+    from prefect.states import Crashed
+
+    return Crashed(message=f"The task called sys.exit({system_exit.code!r}): raise an error instead, or return")
 
 
 def _with_picklable_error(state: "State[Any]") -> "State[Any]":

@@ -2,18 +2,22 @@
 
 import os
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from prefect import allow_failure, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import CrashedRun
 from prefect.futures import wait
 
-from rayworks import resources
+from rayworks import TransferError, resources
 from tests.flows.flow_runs import add, nap, of_flow_run, run, task_name, task_runs, total_of
 from tests.waiting import eventually
 
@@ -153,3 +157,65 @@ def test_no_state_of_many_short_tasks_is_lost(client: SyncPrefectClient):
     runs = task_runs(client, state, 100)
     assert {run["state_name"] for run in runs} == {"Completed"}
     assert all(run["start_time"] and run["end_time"] for run in runs)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_result_that_cannot_be_pickled_fails_its_task_run_with_the_variable_that_holds_it(
+    client: SyncPrefectClient, tmp_path: Path, is_async: bool
+):
+    def connect() -> dict[str, Any]:
+        with (tmp_path / "tries").open("a") as tries:
+            tries.write("x")
+        return {"lock": threading.Lock()}
+
+    async def connect_async() -> dict[str, Any]:
+        return connect()
+
+    def body() -> str:
+        connecting = task(connect_async if is_async else connect, name="connect", retries=1)
+        with pytest.raises(TransferError) as error:
+            connecting.submit().result()
+        return str(error.value)
+
+    state = run(body)
+    message = "The result of task 'connect' cannot be sent to the driver"
+    assert state.result().startswith(message)
+    assert "cannot pickle '_thread.lock' object" in state.result()
+    (task_run,) = task_runs(client, state, 1)
+    assert task_run["state_type"] == "FAILED"
+    assert message in task_run["state"]["message"]
+    assert (tmp_path / "tries").read_text() == "xx", "it is retried as after any error"
+
+
+def test_a_result_may_hold_large_arrays_and_references_of_ray():
+    import ray
+
+    @task
+    def results() -> dict[str, Any]:
+        return {"array": np.ones(2_000_000), "reference": ray.put("stored")}
+
+    def body() -> tuple[float, str]:
+        received = results.submit().result()
+        return received["array"].sum(), ray.get(received["reference"])
+
+    assert run(body).result() == (2_000_000, "stored")
+
+
+def test_a_task_that_calls_sys_exit_is_shown_as_crashed_by_that_and_its_worker_goes_on(client: SyncPrefectClient):
+    @task(name="leave")
+    def leave() -> None:
+        sys.exit(3)
+
+    @task
+    def process() -> int:
+        return os.getpid()
+
+    def body() -> None:
+        with pytest.raises(CrashedRun, match=r"called sys\.exit\(3\)"):
+            leave.submit().result()
+        process.submit().wait()
+
+    runs = {task_name(task_run): task_run for task_run in task_runs(client, run(body), 2)}
+    assert runs["leave"]["state_type"] == "CRASHED"
+    assert "system exit" in runs["leave"]["state"]["message"]
+    assert runs["process"]["state_type"] == "COMPLETED"

@@ -217,6 +217,36 @@ def test_the_engine_runs_an_async_task_in_the_given_loop(collected: Collected):
         assert context.run(AsyncClientContext.get) is None
 
 
+def test_a_result_is_checked_before_its_task_run_completes(collected: Collected, monkeypatch: pytest.MonkeyPatch):
+    from prefect.task_engine import AsyncTaskRunEngine, SyncTaskRunEngine
+
+    for engine in (SyncTaskRunEngine, AsyncTaskRunEngine):
+        monkeypatch.setattr(engine, "handle_success", vars(engine)["handle_success"])  # restored afterwards
+
+    def refuse_three(of_task: Any, result: Any) -> None:
+        if result == 3:
+            raise ValueError(f"{of_task.name} returned {result}")
+
+    _private.check_results(refuse_three)
+
+    @task(name="add")
+    async def add_async(first: int, second: int) -> int:
+        return first + second
+
+    for adding in (add, add_async):
+        for second, is_completed in ((2, False), (3, True)):
+            state = _private.run_task_to_state(
+                adding,
+                run=asyncio.run,
+                task_run_id=uuid4(),
+                parameters={"first": 1, "second": second},
+                wait_for=None,
+                dependencies=None,
+            )
+            assert state.is_completed() == is_completed
+            assert is_completed or "add returned 3" in str(state.message)
+
+
 def test_task_runs_share_one_client_that_is_closed_with_its_context(api):
     with _private.sync_client_entered() as entered:
         assert SyncClientContext.get() is entered
@@ -297,6 +327,25 @@ def test_a_driver_is_no_worker_and_a_worker_is(ray_session):
 
     assert not _private.is_worker()
     assert ray.get(ray.remote(num_cpus=0)(_private.is_worker).remote())
+
+
+def test_a_value_is_serialized_as_ray_serializes_results(ray_session):
+    import threading
+
+    import ray
+
+    _private.serialize({"reference": ray.put(1)})
+    with pytest.raises(TypeError, match="cannot pickle"):
+        _private.serialize(threading.Lock())
+
+
+def test_an_exit_of_ray_is_told_from_one_of_a_task():
+    from ray._raylet import raise_sys_exit_with_custom_error_message
+
+    with pytest.raises(SystemExit) as of_ray:
+        raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.")
+    assert _private.is_rays_own(of_ray.value)
+    assert not _private.is_rays_own(SystemExit(3))
 
 
 def test_a_reference_has_a_future_with_its_value_or_its_error(ray_session):

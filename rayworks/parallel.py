@@ -4,7 +4,8 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
-from rayworks.errors import RayworksError
+from rayworks.errors import ClusterError, RayworksError
+from rayworks.ray_error import report_of_memory
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -26,6 +27,7 @@ def map_unordered(work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> I
         What ``work`` returned. It must be picklable, and small: it passes through the driver.
 
     Raises:
+        ClusterError: A worker ran out of memory, also when Ray called ``work`` again.
         RayworksError: The first that ``work`` raised, of its own class. Other exceptions are raised as Ray wraps them.
     """
     if not items:
@@ -41,8 +43,25 @@ def map_unordered(work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> I
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
-    for row in numbers.map(call).iter_rows():
+    rows = iter(numbers.map(call).iter_rows())
+    while (row := _next(rows)) is not None:
         result = pickle.loads(row["result"])
         if isinstance(result, RayworksError):
             raise result
         yield cast(ResultT, result)
+
+
+def _next(rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the next row, or None at the end. Raise ``ClusterError`` if Ray ended a call for lack of memory."""
+    try:
+        return next(rows, None)
+    except Exception as error:
+        report = report_of_memory([error])
+        if report is None:
+            raise
+        raise ClusterError(
+            "a worker ran out of memory",
+            where=f"node {report.node_ip}".removesuffix("node "),
+            detail=report.detail,
+            remedy="Give the Ray nodes more memory, or fewer CPUs each, so that fewer calls run at once on a node",
+        ) from error

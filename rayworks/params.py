@@ -1,7 +1,7 @@
 """Parameters of flows. These models define the form in the Prefect UI, the command line and the Python interface."""
 
 import contextlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -186,6 +186,19 @@ class TrainOptions(Options):
         title="GPUs per worker",
         description="The built-in loop uses GPUs only with a GPU build of XGBoost.",
     )
+    memory_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        title="Memory per worker",
+        description="In GiB. Each worker runs where that much is free of what Ray may use. None: none is reserved.",
+    )
+    max_memory_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        title="Maximum memory per worker",
+        description="In GiB. When a worker runs out of memory, training resumes from its last checkpoint with twice "
+        "the memory per worker, up to this. Requires the memory per worker.",
+    )
     max_failures: int = Field(
         default=3,
         ge=0,
@@ -198,6 +211,12 @@ class TrainOptions(Options):
         title="Seconds between checkpoints",
         description="At most this much training is lost with a worker.",
     )
+
+    @model_validator(mode="after")
+    def _more_memory_needs_some(self) -> Self:
+        if self.max_memory_per_worker and self.max_memory_per_worker < (self.memory_per_worker or float("inf")):
+            raise ValueError("max_memory_per_worker needs a memory_per_worker that is not larger")
+        return self
 
 
 class FloatRange(Options):

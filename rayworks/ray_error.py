@@ -1,4 +1,8 @@
-"""The cause of a failure in Ray, without the exceptions that Ray wraps around it."""
+"""What failed in Ray: the cause without the exceptions that Ray wraps around it, and whether memory ran out."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rayworks.errors import RayworksError
 
@@ -15,3 +19,31 @@ def cause(error: BaseException) -> BaseException:
             break
         innermost = inner
     return innermost
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """What Ray reports of a task that it ended because its node ran out of memory."""
+
+    node_ip: str
+    """Empty if the message does not name it."""
+    detail: str
+    """The part of the message about the node's memory."""
+
+
+def report_of_memory(errors: Iterable[BaseException]) -> MemoryReport | None:
+    """Return what Ray reports if one of several errors, or its cause, is a lack of memory."""
+    texts = (str(text) for error in errors for text in (error, cause(error)))
+    return next((report for text in texts if (report := memory_report(text))), None)
+
+
+def memory_report(message: str) -> MemoryReport | None:
+    """Read the error message of a task; return None if Ray did not end it for lack of memory.
+
+    Ray names the node and its memory only in the text of the message.
+    """
+    if "OutOfMemoryError" not in message and "running low on memory" not in message:
+        return None
+    address = re.search(r"\(IP: ([0-9a-fA-F.:]+)", message)
+    usage = re.search(r"Memory on the node.*? limit", message)
+    return MemoryReport(address[1] if address else "", usage[0] if usage else message)

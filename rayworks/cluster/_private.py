@@ -6,12 +6,10 @@ Everything here was read in Ray 2.60. ``tests/seams/test_cluster_seams.py`` has 
 import contextlib
 import functools
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 # Environment variables. Ray reads them in its own processes, or in the one that submits a task.
@@ -131,28 +129,6 @@ NODE_STARTED = "Ray runtime started"
 """What ``ray start`` prints when its node is part of the cluster."""
 NODE_TOO_SLOW = "The current node timed out during startup"
 """The beginning of its last line when the node is not part of the cluster after 30 s (``raylet_start_wait_time_s``)."""
-
-
-@dataclass(frozen=True)
-class MemoryReport:
-    """What Ray reports of a task that it ended because its node ran out of memory."""
-
-    node_ip: str
-    """Empty if the message does not name it."""
-    detail: str
-    """The part of the message about the node's memory."""
-
-
-def memory_report(message: str) -> MemoryReport | None:
-    """Read the error message of a task; return None if Ray did not end it for lack of memory.
-
-    Ray names the node and its memory only in the text of the message.
-    """
-    if "OutOfMemoryError" not in message and "running low on memory" not in message:
-        return None
-    address = re.search(r"\(IP: ([0-9a-fA-F.:]+)", message)
-    usage = re.search(r"Memory on the node.*? limit", message)
-    return MemoryReport(address[1] if address else "", usage[0] if usage else message)
 
 
 # The dashboard's REST API. The functions of ``ray.util.state`` need a connection to Ray, and time out after minutes.

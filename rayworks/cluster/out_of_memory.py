@@ -1,7 +1,7 @@
 """The failure of a task that ran out of memory, from the error message that Ray gives it. Pure."""
 
-from rayworks.cluster import _private
 from rayworks.errors import ClusterError
+from rayworks.ray_error import memory_report
 
 REMEDY = (
     "Declare what the task needs with @resources(memory=...), let it retry with more by max_memory, "
@@ -16,7 +16,7 @@ def explain(task: str, message: str) -> ClusterError | None:
         task: Name of the task.
         message: The error message that Ray gave.
     """
-    report = _private.memory_report(message)
+    report = memory_report(message)
     return failure(task, f"node {report.node_ip}".strip(), report.detail, REMEDY) if report else None
 
 

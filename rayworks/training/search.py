@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rayworks import storage
 from rayworks.data import split_rows
-from rayworks.errors import RayworksError, TrainingError
+from rayworks.errors import ClusterError, RayworksError, TrainingError
 from rayworks.metrics import METRICS
 from rayworks.params import TuneOptions
 from rayworks.progress import Progress, silent
-from rayworks.ray_error import cause
+from rayworks.ray_error import MemoryReport, cause, report_of_memory
 from rayworks.records import Dataset, SplitName
 from rayworks.training import _private, loop
 
@@ -121,6 +121,8 @@ def run(search: Search, progress: Progress) -> tuple[list[Any], int]:
         failure = cause(error)
         if isinstance(failure, RayworksError):
             raise failure from error
+        if report := report_of_memory([error]):
+            raise out_of_memory(search.loop, report) from error
         raise TrainingError(
             "tuning failed",
             where=search.uri,
@@ -129,6 +131,15 @@ def run(search: Search, progress: Progress) -> tuple[list[Any], int]:
         ) from error
     finally:
         LISTENER.reset(listener)
+
+
+def out_of_memory(loop: str, report: MemoryReport) -> ClusterError:
+    return ClusterError(
+        "tuning ran out of memory",
+        where=f"a trial of {loop} on node {report.node_ip}".removesuffix(" on node "),
+        detail=report.detail,
+        remedy="Decrease tune.max_rows or tune.concurrent, or give the Ray nodes more memory",
+    )
 
 
 def _trainable(search: Search) -> Any:

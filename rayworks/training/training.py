@@ -2,6 +2,7 @@
 # Ray has types for a part only.
 """Train a model on a dataset, by Ray Train: data-parallel, with checkpoints, resumed when a worker is lost."""
 
+import logging
 import time
 from functools import partial
 from typing import Any, cast
@@ -12,11 +13,13 @@ from rayworks.errors import ClusterError, RayworksError, TrainingError
 from rayworks.metrics import DEFAULT, METRICS
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress
-from rayworks.ray_error import cause
+from rayworks.ray_error import MemoryReport, cause, report_of_memory
 from rayworks.records import DatasetRef, ModelRef
 from rayworks.reuse import Stage
 from rayworks.training import _private, loop, process_group, round_progress, worker
 from rayworks.training.worker import Job, Outcome
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "model_ref.json"
 START_ATTEMPTS = 10  # a minute each: time for an autoscaler, and an end where no node comes
@@ -128,31 +131,68 @@ def _cpus_per_worker(options: TrainOptions) -> float:
 def _fit(job: Job, backend: str | None) -> Outcome:
     """Run the job on the workers, and return the outcome of rank 0.
 
+    Training that failed is started again, and continues from its last checkpoint; if it ran out of memory, only with
+    more.
+
     Raises:
         RayworksError: The failure, without Ray's wrappers.
     """
     _private.silence("ray.train")
     _private.poll_workers_often()
     worker.forget_bad_data(job.run_uri)
-    try:
-        outcome = cast(Outcome, _trainer(job, backend).fit().return_value)
-    except Exception as error:
-        causes = [cause(failure) for failure in _private.worker_failures(error)]
-        for failure in causes:
-            if isinstance(failure, RayworksError):
-                raise failure from error
-        raise TrainingError(
-            "training failed",
-            where=job.options.loop,
-            detail=f"{type(causes[0]).__name__}: {str(causes[0]).splitlines()[0]}",
-            remedy=f"It was started {job.options.max_failures + 1} times; see the workers' logs",
-        ) from error
-    if outcome.error:
-        raise outcome.error
-    return outcome
+    failures, memory = 0, job.options.memory_per_worker
+    while True:
+        try:
+            outcome = cast(Outcome, _trainer(job, backend, memory).fit().return_value)
+        except Exception as error:
+            of_workers = _private.worker_failures(error)
+            # Under pressure Ray also ends its own actors, so the error may be any.
+            if report := report_of_memory([*of_workers.values(), error]):
+                memory = _more_memory(job.options, memory, report, error)
+                logger.warning("Training resumes with %g GiB per worker: %s", memory, report.detail)
+                continue
+            failures += 1
+            if not of_workers or failures > job.options.max_failures:
+                raise _failure(job, of_workers or {0: error}, failures) from error
+            logger.info("Training resumes from its last checkpoint: a worker was lost")
+            continue
+        if outcome.error:
+            raise outcome.error
+        return outcome
 
 
-def _trainer(job: Job, backend: str | None) -> Any:
+def _failure(job: Job, of_workers: dict[int, BaseException], starts: int) -> RayworksError:
+    causes = [cause(failure) for failure in of_workers.values()]
+    for failure in causes:
+        if isinstance(failure, RayworksError):
+            return failure
+    return TrainingError(
+        "training failed",
+        where=job.options.loop,
+        detail=f"{type(causes[0]).__name__}: {str(causes[0]).splitlines()[0]}",
+        remedy=f"It was started {starts} time{'s' if starts > 1 else ''}; see the workers' logs",
+    )
+
+
+def _more_memory(options: TrainOptions, memory: float | None, report: MemoryReport, error: Exception) -> float:
+    """Return how much memory each worker gets next, in GiB.
+
+    Raises:
+        ClusterError: The options do not allow more. Another start with the same memory would end in the same way.
+    """
+    most = options.max_memory_per_worker
+    if memory and most and memory < most:
+        return min(2 * memory, most)
+    raise ClusterError(
+        "training ran out of memory",
+        where=f"a worker of {options.loop} on node {report.node_ip}".removesuffix(" on node "),
+        detail=report.detail + (f"; each worker had requested {memory:g} GiB" if memory else ""),
+        remedy="Increase train.workers, so that each holds fewer rows; or set train.memory_per_worker to what a worker "
+        "needs, and train.max_memory_per_worker to what the nodes have",
+    ) from error
+
+
+def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 
     options, gpus, (files, path) = job.options, job.options.gpus_per_worker, storage.filesystem(job.run_uri)
@@ -163,13 +203,15 @@ def _trainer(job: Job, backend: str | None) -> Any:
         scaling_config=ScalingConfig(
             num_workers=options.workers,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": job.cpus} | ({"GPU": gpus} if gpus else {}),
+            resources_per_worker={"CPU": job.cpus}
+            | ({"GPU": gpus} if gpus else {})
+            | ({"memory": memory * 2**30} if memory else {}),
         ),
         run_config=RunConfig(
             name="ray",
             storage_path=path,
             storage_filesystem=files,
-            failure_config=_private.failure_config(restarts=options.max_failures, controller_failures=START_ATTEMPTS),
+            failure_config=_private.failure_config(restarts=0, controller_failures=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )

@@ -9,7 +9,7 @@ from rayworks.errors import ParameterError, TrainingError
 from rayworks.metrics import DEFAULT, METRICS
 from rayworks.params import TuneOptions
 from rayworks.progress import Progress
-from rayworks.ray_error import cause
+from rayworks.ray_error import cause, report_of_memory
 from rayworks.records import DatasetRef, Trial, TuneResult
 from rayworks.reuse import Stage
 from rayworks.training import _private, search_space
@@ -87,6 +87,8 @@ def best_trial(trials: tuple[Trial, ...], results: list[Any], search: Search) ->
     for failure in failures:
         if isinstance(failure, ParameterError):
             raise failure
+    if report := report_of_memory(failures):
+        raise searches.out_of_memory(search.loop, report)
     raise TrainingError(
         "no trial returned a result",
         where=search.loop,
@@ -95,11 +97,17 @@ def best_trial(trials: tuple[Trial, ...], results: list[Any], search: Search) ->
     )
 
 
+def _error(failure: BaseException) -> str:
+    """Return what a person wants to read of a failure: Ray's own report of a lack of memory has a page."""
+    report = report_of_memory([failure])
+    return f"It ran out of memory: {report.detail}" if report else str(failure)
+
+
 def trial_record(number: int, result: Any, search: Search) -> Trial:
     """Return the record of a trial from Ray Tune's result."""
     reported: dict[str, Any] = result.metrics or {}
     rounds = int(reported.get(ROUND, 0))
-    error = str(cause(result.error)) if result.error else ""
+    error = _error(cause(result.error)) if result.error else ""
     finished = reported.get(FINISHED) or rounds >= search.options.rounds
     config = _private.plain(result.config or {})
     return Trial(

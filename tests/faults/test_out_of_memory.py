@@ -1,18 +1,21 @@
 """A task that runs out of memory fails with its name, and can run again with more memory."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("memory")  # Ray looks at the memory of the whole machine
+
 PROGRAM = Path(__file__).parent / "flow_that_needs_memory.py"
+STAGES = Path(__file__).parent / "stages_that_need_memory.py"
 ALLOWED_BYTES = 3_000_000_000
 """How much the program may allocate, beyond what the machine uses, before Ray kills its largest process."""
 
 
-@pytest.fixture
 def threshold() -> str:
     """The fraction of the machine's memory in use at which Ray kills processes."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
@@ -20,7 +23,7 @@ def threshold() -> str:
     return str(1 - (memory["MemAvailable"] - ALLOWED_BYTES) / memory["MemTotal"])
 
 
-def run(home: Path, threshold: str, task: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, threshold: str, *arguments: str, program: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         "PREFECT_HOME": str(home),
@@ -28,19 +31,49 @@ def run(home: Path, threshold: str, task: str) -> subprocess.CompletedProcess[st
         "RAY_memory_usage_threshold": threshold,
         "RAY_task_oom_retry_delay_base_ms": "100",  # a second by default, twice as long each time
     }
-    command = [sys.executable, str(PROGRAM), task]
+    command = [sys.executable, str(program), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_the_error_and_the_state_name_the_task_that_ran_out_of_memory(prefect_home: Path, threshold: str):
-    done = run(prefect_home, threshold, "greedy")
+def test_the_error_and_the_state_name_the_task_that_ran_out_of_memory(prefect_home: Path):
+    done = run(prefect_home, threshold(), "greedy")
     assert "The task greedy ran out of memory" in done.stderr, done.stderr[-3000:]
     assert "@resources(memory=" in done.stderr
     assert "the state of greedy is CRASHED: The task greedy ran out of memory" in done.stdout, done.stdout
     assert done.returncode == 1
 
 
-def test_a_task_with_max_memory_is_run_again_with_twice_the_memory(prefect_home: Path, threshold: str):
-    done = run(prefect_home, threshold, "growing")
+def test_a_task_with_max_memory_is_run_again_with_twice_the_memory(prefect_home: Path):
+    done = run(prefect_home, threshold(), "growing")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "its last run had 400 MB" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What became of each stage whose nested work needs too much memory."""
+    folder = tmp_path_factory.mktemp("stages")
+    done = run(folder / "prefect", threshold(), str(folder), program=STAGES)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return dict(
+        line.split(": ", 1) for line in done.stdout.splitlines() if re.match("(train|tune|process|grow): ", line)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("train", "Training ran out of memory: a worker of stages_that_need_memory:greedy on node "),
+        ("tune", "Tuning ran out of memory: a trial of stages_that_need_memory:greedy on node "),
+        ("process", "A worker ran out of memory: node "),
+    ],
+    ids=["train", "tune", "process"],
+)
+def test_a_stage_whose_nested_work_ran_out_of_memory_says_so(outcomes: dict[str, str], stage: str, words: str):
+    assert outcomes[stage].startswith(words)
+    assert "GB limit" in outcomes[stage]
+
+
+def test_training_that_ran_out_of_memory_resumes_from_its_checkpoint_with_more(outcomes: dict[str, str]):
+    assert outcomes["grow"].startswith("ModelRef(")
+    assert "restarts=1" in outcomes["grow"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rayworks import ray_error
 from rayworks.cluster import _private
 
 RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
@@ -140,11 +141,11 @@ MEMORY_MESSAGES = (
 def test_ray_reports_a_task_that_ran_out_of_memory_in_the_same_words():
     assert all(in_binary("core/src/ray/raylet/raylet", message) for message in MEMORY_MESSAGES)
     message = MEMORY_MESSAGES[0] % (1, MEMORY_MESSAGES[1] % ("10.0.0.1", "0a1b", "1.92", "2.00", 0.96))
-    report = _private.memory_report(message)
-    assert report == _private.MemoryReport(
+    report = ray_error.memory_report(message)
+    assert report == ray_error.MemoryReport(
         "10.0.0.1", "Memory on the node (IP: 10.0.0.1, ID: 0a1b) was 1.92GB used / 2.00GB limit"
     )
-    assert _private.memory_report("ValueError: no") is None
+    assert ray_error.memory_report("ValueError: no") is None
 
 
 @pytest.mark.parametrize("path", [_private.TASK_SUMMARY_PATH, _private.NODES_PATH, _private.LOGS_PATH])

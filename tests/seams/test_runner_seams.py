@@ -330,13 +330,11 @@ def test_a_driver_is_no_worker_and_a_worker_is(ray_session):
 
 
 def test_a_value_is_serialized_as_ray_serializes_results(ray_session):
-    import threading
-
     import ray
 
     _private.serialize({"reference": ray.put(1)})
     with pytest.raises(TypeError, match="cannot pickle"):
-        _private.serialize(threading.Lock())
+        _private.serialize(number for number in range(3))
 
 
 def test_an_exit_of_ray_is_told_from_one_of_a_task():

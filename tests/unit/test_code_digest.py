@@ -14,7 +14,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of the user's own modules, on the import path."""
     monkeypatch.syspath_prepend(tmp_path)
     sources = {
-        "my_features.py": "import numpy as np\nfrom my_rates import RATE\ndef add(rows):\n    return rows\n",
+        "my_features.py": "import json\nfrom my_rates import RATE\ndef add(rows):\n    return rows\n",
         "my_rates.py": "RATE = 2\n",
         "unrelated.py": "",
         "my_package/__init__.py": "",

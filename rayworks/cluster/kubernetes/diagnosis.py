@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import get_args
 
-from rayworks.cluster import _private
 from rayworks.cluster import out_of_memory as memory
 from rayworks.cluster.kubernetes import pod_rules, raycluster_rules
 from rayworks.cluster.kubernetes.conditions import EXPLAINED, REFUSALS, Condition, first_match
 from rayworks.cluster.kubernetes.finding import Finding, Snapshot, about_pod
 from rayworks.cluster.kubernetes.objects import Object
 from rayworks.errors import ClusterError
+from rayworks.ray_error import memory_report
 
 OWNER_RULES: dict[str, Callable[[Snapshot, datetime], Iterator[Finding]]] = {"RayCluster": raycluster_rules.check}
 """For each kind of object that owns Ray pods, what its own status and events tell."""
@@ -97,7 +97,7 @@ def out_of_memory(task: str, message: str, snapshot: Snapshot | None, now: datet
         snapshot: The cluster; None if Kubernetes does not respond.
         now: The time of the snapshot.
     """
-    report = _private.memory_report(message)
+    report = memory_report(message)
     if report is None:
         known = findings(snapshot, now) if snapshot else []
         finding = next((finding for finding in known if finding.condition == "OutOfMemory"), None)

@@ -164,8 +164,8 @@ def run_task_to_state(
     return cast("State[Any]", state)
 
 
-def check_results(check: "Callable[[Task[..., Any], Any], None]") -> None:
-    """Call ``check`` with each task and what it returned, before its task run completes.
+def check_results(check: "Callable[[UUID, Task[..., Any], Any], None]") -> None:
+    """Call ``check`` with the id, the task and the result of each task run in this process, before it completes.
 
     What ``check`` raises fails the task run, as if the task had raised it. Relies on ``handle_success`` of Prefect's
     engines, which gets the result; nothing public does before a state is set.
@@ -178,7 +178,7 @@ def check_results(check: "Callable[[Task[..., Any], Any], None]") -> None:
         def handle_checked(
             self: Any, result: Any, *args: Any, handle_success: Callable[..., Any] = handle_success, **kwargs: Any
         ) -> Any:
-            check(self.task, result)
+            check(self.task_run.id, self.task, result)
             return handle_success(self, result, *args, **kwargs)
 
         engine.handle_success = handle_checked

@@ -57,6 +57,8 @@ class WorkerProcess:
         self.outbox = Outbox()
         self.flow_runs = FlowRunCache(_enter_flow_run, CACHE_SIZE)
         self.task = functools.lru_cache(maxsize=CACHE_SIZE)(_task)
+        self.task_run_id: UUID | None = None
+        """The task run whose result is sent to the driver."""
         self.checks_results = False
 
 
@@ -95,6 +97,7 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
     """
     worker = _worker_process
     worker.outbox.collect_from_process()
+    worker.task_run_id = call.task_run_id
     if not worker.checks_results:
         _private.check_results(_check_result)
         worker.checks_results = True
@@ -118,8 +121,13 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
         return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take())
 
 
-def _check_result(task: "Task[..., Any]", result: Any) -> None:
-    """Raise ``TransferError`` if a result cannot be sent to the driver: the task run fails, as the task's own error."""
+def _check_result(task_run_id: UUID, task: "Task[..., Any]", result: Any) -> None:
+    """Raise ``TransferError`` if a result cannot be sent to the driver: the task run fails, as by the task's own error.
+
+    A task that is called within a task returns its result in this process, where it may be anything.
+    """
+    if task_run_id != _worker_process.task_run_id:
+        return
     try:
         _private.serialize(result)
     except Exception as error:

@@ -186,6 +186,18 @@ def test_a_result_that_cannot_be_pickled_fails_its_task_run_with_the_variable_th
     assert (tmp_path / "tries").read_text() == "xx", "it is retried as after any error"
 
 
+def test_a_task_that_is_called_within_a_task_may_return_what_cannot_be_pickled():
+    @task
+    def rows() -> dict[str, Any]:
+        return {"rows": (number for number in range(3))}
+
+    @task
+    def total() -> int:
+        return sum(rows()["rows"])
+
+    assert run(lambda: total.submit().result()).result() == 3
+
+
 def test_a_result_may_hold_large_arrays_and_references_of_ray():
     import ray
 

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import cloudpickle
 import pytest
@@ -223,9 +223,12 @@ def test_a_result_is_checked_before_its_task_run_completes(collected: Collected,
     for engine in (SyncTaskRunEngine, AsyncTaskRunEngine):
         monkeypatch.setattr(engine, "handle_success", vars(engine)["handle_success"])  # restored afterwards
 
-    def refuse_three(of_task: Any, result: Any) -> None:
+    def refuse_three(task_run_id: UUID, of_task: Any, result: Any) -> None:
+        assert task_run_id == ids[-1]
         if result == 3:
             raise ValueError(f"{of_task.name} returned {result}")
+
+    ids: list[UUID] = []
 
     _private.check_results(refuse_three)
 
@@ -235,10 +238,11 @@ def test_a_result_is_checked_before_its_task_run_completes(collected: Collected,
 
     for adding in (add, add_async):
         for second, is_completed in ((2, False), (3, True)):
+            ids.append(uuid4())
             state = _private.run_task_to_state(
                 adding,
                 run=asyncio.run,
-                task_run_id=uuid4(),
+                task_run_id=ids[-1],
                 parameters={"first": 1, "second": second},
                 wait_for=None,
                 dependencies=None,

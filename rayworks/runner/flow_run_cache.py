@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from rayworks.prefect_api.run_log import attach_run_log
-from rayworks.runner import _private
+from rayworks.runner import _private, transactions
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -43,6 +43,8 @@ class EnteredFlowRun:
         self._stack = contextlib.ExitStack()
         self._loop = asyncio.Runner()
         self._async_client: Any = None
+        self.staged: _private.Staged | None = None
+        """What the last task run staged in its transaction, if there is one around its submit."""
         self.client: SyncPrefectClient = _once_the_api_responds(lambda: self._context.run(self._enter, serialized))
 
     def _enter(self, serialized: dict[str, Any]) -> "SyncPrefectClient":
@@ -105,7 +107,9 @@ class EnteredFlowRun:
             if call.tags:
                 stack.enter_context(tags(*call.tags))
             stack.enter_context(AssetContext(**call.assets))
+            around = transactions.enter_stand_in(call.transaction) if call.transaction else None
             state = run_task()
+            self.staged = _private.staged(around.children[-1]) if around and around.children else None
             if flow_run and (collect := getattr(flow_run.task_runner, "collect", None)):
                 collect()  # messages of task runs that this one has submitted return with its own
             return state

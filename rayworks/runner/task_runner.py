@@ -4,6 +4,7 @@ Library code that runs in a task logs by ``logging.getLogger(__name__)``.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +20,7 @@ from rayworks.errors import ClusterError, RayworksError
 from rayworks.prefect_api import server
 from rayworks.prefect_api.address import configured_api_url
 from rayworks.prefect_api.run_log import attach_run_log
-from rayworks.runner import _private, serialization, unpicklable
+from rayworks.runner import _private, serialization, transactions, unpicklable
 from rayworks.runner.crashes import report_crashed_task_runs
 from rayworks.runner.future import RayFuture, raise_if_lost
 from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
@@ -27,13 +28,20 @@ from rayworks.runner.nested_output import NestedOutput
 from rayworks.runner.outbox import Outbox
 from rayworks.runner.resources import TaskOptions
 from rayworks.runner.session import RaySession, ray_running
-from rayworks.runner.worker import TaskCall, outbox_of_worker, remote_run_task, remote_run_task_with_more_memory
+from rayworks.runner.worker import (
+    TaskCall,
+    TaskRunEnd,
+    outbox_of_worker,
+    remote_run_task,
+    remote_run_task_with_more_memory,
+)
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput
     from prefect.futures import PrefectFuture
     from prefect.task_runners import TaskRunner
     from prefect.tasks import Task
+    from prefect.transactions import Transaction
 
     class PrefectRayTaskRunner(TaskRunner[PrefectFuture[Any]]):
         """prefect_ray's task runner, with the type that ``@flow(task_runner=…)`` accepts.
@@ -151,8 +159,9 @@ class RayTaskRunner(PrefectRayTaskRunner):
         self._attach_to_flow_run(task)
         self._wait_for_room()
         task_run_id = uuid4()
+        transaction = transactions.around_submit()
         try:
-            call = self._call(task, task_run_id, parameters, wait_for, dependencies)
+            call = self._call(task, task_run_id, parameters, wait_for, dependencies, transaction)
             state, end = _send(task, options, *call)
         except Exception as error:
             if explanation := unpicklable.explain(task, parameters, error):
@@ -160,7 +169,10 @@ class RayTaskRunner(PrefectRayTaskRunner):
             raise
         self._in_flight.add(SubmittedTaskRun(task, task_run_id, state, end))
         self._outbox.start()
-        return RayFuture(task, task_run_id, state, self._session)
+        future = RayFuture(task, task_run_id, state, self._session)
+        if transaction:
+            transactions.enrol(transaction, functools.partial(_end_of, future, end))
+        return future
 
     def collect(self) -> int:
         """Collect the messages of the task runs that have ended. This also happens twice a second by itself.
@@ -197,6 +209,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
         parameters: dict[str, Any],
         wait_for: "Iterable[PrefectFuture[Any]] | None",
         dependencies: "dict[str, set[RunInput]] | None",
+        transaction: "Transaction | None",
     ) -> tuple[TaskCall, list[Any]]:
         """Return a task run as its worker gets it, and references to the results that its parameters refer to."""
         with_references, upstream = _private.with_object_refs(self, parameters)
@@ -213,6 +226,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
             parent_task_run=parent.serialize() if parent else {},
             assets=_private.serialized_asset_context(task, task_run_id, inputs),
             has_upstream=bool(upstream),
+            transaction=transactions.as_sent(transaction) if transaction else None,
         )
         return call, upstream
 
@@ -230,6 +244,14 @@ class RayTaskRunner(PrefectRayTaskRunner):
                 owners,
             )  # the owners are stored so that no other object gets their ids
         return self._shared[key][0]
+
+
+def _end_of(future: RayFuture, end: Any) -> "tuple[TaskRunEnd, Any]":
+    """Wait for the end of a task run, and return it with the data of its last state."""
+    import ray
+
+    future.wait()
+    return ray.get(end), future.state.data
 
 
 def _send(task: "Task[..., Any]", options: TaskOptions, call: TaskCall, upstream: list[Any]) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -10,6 +11,7 @@ from rayworks.errors import TransferError
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
+from rayworks.runner.transactions import Around
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput, State
@@ -38,6 +40,8 @@ class TaskCall:
     assets: dict[str, Any]
     has_upstream: bool = False
     """Whether the parameters hold references to the results of other tasks."""
+    transaction: Around | None = None
+    """The user's transaction around the submit."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class TaskRunEnd:
     """Whether the state is final."""
     messages: Messages
     """Messages that are not sent yet."""
+    transaction: "_private.Staged | None" = None
+    """What the task run's transaction staged, if there is one around its submit."""
 
 
 class WorkerProcess:
@@ -71,7 +77,26 @@ def _enter_flow_run(reference: Any) -> EnteredFlowRun:
 def _task(reference: Any) -> "Task[..., Any]":
     import ray
 
-    return ray.get(reference)
+    task = cast("Task[..., Any]", ray.get(reference))
+    if task.isgenerator:  # a generator cannot be sent, so the result is the list of what it yields
+        task.fn = _collected_async(task.fn) if task.isasync else _collected(task.fn)
+    return task
+
+
+def _collected(generator: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(generator)
+    def collect(*args: Any, **kwargs: Any) -> list[Any]:
+        return list(generator(*args, **kwargs))
+
+    return collect
+
+
+def _collected_async(generator: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(generator)
+    async def collect(*args: Any, **kwargs: Any) -> list[Any]:
+        return [item async for item in generator(*args, **kwargs)]
+
+    return collect
 
 
 _worker_process = WorkerProcess()
@@ -118,7 +143,8 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
         except BaseException:  # cancelled: no messages return with a result, and this process may be killed at once
             worker.outbox.send()
             raise
-        return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take())
+        staged = flow_run.staged
+        return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
 
 
 def _check_result(task_run_id: UUID, task: "Task[..., Any]", result: Any) -> None:

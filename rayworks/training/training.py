@@ -193,7 +193,7 @@ def _more_memory(options: TrainOptions, memory: float | None, report: MemoryRepo
 
 
 def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
 
     options, gpus, (files, path) = job.options, job.options.gpus_per_worker, storage.filesystem(job.run_uri)
     return _private.data_parallel_trainer()(
@@ -213,5 +213,6 @@ def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
             storage_filesystem=files,
             failure_config=_private.failure_config(restarts=0, controller_failures=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),  # it would log each report and each checkpoint
         ),
     )

@@ -55,9 +55,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("stages")
     done = run(folder / "prefect", threshold(), str(folder), program=STAGES)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    return dict(
-        line.split(": ", 1) for line in done.stdout.splitlines() if re.match("(train|tune|process|grow): ", line)
-    )
+    lines = [line for line in done.stdout.splitlines() if re.match("(train|tune|process|grow): ", line)]
+    return {"output": done.stdout + done.stderr, **dict(line.split(": ", 1) for line in lines)}
 
 
 @pytest.mark.parametrize(
@@ -77,3 +76,4 @@ def test_a_stage_whose_nested_work_ran_out_of_memory_says_so(outcomes: dict[str,
 def test_training_that_ran_out_of_memory_resumes_from_its_checkpoint_with_more(outcomes: dict[str, str]):
     assert outcomes["grow"].startswith("ModelRef(")
     assert "restarts=1" in outcomes["grow"]
+    assert "Reporting training result" not in outcomes["output"], "a message of Ray that does not concern the user"

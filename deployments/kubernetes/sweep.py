@@ -24,7 +24,8 @@ def main() -> None:
             sweep()
         except Exception:
             logger.exception("The sweep failed. The next one begins in %d s.", EVERY_SECONDS)
-        faulthandler.cancel_dump_traceback_later()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         time.sleep(EVERY_SECONDS)
 
 

@@ -213,6 +213,8 @@ def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
             storage_filesystem=files,
             failure_config=_private.failure_config(restarts=0, controller_failures=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),  # it would log each report and each checkpoint
+            logging_config=LoggingConfig(
+                log_level="WARNING"
+            ),  # it would log each state of the training, and each checkpoint
         ),
     )

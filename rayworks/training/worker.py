@@ -17,7 +17,7 @@ from rayworks.errors import DataError, ParameterError, RayworksError
 from rayworks.models import stored
 from rayworks.params import TrainOptions
 from rayworks.records import CurvePoint, Dataset, Record, SplitName
-from rayworks.training import loop, round_progress
+from rayworks.training import _private, loop, round_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,6 +160,7 @@ def train(config: dict[str, Any]) -> Outcome:
     Raises:
         RayworksError: Something that a restart of all workers may fix, or that all of them must see.
     """
+    _private.silence_reports()
     job = cast(Job, config["job"])
     context = WorkerContext(job)
     if error := _stored_bad_data(job):

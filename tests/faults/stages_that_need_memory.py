@@ -29,7 +29,7 @@ class Zero:
 
 def allocate_all() -> None:
     blocks: list[bytearray] = []
-    for _ in range(60):
+    for _ in range(90):
         blocks.append(bytearray(100_000_000))
         time.sleep(0.02)
     time.sleep(60)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("memory")  # Ray looks at the memory of the
 
 PROGRAM = Path(__file__).parent / "flow_that_needs_memory.py"
 STAGES = Path(__file__).parent / "stages_that_need_memory.py"
-ALLOWED_BYTES = 3_000_000_000
+ALLOWED_BYTES = 4_500_000_000
 """How much the program may allocate, beyond what the machine uses, before Ray kills its largest process."""
 
 

@@ -64,6 +64,16 @@ def test_ray_tune_reads_the_snapshot_interval_from_the_environment():
     assert f'"{name}"' in inspect.getsource(TuneController)
 
 
+def test_the_logger_of_reports_is_named_by_its_file(monkeypatch):
+    from ray.train.v2._internal.execution import context
+
+    monkeypatch.setattr(context.logger, "level", context.logger.level)  # restored afterwards
+    assert context.logger.name == context.__file__
+    assert "Reporting training result" in inspect.getsource(context)
+    _private.silence_reports()
+    assert not context.logger.isEnabledFor(logging.INFO)
+
+
 def test_errors_by_which_ray_stops_a_worker_are_not_the_loops():
     from ray.exceptions import RayTaskError, WorkerCrashedError
     from ray.train import TrainingFailedError

@@ -43,7 +43,7 @@ class EnteredFlowRun:
         self._stack = contextlib.ExitStack()
         self._loop = asyncio.Runner()
         self._async_client: Any = None
-        self.staged: _private.Staged | None = None
+        self.staged: transactions.Staged | None = None
         """What the last task run staged in its transaction, if there is one around its submit."""
         self.client: SyncPrefectClient = _once_the_api_responds(lambda: self._context.run(self._enter, serialized))
 
@@ -109,7 +109,7 @@ class EnteredFlowRun:
             stack.enter_context(AssetContext(**call.assets))
             around = transactions.enter_stand_in(call.transaction) if call.transaction else None
             state = run_task()
-            self.staged = _private.staged(around.children[-1]) if around and around.children else None
+            self.staged = transactions.staged(around.children[-1]) if around and around.children else None
             if flow_run and (collect := getattr(flow_run.task_runner, "collect", None)):
                 collect()  # messages of task runs that this one has submitted return with its own
             return state

@@ -11,7 +11,7 @@ from rayworks.errors import TransferError
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
-from rayworks.runner.transactions import Around
+from rayworks.runner.transactions import Around, Staged
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput, State
@@ -52,7 +52,7 @@ class TaskRunEnd:
     """Whether the state is final."""
     messages: Messages
     """Messages that are not sent yet."""
-    transaction: "_private.Staged | None" = None
+    transaction: Staged | None = None
     """What the task run's transaction staged, if there is one around its submit."""
 
 

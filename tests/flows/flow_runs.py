@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -12,6 +13,15 @@ from rayworks import RayTaskRunner
 from tests.waiting import eventually
 
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+Run = Callable[[Callable[[], Any]], State[Any]]
+"""The fixture ``run``: runs a function as a flow, and returns the flow run's last state."""
+
+
+@task
+def fail() -> None:
+    raise ValueError("an error of the task")
 
 
 @task
@@ -28,6 +38,11 @@ def nap(seconds: float) -> float:
 @task
 def total_of(named: dict[str, list[int]]) -> int:
     return sum(named["all"])
+
+
+def note(file: Path, word: str) -> None:
+    with file.open("a") as notes:
+        notes.write(f"{word} ")
 
 
 def on_ray(body: Callable[..., Any]) -> Any:

@@ -18,15 +18,10 @@ from prefect.utilities.annotations import quote
 from prefect_ray.context import remote_options
 
 from rayworks import RayTaskRunner, StorageError, TransferError, ray_running, resources
-from tests.flows.flow_runs import add, nap, on_ray, run, task_name, task_runs, total_of
+from tests.flows.flow_runs import add, fail, nap, on_ray, run, task_name, task_runs, total_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
-
-
-@task
-def fail() -> None:
-    raise ValueError("an error of the task")
 
 
 def test_results_and_futures_within_collections_reach_the_next_task(client):

@@ -17,15 +17,10 @@ from prefect.exceptions import CrashedRun
 from prefect.futures import wait
 
 from rayworks import TransferError, resources
-from tests.flows.flow_runs import add, nap, of_flow_run, run, task_name, task_runs, total_of
+from tests.flows.flow_runs import add, fail, nap, of_flow_run, run, task_name, task_runs, total_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
-
-
-@task
-def fail() -> None:
-    raise ValueError("an error of the task")
 
 
 @task

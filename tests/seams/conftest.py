@@ -5,8 +5,12 @@ import json
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from prefect.events.schemas.events import Event
 
 
 class Api(http.server.ThreadingHTTPServer):
@@ -58,3 +62,29 @@ def api() -> Iterator[Api]:
         with temporary_settings({PREFECT_API_URL: server.url}):
             yield server
         server.shutdown()
+
+
+class Collected:
+    """The log lines and events of this process."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.events: list[Event] = []
+
+    def put(self, item: "tuple[str, Event]") -> None:
+        self.events.append(item[1])
+
+
+@pytest.fixture
+def collected(api: Api) -> Iterator[Collected]:
+    """What this process logs and emits until the end of the test."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import set_api_log_sink
+
+    collected = Collected()
+    from rayworks.runner import _private
+
+    _private.collect_logs_and_events(collected.lines.append, collected)
+    yield collected
+    set_api_log_sink(None)
+    EventsWorker.set_client_override(None)

@@ -19,7 +19,6 @@ from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.objects import FlowRun, TaskRunResult
 from prefect.context import AssetContext, AsyncClientContext, FlowRunContext, SyncClientContext
 from prefect.events import emit_event
-from prefect.events.schemas.events import Event
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -31,6 +30,7 @@ from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 
 from rayworks.runner import _private
+from tests.seams.conftest import Collected
 from tests.waiting import eventually
 
 
@@ -58,29 +58,6 @@ def test_a_client_says_that_the_api_is_away_when_it_is_entered():
 @task
 def add(first: int, second: int) -> int:
     return first + second
-
-
-class Collected:
-    """The log lines and events of this process."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self.events: list[Event] = []
-
-    def put(self, item: tuple[str, Event]) -> None:
-        self.events.append(item[1])
-
-
-@pytest.fixture
-def collected(api) -> Iterator[Collected]:
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import set_api_log_sink
-
-    collected = Collected()
-    _private.collect_logs_and_events(collected.lines.append, collected)
-    yield collected
-    set_api_log_sink(None)
-    EventsWorker.set_client_override(None)
 
 
 @pytest.fixture

@@ -13,12 +13,15 @@ from prefect.context import TaskRunContext
 from prefect.transactions import CommitMode, Transaction, TransactionState, get_transaction
 from pydantic import PrivateAttr
 
-from rayworks.runner import _private
+from rayworks.runner.transactions import _private
+from rayworks.runner.transactions._private import Staged, staged
 
 if TYPE_CHECKING:
     from rayworks.runner.worker import TaskRunEnd
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["Around", "OfTaskRun", "Staged", "StandIn", "around_submit", "as_sent", "enrol", "enter_stand_in", "staged"]
 
 
 @dataclass(frozen=True)

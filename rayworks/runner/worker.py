@@ -135,14 +135,11 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
                 state = flow_run.run(call, task, parameters)
             finally:
                 _private.wait_for_collected_events()
-        except SystemExit as system_exit:
-            if _private.is_rays_own(system_exit):
-                worker.outbox.send()
+        except BaseException as error:
+            if not isinstance(error, SystemExit) or _private.is_rays_own(error):
+                worker.outbox.send()  # no messages return with a result, and this process may be killed at once
                 raise
-            state = _crashed_by(system_exit)  # of the task; Ray would end this process, and say that it had died
-        except BaseException:  # cancelled: no messages return with a result, and this process may be killed at once
-            worker.outbox.send()
-            raise
+            state = _crashed_by(error)  # of the task; Ray would end this process, and say that it had died
         staged = flow_run.staged
         return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
 

@@ -79,12 +79,13 @@ def is_raised_by_ray(error: BaseException) -> bool:
     return type(error).__module__.startswith("ray.")
 
 
-def worker_failures(error: BaseException) -> dict[int, BaseException]:
-    """Return the exceptions of the workers that failed a training, by rank; none if ``error`` is not about workers.
+def worker_failures(error: BaseException) -> list[BaseException]:
+    """Return the exceptions of the workers that failed a training; none if ``error`` is not about workers.
 
-    ``WorkerGroupError.worker_failures`` is public but marked alpha.
+    ``WorkerGroupError.worker_failures``, by rank, is public but marked alpha.
     """
-    return getattr(error, "worker_failures", {})
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    return list(failures.values())
 
 
 def search_callback(on_step: Callable[[int, list[float]], None], restored: Callable[[], Any], reported: str) -> Any:

@@ -147,13 +147,13 @@ def _fit(job: Job, backend: str | None) -> Outcome:
         except Exception as error:
             of_workers = _private.worker_failures(error)
             # Under pressure Ray also ends its own actors, so the error may be any.
-            if report := report_of_memory([*of_workers.values(), error]):
+            if report := report_of_memory([*of_workers, error]):
                 memory = _more_memory(job.options, memory, report, error)
                 logger.warning("Training resumes with %g GiB per worker: %s", memory, report.detail)
                 continue
             failures += 1
             if not of_workers or failures > job.options.max_failures:
-                raise _failure(job, of_workers or {0: error}, failures) from error
+                raise _failure(job, of_workers or [error], failures) from error
             logger.info("Training resumes from its last checkpoint: a worker was lost")
             continue
         if outcome.error:
@@ -161,8 +161,8 @@ def _fit(job: Job, backend: str | None) -> Outcome:
         return outcome
 
 
-def _failure(job: Job, of_workers: dict[int, BaseException], starts: int) -> RayworksError:
-    causes = [cause(failure) for failure in of_workers.values()]
+def _failure(job: Job, errors: list[BaseException], starts: int) -> RayworksError:
+    causes = [cause(error) for error in errors]
     for failure in causes:
         if isinstance(failure, RayworksError):
             return failure
@@ -213,8 +213,7 @@ def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
             storage_filesystem=files,
             failure_config=_private.failure_config(restarts=0, controller_failures=START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(
-                log_level="WARNING"
-            ),  # it would log each state of the training, and each checkpoint
+            # It would log each state of the training, and each checkpoint.
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

@@ -89,12 +89,9 @@ def test_a_failed_training_has_the_exceptions_of_its_workers():
     from ray.train import ControllerError, WorkerGroupError
 
     first, second = ValueError("0"), ValueError("1")
-    assert _private.worker_failures(WorkerGroupError("2 workers failed", {0: first, 1: second})) == {
-        0: first,
-        1: second,
-    }
+    assert _private.worker_failures(WorkerGroupError("2 workers failed", {0: first, 1: second})) == [first, second]
     other = ControllerError(ValueError("controller"))
-    assert _private.worker_failures(other) == {}
+    assert _private.worker_failures(other) == []
 
 
 def remembered(steps: list, number: int = 0):

@@ -63,11 +63,12 @@ class OfTaskRun(Transaction):
 
     def commit(self) -> bool:
         """Commit it, if no task run of the same transaction failed: otherwise all of them are rolled back."""
-        for sibling in self._siblings:
-            if isinstance(sibling, OfTaskRun):
-                sibling.resolve()
-                if sibling.is_rolled_back():
-                    raise RuntimeError("a task run within the transaction failed, so all of it is rolled back")
+        if not self._is_resolved:  # the first child that commits looks at all of them
+            for sibling in self._siblings:
+                if isinstance(sibling, OfTaskRun):
+                    sibling.resolve()
+                    if sibling.is_rolled_back():
+                        raise RuntimeError("a task run within the transaction failed, so all of it is rolled back")
         return super().commit()
 
     def rollback(self) -> bool:

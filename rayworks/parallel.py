@@ -1,67 +1,62 @@
-"""Bounded work over Ray: one call for each item, on whichever workers have capacity."""
+"""Bounded work over Ray: one task for each item, on whichever workers have capacity."""
 
-import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeVar, cast
 
-from rayworks.errors import ClusterError, RayworksError
-from rayworks.ray_error import report_of_memory
+from rayworks.errors import ClusterError
+from rayworks.ray_error import cause, report_of_memory
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
+IN_FLIGHT = 256
+"""How many tasks are submitted at a time: more than most clusters have CPUs, so that an autoscaler sees the demand."""
 
-def map_unordered(work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Iterator[ResultT]:
-    """Call ``work`` on each item in Ray's workers, and yield the results as they arrive, in no particular order.
 
-    Ray Data schedules the calls: it runs as many at a time as there is capacity, retries a call whose worker was lost,
-    and holds back when results arrive faster than they are consumed. Neither many items nor a slow consumer exhaust
-    memory.
+def map_unordered(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
+    """Call ``work`` on each item in a Ray task with one CPU, and yield the results as they arrive, in any order.
+
+    At most :data:`IN_FLIGHT` tasks are submitted, or have results that are not consumed yet: neither many items nor a
+    slow consumer exhaust memory. Ray retries a task whose worker was lost. When the first failure is raised, or the
+    consumer stops, the other tasks are cancelled.
 
     Args:
-        work: Sent to the workers by cloudpickle, with everything it refers to. It may be called more than once for an
-            item, so calling it again must do no harm.
-        items: Sent along with ``work``: descriptions of the work (a file, a range of rows), not the data.
+        work: Sent to Ray's object store once, by cloudpickle, with everything it refers to. It may be called more than
+            once for an item, so calling it again must do no harm.
+        items: Descriptions of the work (a file, a range of rows), not the data.
 
     Yields:
-        What ``work`` returned. It must be picklable, and small: it passes through the driver.
+        What ``work`` returned. It must be picklable, and small: it passes through this process.
 
     Raises:
         ClusterError: A worker ran out of memory, also when Ray called ``work`` again.
-        RayworksError: The first that ``work`` raised, of its own class. Other exceptions are raised as Ray wraps them.
+        Exception: The first that ``work`` raised.
     """
-    if not items:
-        return
-    import ray.data
+    import ray
+    from ray.exceptions import RayError
 
-    def call(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            result = work(items[row["item"]])
-        except RayworksError as error:  # returned, not raised: the exception that Ray Data raises has another class
-            result = error
-        return {"result": pickle.dumps(result)}  # bytes have a type in Arrow; objects are pickled with a warning
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    numbers = ray.data.from_items(list(range(len(items))), override_num_blocks=len(items))
-    rows = iter(numbers.map(call).iter_rows())
-    while (row := _next(rows)) is not None:
-        result = pickle.loads(row["result"])
-        if isinstance(result, RayworksError):
-            raise result
-        yield cast(ResultT, result)
-
-
-def _next(rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the next row, or None at the end. Raise ``ClusterError`` if Ray ended a call for lack of memory."""
+    api = cast(Any, ray)
+    remote, shared, remaining = api.remote(num_cpus=1)(_call), api.put(work), iter(items)
+    in_flight = [remote.remote(shared, item) for item in islice(remaining, IN_FLIGHT)]
     try:
-        return next(rows, None)
-    except Exception as error:
-        report = report_of_memory([error])
-        if report is None:
-            raise
-        raise ClusterError(
-            "a worker ran out of memory",
-            where=f"node {report.node_ip}".removesuffix("node "),
-            detail=report.detail,
-            remedy="Give the Ray nodes more memory, or fewer CPUs each, so that fewer calls run at once on a node",
-        ) from error
+        while in_flight:
+            (done, *_), in_flight = api.wait(in_flight)
+            yield api.get(done)
+            in_flight += [remote.remote(shared, item) for item in islice(remaining, 1)]
+    except RayError as error:
+        if report := report_of_memory([error]):
+            raise ClusterError(
+                "a worker ran out of memory",
+                where=f"node {report.node_ip}".removesuffix("node "),
+                detail=report.detail,
+                remedy="Give the Ray nodes more memory, or fewer CPUs each, so that fewer tasks run at once on a node",
+            ) from error
+        raise cause(error) from error
+    finally:
+        for task in in_flight:
+            api.cancel(task)
+
+
+def _call(work: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:
+    return work(item)

@@ -11,10 +11,11 @@ def cause(error: BaseException) -> BaseException:
     """Return the ``RayworksError`` that caused ``error``, if there is one; else the innermost exception."""
     innermost, seen = error, set[int]()
     while innermost and id(innermost) not in seen:
-        if isinstance(innermost, RayworksError):
+        of_ray = getattr(innermost, "cause", None)  # a RayTaskError is an instance of its cause's class as well
+        if isinstance(innermost, RayworksError) and not of_ray:
             return innermost
         seen.add(id(innermost))
-        inner = getattr(innermost, "cause", None) or innermost.__cause__ or innermost.__context__
+        inner = of_ray or innermost.__cause__ or innermost.__context__
         if not isinstance(inner, BaseException):
             break
         innermost = inner

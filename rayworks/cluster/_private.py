@@ -123,6 +123,64 @@ def processes_in_own_sessions() -> Generator[None]:
         services.__dict__["ConsolePopen"] = popen
 
 
+# Token authentication
+
+
+def accepts_this_process(address: str, timeout: float) -> bool:
+    """Return whether the Ray at ``address`` accepts the token of this process, or its lack of one.
+
+    ``ray.init`` would try for 20 to 30 s, log a line each second, and then not say what was wrong. Relies on the gRPC
+    services of the GCS and of the Ray Client server, whose servers check the token before they handle a request.
+
+    Args:
+        address: ``auto``, ``host:port`` or ``ray://host:port``.
+        timeout: In seconds.
+
+    Raises:
+        ConnectionError: ``auto``, and no Ray runs on this machine.
+    """
+    import grpc
+    from ray._private import services
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+    from ray.exceptions import AuthenticationError
+
+    generated: Any = (gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc)
+    gcs, gcs_stubs, client, client_stubs = generated
+    if not address.startswith("ray://"):
+        address = cast(Any, services).canonicalize_bootstrap_address_or_die(address)
+    try:
+        with cast(Any, init_grpc_channel)(address.removeprefix("ray://")) as channel:
+            if address.startswith("ray://"):
+                ping = client.ClusterInfoRequest(type=client.ClusterInfoType.PING)
+                client_stubs.RayletDriverStub(channel).ClusterInfo(ping, timeout=timeout)
+            else:
+                request = gcs.GetClusterIdRequest()
+                gcs_stubs.NodeInfoGcsServiceStub(channel).GetClusterId(request, timeout=timeout)
+    except AuthenticationError:  # RAY_AUTH_MODE is token, and there is none
+        return False
+    except grpc.RpcError as error:  # any other one is for ray.init to tell
+        return cast(Any, error).code() is not grpc.StatusCode.UNAUTHENTICATED
+    return True
+
+
+def has_token() -> bool:
+    """Return whether a token lies on this machine, where Ray looks for it: two variables and a file."""
+    from ray import _raylet
+
+    return cast(Any, _raylet).AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+
+
+def send_token() -> None:
+    """Let this process and its children send the token of this machine, though Ray has read ``RAY_AUTH_MODE`` already.
+
+    ``ray.init`` does it by itself for ``auto`` only, and logs a warning about it.
+    """
+    from ray._private.authentication import authentication_token_setup
+
+    cast(Any, authentication_token_setup)._enable_token_auth()
+
+
 # Message texts
 
 NODE_STARTED = "Ray runtime started"

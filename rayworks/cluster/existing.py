@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -35,16 +36,40 @@ class ExistingRay:
         try:
             if host_and_port := _host_and_port(self.address):  # if nothing listens there, Ray would retry for minutes
                 socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
+            self._authenticate()
             self._dashboard = _connect(arguments)
+        except ClusterError:
+            raise
         except Exception as error:  # the client also raises plain Exceptions of its server
             message = str(error).strip()
             raise ClusterError(
                 "Ray cannot be reached",
                 where=self.address,
                 detail=message.splitlines()[-1] if message else type(error).__name__,
-                remedy="Check that it runs, that the address is right, that both sides have the same version of Ray, "
-                "and RAY_AUTH_MODE if it needs a token",
+                remedy="Check that it runs, that the address is right, and that both sides have the same Ray version",
             ) from error
+
+    def _authenticate(self) -> None:
+        """Send the token of this machine to a Ray that wants one, unless ``RAY_AUTH_MODE`` says otherwise.
+
+        Raises:
+            ClusterError: Ray does not accept the token, or there is none.
+        """
+        if _private.accepts_this_process(self.address, CONNECT_SECONDS):
+            return
+        mode, has_token = os.environ.get("RAY_AUTH_MODE"), _private.has_token()
+        if mode is None and has_token:
+            _private.send_token()
+            if _private.accepts_this_process(self.address, CONNECT_SECONDS):
+                return
+        if mode not in (None, "token"):
+            detail, remedy = f"RAY_AUTH_MODE is {mode}", "Unset RAY_AUTH_MODE"
+        else:
+            detail = "it does not accept the token of this machine" if has_token else "this machine has none"
+            remedy = (
+                "Set RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head, or write that to ~/.ray/auth_token"
+            )
+        raise ClusterError("Ray wants a token", where=self.address, detail=detail, remedy=remedy)
 
     def _arguments(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of ``ray.init``."""

@@ -5,17 +5,15 @@ and the slice columns, which must fit the coordinator's memory: about 50 bytes p
 slices, so ten million hold-out rows take half a gigabyte.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice, pairwise
-from typing import Any, cast
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
-from rayworks import code_digest, metrics, reuse, storage
+from rayworks import code_digest, metrics, parallel, reuse, storage
 from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
 from rayworks.errors import DataError, ParameterError, RegistryError, StorageError, TrainingError
@@ -24,15 +22,12 @@ from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress
-from rayworks.ray_error import cause
 from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, ModelVersion, SliceMetrics, Target
 from rayworks.reuse import Stage
 
 SLICE_VALUES_AT_MOST = 20  # of a column that is sliced by default
 SLICE_VALUES_SHOWN = 50
 ROWS_PER_TASK = 50_000
-TASKS_IN_FLIGHT = 256
-"""Scores that wait in Ray's object store, and more than the CPUs of most clusters."""
 
 
 @dataclass(frozen=True)
@@ -180,26 +175,19 @@ def slice_columns(dataset: Dataset, chosen: Sequence[str] | None) -> list[str]:
 def _score(
     dataset: Dataset, candidate: TabularModel, champion: TabularModel | None, columns: list[str], progress: Progress
 ) -> Scores:
-    """Score all test rows with both models, in Ray tasks. Ray retries a task whose worker is lost."""
-    import ray
-    from ray.exceptions import RayError
-
+    """Score all test rows with both models, in Ray tasks."""
     total = dataset.split("test").rows
-    tasks = -(-total // ROWS_PER_TASK)
-    score = cast(Any, ray.remote(num_cpus=1)(score_shard))
-    shared = cast(Any, ray).put((dataset, candidate, champion, columns))
-    remaining = iter(range(tasks))
-    in_flight = deque(score.remote(shared, rank, tasks) for rank in islice(remaining, TASKS_IN_FLIGHT))
-    parts: list[Scores] = []
-    try:
-        while in_flight:
-            parts.append(cast(Any, ray.get(in_flight.popleft())))
-            in_flight.extend(score.remote(shared, rank, tasks) for rank in islice(remaining, 1))
-            done = len(parts)
-            progress(done / tasks, f"scored {total * done // tasks:,} of {total:,} hold-out rows")
-    except RayError as error:
-        raise cause(error) from error
-    return _joined(parts)
+    shards = -(-total // ROWS_PER_TASK)
+
+    def score(rank: int) -> tuple[int, Scores]:
+        return rank, score_shard(dataset, candidate, champion, columns, rank, shards)
+
+    parts: dict[int, Scores] = {}
+    for rank, part in parallel.map_unordered(score, range(shards)):
+        parts[rank] = part
+        done = len(parts)
+        progress(done / shards, f"scored {total * done // shards:,} of {total:,} hold-out rows")
+    return _joined([parts[rank] for rank in range(shards)])
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:
@@ -215,14 +203,18 @@ def _joined(parts: Sequence[Scores]) -> Scores:
 
 
 def score_shard(
-    shared: tuple[Dataset, TabularModel, TabularModel | None, list[str]], rank: int, world_size: int
+    dataset: Dataset,
+    candidate: TabularModel,
+    champion: TabularModel | None,
+    columns: list[str],
+    rank: int,
+    world_size: int,
 ) -> Scores:
     """Score the shard of one task, read a row group at a time.
 
     Raises:
         TrainingError: The candidate's predictions are not finite numbers.
     """
-    dataset, candidate, champion, columns = shared
 
     def scores() -> Iterator[Scores]:
         names = [*(column.name for column in dataset.feature_set.columns), dataset.target.name]

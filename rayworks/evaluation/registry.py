@@ -248,53 +248,41 @@ def promote(
         StorageError: Another process changes the champion, and does not end.
     """
     with _champion_lock(candidate.name, storage_uri) as lock:
-        return _promote(candidate, evaluation, serve_check, options, tracking_uri, storage_uri, lock)
+        key = reuse.digest(candidate.fingerprint)  # not its version: every registry has a version 1
+        uri = reuse.location(storage_uri, "decisions", candidate.name, key) + ".json"
+        current = champion(candidate.name, tracking_uri=tracking_uri)
+        if current and current.version == candidate.version and storage.exists(uri):
+            decision = storage.read_record(uri, PromotionDecision)
+            reason = f"Already the champion. {decision.reason}"
+            return decision.model_copy(update={"candidate": candidate, "changed": False, "reason": reason})
+        if (current.uri if current else None) != evaluation.champion_uri:
+            raise RegistryError(
+                "the champion changed since the candidate was evaluated",
+                where=candidate.uri,
+                detail=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}",
+                remedy="Evaluate again",
+            )
+        checks = gate.checks(evaluation, serve_check, options)
+        promoted = all(check.passed for check in checks)
+        decision = PromotionDecision(
+            promoted=promoted,
+            changed=promoted,
+            reason=gate.reason(checks),
+            candidate=candidate,
+            previous=current.uri if current else None,
+            checks=checks,
+            uri=uri,
+        )
+        # The decision first: a champion without a reason would be worse than a reason without a champion.
+        storage.write_record(uri, decision)
+        with _registry(tracking_uri) as client:
+            _record_decision(client, decision, evaluation, str(current.version) if current else "", lock)
+        return decision
 
 
 def _champion_lock(name: str, storage_uri: str) -> AbstractContextManager[Lock]:
     """Return the lock of whatever changes the champion: MLflow cannot move an alias only if it is where it was."""
     return storage_lock.held(storage.join(storage.absolute(storage_uri), "locks", "champions", name))
-
-
-def _promote(
-    candidate: ModelVersion,
-    evaluation: Evaluation,
-    serve_check: ServeCheck | None,
-    options: PromoteOptions,
-    tracking_uri: str,
-    storage_uri: str,
-    lock: Lock,
-) -> PromotionDecision:
-    key = reuse.digest(candidate.fingerprint)  # not its version: every registry has a version 1
-    uri = reuse.location(storage_uri, "decisions", candidate.name, key) + ".json"
-    current = champion(candidate.name, tracking_uri=tracking_uri)
-    if current and current.version == candidate.version and storage.exists(uri):
-        decision = storage.read_record(uri, PromotionDecision)
-        reason = f"Already the champion. {decision.reason}"
-        return decision.model_copy(update={"candidate": candidate, "changed": False, "reason": reason})
-    if (current.uri if current else None) != evaluation.champion_uri:
-        raise RegistryError(
-            "the champion changed since the candidate was evaluated",
-            where=candidate.uri,
-            detail=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}",
-            remedy="Evaluate again",
-        )
-    checks = gate.checks(evaluation, serve_check, options)
-    promoted = all(check.passed for check in checks)
-    decision = PromotionDecision(
-        promoted=promoted,
-        changed=promoted,
-        reason=gate.reason(checks),
-        candidate=candidate,
-        previous=current.uri if current else None,
-        checks=checks,
-        uri=uri,
-    )
-    # The decision first: a champion without a reason would be worse than a reason without a champion.
-    storage.write_record(uri, decision)
-    with _registry(tracking_uri) as client:
-        _record_decision(client, decision, evaluation, str(current.version) if current else "", lock)
-    return decision
 
 
 def _record_decision(

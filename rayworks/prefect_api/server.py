@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -194,6 +195,7 @@ def start() -> EmbeddedServer | None:
 
     if PREFECT_API_URL.value():
         return None
+    os.environ["no_proxy"] = _without_proxy(os.environ)
     port = free_port()
     environment = get_current_settings().to_environment_variables(exclude_unset=True)
     process = subprocess.Popen(
@@ -208,6 +210,15 @@ def start() -> EmbeddedServer | None:
     _server_of_process.api_url = server.api_url
     _private.use_api(server.api_url)
     return server
+
+
+def _without_proxy(environment: Mapping[str, str]) -> str:
+    """Return the value of ``no_proxy`` with the addresses of this machine: no proxy reaches an embedded server.
+
+    It is the lower-case name that httpx, websockets and requests prefer.
+    """
+    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    return ",".join(dict.fromkeys([*filter(None, named.split(",")), "127.0.0.1", "localhost"]))
 
 
 def _is_healthy(client: "httpx.Client", api_url: str) -> bool:

@@ -26,15 +26,15 @@ def data_parallel_trainer() -> Any:
     return DataParallelTrainer
 
 
-def failure_config(*, restarts: int, controller_failures: int) -> Any:
-    """Return how often Ray Train restarts the workers, and how often it tries to start them.
+def failure_config(start_attempts: int) -> Any:
+    """Return that Ray Train does not restart workers that failed, and how often it tries to start them.
 
     The number of attempts, ``controller_failure_limit``, is marked ``DeveloperAPI``. Without it, Ray Train waits
     forever for a node that never comes. An attempt takes a minute (``RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S``).
     """
     from ray.train import FailureConfig
 
-    return FailureConfig(max_failures=restarts, controller_failure_limit=controller_failures)
+    return FailureConfig(max_failures=0, controller_failure_limit=start_attempts)
 
 
 def poll_workers_often() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from rayworks import import_path
+from rayworks import code_digest, import_path, reuse
 from rayworks.errors import ParameterError, RayworksError, TrainingError
 from rayworks.models.contract import Model
 from rayworks.params import SearchDimension
@@ -35,6 +35,11 @@ class Declarations:
     """``DEFAULTS``: the hyperparameters that the loop uses where none are passed."""
     backend: str | None
     """``BACKEND``: the process group that connects the workers, ``"xgboost"`` or ``"torch"``."""
+
+
+def code_fingerprint(path: str) -> str:
+    """Return text that changes with the code of the loop at ``path``, and with rayworks' code that runs it."""
+    return reuse.digest(code_digest.of_library("data", "models", "training"), import_path.fingerprint(path))
 
 
 def declarations(path: str) -> Declarations:

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from rayworks import capacity, code_digest, import_path, reuse, storage
+from rayworks import capacity, reuse, storage
 from rayworks.data import manifest
 from rayworks.errors import ClusterError, RayworksError, TrainingError
 from rayworks.metrics import DEFAULT, METRICS
@@ -31,8 +31,7 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
     if loop.declarations(options.loop).backend is None:  # each worker trains on its own shard of the rows
         relevant["workers"] = options.workers
     merged = sorted(_merged(options, hyperparameters).items())
-    code = (code_digest.of_library("data", "models", "training"), import_path.fingerprint(options.loop))
-    return reuse.digest(code, dataset.fingerprint, sorted(relevant.items()), merged)
+    return reuse.digest(loop.code_fingerprint(options.loop), dataset.fingerprint, sorted(relevant.items()), merged)
 
 
 def _merged(options: TrainOptions, tuned: dict[str, Any] | None) -> dict[str, Any]:
@@ -211,7 +210,7 @@ def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
             name="ray",
             storage_path=path,
             storage_filesystem=files,
-            failure_config=_private.failure_config(restarts=0, controller_failures=START_ATTEMPTS),
+            failure_config=_private.failure_config(START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             # It would log each state of the training, and each checkpoint.
             logging_config=LoggingConfig(log_level="WARNING"),

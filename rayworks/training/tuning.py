@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from rayworks import code_digest, import_path, reuse, storage
+from rayworks import reuse, storage
 from rayworks.data import manifest
 from rayworks.errors import ParameterError, TrainingError
 from rayworks.metrics import DEFAULT, METRICS
@@ -23,8 +23,7 @@ MANIFEST = "tune.json"
 def fingerprint(dataset: DatasetRef, options: TuneOptions, loop: str, hyperparameters: dict[str, Any]) -> str:
     """Return text that changes whenever the search would: with the data, the options or the code of the loop."""
     relevant = options.model_dump_json(exclude={"concurrent", "cpus_per_trial"})
-    code = (code_digest.of_library("data", "models", "training"), import_path.fingerprint(loop))
-    return reuse.digest(code, dataset.fingerprint, relevant, sorted(hyperparameters.items()))
+    return reuse.digest(loops.code_fingerprint(loop), dataset.fingerprint, relevant, sorted(hyperparameters.items()))
 
 
 def stage(

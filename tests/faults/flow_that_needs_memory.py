@@ -4,21 +4,13 @@ python flow_that_needs_memory.py greedy|growing
 """
 
 import sys
-import time
 
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from too_much_memory import allocate_all
 
 from rayworks import RayTaskRunner, ray_running, resources
 from rayworks.prefect_api import server
-
-
-def allocate_all() -> None:
-    blocks: list[bytearray] = []
-    for _ in range(90):
-        blocks.append(bytearray(100_000_000))
-        time.sleep(0.02)
-    time.sleep(30)
 
 
 @task

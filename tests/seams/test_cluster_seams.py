@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,8 +28,8 @@ def in_binary(path: str, text: str) -> bool:
         return content.find(text.encode()) >= 0
 
 
-def in_a_fresh_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def in_a_fresh_python(code: str, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -125,6 +128,52 @@ def test_ray_processes_start_in_sessions_of_their_own():
         started.kill()
         started.wait()
     assert services.ConsolePopen is popen
+
+
+@pytest.fixture
+def guarded_server() -> Iterator[str]:
+    """The address of a gRPC server that accepts no token, and records the methods that it was asked for."""
+    import grpc
+
+    def refuse(_: object, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
+
+    class Guarded(grpc.GenericRpcHandler):
+        def service(self, _: object) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(refuse)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Guarded()])
+    port = server.add_insecure_port("0.0.0.0:0")  # Ray replaces 127.0.0.1 by the address of this machine
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+def test_a_ray_that_wants_another_token_is_recognised(guarded_server: str):
+    assert not _private.accepts_this_process(guarded_server, 5)
+    assert not _private.accepts_this_process(f"ray://{guarded_server}", 5)
+
+
+def test_a_server_that_is_not_there_is_for_ray_to_report():
+    assert _private.accepts_this_process("127.0.0.1:1", 1)
+
+
+@pytest.mark.parametrize("token", ["", "a" * 32])
+def test_ray_finds_the_token_of_this_machine_and_sends_it_once_it_is_told_to(token: str, tmp_path: Path):
+    code = """
+        import os
+        from rayworks.cluster import _private
+        from ray._raylet import AuthenticationMode, get_authentication_mode
+        before = _private.has_token(), get_authentication_mode() == AuthenticationMode.TOKEN
+        _private.send_token()
+        print(*before, get_authentication_mode() == AuthenticationMode.TOKEN, os.environ["RAY_AUTH_MODE"])
+    """
+    (tmp_path / ".ray").mkdir()
+    if token:
+        (tmp_path / ".ray" / "auth_token").write_text(token)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    printed = in_a_fresh_python(textwrap.dedent(code), env=environment | {"HOME": str(tmp_path)})
+    assert printed == f"{bool(token)} False True token"
 
 
 def test_ray_start_prints_the_same_when_a_node_has_started():

@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from rayworks import storage
+from rayworks import parallel, storage
 from rayworks.data import manifest, processing, split_rows
 from rayworks.errors import ParameterError, RayworksError, RegistryError, TrainingError
 from rayworks.evaluation import evaluation
@@ -130,7 +130,7 @@ def test_an_unknown_slice_column_is_refused_with_the_known_ones(amounts, good, s
 
 def test_many_tasks_return_the_same_evaluation_as_one(amounts, good, poor, storage_uri, monkeypatch):
     single = evaluate(good, amounts, storage_uri + "1", poor)
-    monkeypatch.setattr(evaluation, "TASKS_IN_FLIGHT", 2)
+    monkeypatch.setattr(parallel, "IN_FLIGHT", 2)
     monkeypatch.setattr(evaluation, "ROWS_PER_TASK", 100)
     many = evaluate(good, amounts, storage_uri + "2", poor)
     assert many.model_copy(update={"uri": single.uri}) == single

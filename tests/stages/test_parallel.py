@@ -1,5 +1,9 @@
 """Bounded work over a real Ray: each item once, and errors as they were raised."""
 
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from rayworks import parallel
@@ -27,3 +31,38 @@ def test_a_rayworks_error_keeps_its_class_and_its_sentence():
 
     with pytest.raises(DataError, match=r"^The row is empty: row 3\. Fix it\.$"):
         list(parallel.map_unordered(refuse, range(5)))
+
+
+def test_any_other_error_is_raised_as_it_was():
+    with pytest.raises(ZeroDivisionError, match="integer division or modulo by zero"):
+        list(parallel.map_unordered(lambda number: 1 // number, [0]))
+
+
+def test_items_are_submitted_as_results_are_consumed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parallel, "IN_FLIGHT", 3)
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = parallel.map_unordered(lambda number: number, items())
+    assert next(results) < 3
+    assert len(taken) == 3
+    next(results)
+    assert len(taken) == 4
+    results.close()
+
+
+def test_a_failure_cancels_what_has_not_begun(tmp_path: Path):
+    def work(number: int) -> None:
+        if number == 0:
+            raise DataError("the row is empty")
+        time.sleep(0.5)
+        (tmp_path / str(number)).touch()
+
+    with pytest.raises(DataError):
+        list(parallel.map_unordered(work, range(50)))
+    list(parallel.map_unordered(str, range(4)))  # these come after what was submitted before
+    assert len(list(tmp_path.iterdir())) < 10

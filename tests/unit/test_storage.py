@@ -1,8 +1,6 @@
 """Storage keeps the same promises on a local disk and on an object store. No Ray."""
 
 import os
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,19 +9,6 @@ import pytest
 from rayworks import storage
 from rayworks.errors import StorageError
 from rayworks.records import Metrics
-from tests.object_store import object_store
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with object_store() as uri:
-        yield uri
-
-
-@pytest.fixture(params=["disk", "object store"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place for files."""
-    return str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
 
 
 def everything(place: str) -> list[str]:

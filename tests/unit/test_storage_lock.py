@@ -1,28 +1,17 @@
 """A lock on the storage has one holder at a time, on a local disk and on an object store. No Ray."""
 
 import time
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from rayworks import storage, storage_lock
 from rayworks.errors import StorageError
-from tests.object_store import object_store
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with object_store() as uri:
-        yield uri
-
-
-@pytest.fixture(params=["disk", "object store"])
-def lock(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def lock(place: str) -> str:
     """The URI of a lock that nobody has held."""
-    place = str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
     return storage.join(place, "lock")
 
 

@@ -6,6 +6,13 @@ from collections.abc import Sequence
 GROWS = "RAYWORKS_RAY_GROWS"
 """Set to 1 in Ray's workers if an autoscaler may add nodes. Ray 2.60 does not report this to them."""
 
+NOT_ON_GPUS = {"rayworks.io/gpu": "!true"}
+"""The label selector of a Ray task that requests no GPU: nodes with this label are for others.
+
+When all groups without GPUs are at their maximum, Ray's autoscaler starts GPU nodes for any task that fits on them
+(``AUTOSCALER_CONSERVE_GPU_NODES`` only makes them the last choice). Nodes without the label match.
+"""
+
 
 def may_grow() -> bool:
     """Return whether Ray may get more capacity than it has now."""

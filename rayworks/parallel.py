@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar, cast
 
+from rayworks.capacity import NOT_ON_GPUS
 from rayworks.errors import ClusterError
 from rayworks.ray_error import cause, report_of_memory
 
@@ -37,7 +38,7 @@ def map_unordered(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> I
     from ray.exceptions import RayError
 
     api = cast(Any, ray)
-    remote, shared, remaining = api.remote(num_cpus=1)(_call), api.put(work), iter(items)
+    remote, shared, remaining = api.remote(num_cpus=1, label_selector=NOT_ON_GPUS)(_call), api.put(work), iter(items)
     in_flight = [remote.remote(shared, item) for item in islice(remaining, IN_FLIGHT)]
     try:
         while in_flight:

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ PACKAGES = ("ray", "prefect", "rayworks")
 WORKER_SECONDS = 120
 """How long a worker may take to start, to import Prefect, and to return its view."""
 REQUEST_SECONDS = 10
+RESTART_SECONDS = 60
+"""How long a restart of the Prefect server may take."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,7 @@ class Preflight:
     """
 
     def __init__(self, api_url: str | None, storage_uri: str | None, after: Any = None) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+        self._api_url = api_url
         self._checked: set[bool] = set()
         self._token_uri: str | None = None
         self._storage_error: StorageError | None = None
@@ -84,11 +85,17 @@ class Preflight:
                 self._token_uri = token_uri
             except StorageError as error:  # raised if a task needs the storage
                 self._storage_error = error
-        remote = ray.remote(num_cpus=0, max_retries=0)(worker_view)
         self._nodes = {node_id: node["NodeManagerHostname"] for node_id, node in _alive().items()}
+        self._request_views(after)
+
+    def _request_views(self, after: Any = None) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        remote = ray.remote(num_cpus=0, max_retries=0)(worker_view)
         self._views = {
             node_id: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
-                name, api_url, self._token_uri, after
+                name, self._api_url, self._token_uri, after
             )
             for node_id, name in self._nodes.items()
         }
@@ -119,10 +126,19 @@ class Preflight:
     def _received_views(self) -> list[View]:
         """The views of the nodes, without those that have left the cluster."""
         try:
-            views = [self._view(node_id) for node_id in self._nodes]
+            views = self._await_views()
+            if any(view.problems and view.versions for view in views):
+                # The server may have restarted while they asked it: they ask again once this process reaches it.
+                await_api(self._api_url)
+                self._request_views()
+                views = self._await_views()
         finally:
             if self._token_uri is not None:
                 storage.delete(self._token_uri)
+        return views
+
+    def _await_views(self) -> list[View]:
+        views = [self._view(node_id) for node_id in self._nodes]
         return [view for view in views if view is not None]
 
     def _view(self, node_id: str) -> View | None:
@@ -187,6 +203,13 @@ def api_problem(api_url: str | None) -> str:
         return "no PREFECT_API_URL is set that workers can reach"
     problem = http_problem(f"{api_url}/health")
     return problem and f"the Prefect API {api_url} cannot be reached ({problem})"
+
+
+def await_api(api_url: str | None) -> None:
+    """Wait until this process reaches the Prefect API, or :data:`RESTART_SECONDS` have passed."""
+    deadline = time.monotonic() + RESTART_SECONDS
+    while api_url is not None and api_problem(api_url) and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def http_problem(url: str) -> str:

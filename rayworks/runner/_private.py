@@ -338,3 +338,9 @@ TERMINAL_HANDLER = "ray_print_logs"
 
 AUTOSCALER_EVENT = ":event_summary:"
 """The mark of lines in which Ray's autoscaler informs a user, for example that a task requests more than a node has."""
+
+MEMORY_ADVICE = (
+    "Refer to the documentation on how to address the out of memory issue",
+    "To see more information about the Workers",
+)
+"""How the parts of a raylet's report on killed workers begin that advise on Ray's settings, half a page each time."""

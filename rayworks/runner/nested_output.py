@@ -56,6 +56,9 @@ def log_lines(batch: dict[str, Any], task_names: set[str]) -> list[str]:
     if batch.get("pid") == "autoscaler":  # its regular status is for Ray's dashboard; its events are for the user
         marker = _private.AUTOSCALER_EVENT
         return [line.rpartition(marker)[2] for line in batch["lines"] if marker in line]
+    if batch.get("pid") == "raylet":  # that workers were killed is for the user; what Ray's settings could do is not
+        advice = "|".join(_private.MEMORY_ADVICE)
+        batch = batch | {"lines": [re.split(advice, line, maxsplit=1)[0].rstrip() for line in batch["lines"]]}
     source = f"{batch.get('actor_name') or batch.get('task_name') or 'ray'} pid={batch.get('pid')}"
     # A progress bar rewrites its line: only its last state counts.
     lines = [TERMINAL_CODES.sub("", line).rstrip().rpartition("\r")[2] for line in batch["lines"]]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from rayworks.capacity import NOT_ON_GPUS
 from rayworks.runner import _private
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class TaskOptions:
         options = {**getattr(task.fn, "ray_options", {}), **_private.remote_options()}
         # With GPUs it is 1, as in Ray: only the end of a process frees the memory that it holds on a GPU.
         max_calls = options.pop("max_calls", 1 if options.get("num_gpus") else 0)
+        if not options.get("num_gpus"):
+            options.setdefault("label_selector", NOT_ON_GPUS)
         max_memory = options.pop("max_memory", None)
         shared_storage = bool(options.pop("shared_storage", False))
         return cls(options, max_calls, max_memory, shared_storage)

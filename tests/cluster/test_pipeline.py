@@ -48,6 +48,7 @@ def test_processing_that_loses_its_workers_loses_no_row_and_duplicates_none(inst
     run = installation.start("process/process", {"uri": f"{STORAGE}/many", "target": "arr_delay"}, env={})
     kill_the_workers(run, "process", lambda: installation.exists(f"{STORAGE}/datasets/many-*/train/part-*.parquet"))
     assert run.wait_for_end(PIPELINE_SECONDS) == "COMPLETED", run.log()
+    assert "group gpu" not in run.log(), "work without GPUs requests no GPU node, however much of it waits"
     dataset = json.loads(installation.on_storage(f"cat {STORAGE}/datasets/many-*/dataset.json"))
     assert (dataset["rows_in"], dataset["rows_kept"]) == (COPIES * ROWS, COPIES * ROWS_WITH_TARGET)
     files = f"polars.scan_parquet('{STORAGE}/datasets/many-*/t*/*.parquet')"  # of the parts train and test
@@ -71,6 +72,7 @@ def test_the_pipeline_loses_its_workers_and_promotes_the_model_that_a_laptop_doe
     kill_the_workers(run, "tune", has_ready_worker)
     kill_the_workers(run, "train", lambda: installation.exists(f"{STORAGE}/training/*/ray/checkpoint_*"))
     assert run.wait_for_end(PIPELINE_SECONDS) == "COMPLETED", run.log()
+    assert "group gpu" not in run.log(), "work without GPUs requests no GPU node, however much of it waits"
     # The server stores the states of task runs a moment later than that of their flow run.
     eventually(lambda: set(run.task_runs().values()) == {"COMPLETED"}, 60, lambda: str(run.task_runs()), every=1)
     model = json.loads(installation.on_storage(f"cat {STORAGE}/models/*/model_ref.json"))

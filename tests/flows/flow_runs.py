@@ -64,7 +64,8 @@ def task_runs(client: SyncPrefectClient, state: State[Any], number: int) -> list
 
     def ended() -> list[dict[str, Any]]:
         runs = client.request("POST", "/task_runs/filter", json=of_flow_run(state)).json()
-        final = [run for run in runs if run["state_type"] in FINAL_STATES]
+        # The server stores the type first, and the state itself a moment later.
+        final = [run for run in runs if run["state_type"] in FINAL_STATES and run["state"]]
         return final if len(final) == number else []
 
     return eventually(ended)

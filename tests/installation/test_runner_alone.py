@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,19 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     uv("export", "--frozen", "--all-extras", "--no-hashes", "--no-emit-project", f"--output-file={locked}")
     uv("venv", "--python", sys.executable, str(environment))
     uv("pip", "install", "--python", str(environment), "--constraints", str(locked), ".")
+    _copy_bytecode(environment)
     yield environment / "bin" / "python"
     shutil.rmtree(environment)
+
+
+def _copy_bytecode(environment: Path) -> None:
+    """Spare the first imports the minute in which Python compiles packages that the environment of this process has."""
+    compiled = Path(sysconfig.get_path("purelib"))
+    installed = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    for cache in compiled.rglob("__pycache__"):
+        package = installed / cache.relative_to(compiled).parent
+        if package.is_dir():
+            shutil.copytree(cache, package / "__pycache__", dirs_exist_ok=True)
 
 
 def test_the_wheel_holds_the_library_and_its_licence_only(tmp_path: Path):

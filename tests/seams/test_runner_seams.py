@@ -362,3 +362,10 @@ def test_the_names_that_ray_gives_to_its_terminal_output_are_known():
 
     assert f'add_handler(\n                "{_private.TERMINAL_HANDLER}"' in inspect.getsource(worker.connect)
     assert ray_constants.LOG_PREFIX_EVENT_SUMMARY == _private.AUTOSCALER_EVENT
+
+
+def test_a_raylet_advises_in_these_words_when_it_has_killed_workers():
+    import ray
+
+    binary = (Path(ray.__file__).parent / "core/src/ray/raylet/raylet").read_bytes()
+    assert all(advice.encode() in binary for advice in _private.MEMORY_ADVICE)

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,85 +10,18 @@ import pytest
 
 from rayworks.cluster.existing import ExistingRay
 from rayworks.cluster.kubernetes import acquisition, observer, raycluster, routes, upload, waiting
-from rayworks.cluster.kubernetes.api import ConflictError, RefusedError
-from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER, Kind
+from rayworks.cluster.kubernetes.api import RefusedError
+from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
 from rayworks.cluster.kubernetes.observer import ClusterObserver
 from rayworks.cluster.kubernetes.raycluster import KubeRayCluster
 from rayworks.cluster.kubernetes.routes import Route
 from rayworks.cluster.kubernetes.watch import Watch
 from rayworks.errors import ClusterError, ClusterLostError
 from rayworks.settings import Settings
+from tests.unit.recorded_api import Api
 from tests.waiting import eventually
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/raycluster.yaml"
-STATUSES = Path(__file__).parent / "statuses"
-
-
-class Api:
-    """A namespace of a Kubernetes API: objects by kind and name."""
-
-    namespace = "ns"
-
-    def __init__(self) -> None:
-        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
-        self.recording: dict[str, Any] = {"pods": [], "events": [], "nodes": []}
-        self.log: list[str] = []
-        self.refused: dict[str, Exception] = {}
-        """By the verb and kind of the request."""
-
-    def shows(self, name: str) -> None:
-        """Let all clusters look like a recorded one."""
-        self.recording = json.loads((STATUSES / f"{name}.json").read_text())
-
-    def names(self, kind: Kind) -> list[str]:
-        return [name for kind_name, name in self.objects if kind_name == kind.name]
-
-    def _note(self, verb: str, kind: Kind) -> None:
-        self.log.append(f"{verb} {kind.name}")
-        if error := self.refused.get(f"{verb} {kind.name}"):
-            raise error
-
-    def create(self, kind: Kind, manifest: dict[str, Any]) -> dict[str, Any]:
-        self._note("create", kind)
-        name = manifest["metadata"]["name"]
-        if (kind.name, name) in self.objects:
-            raise ConflictError(409, {}, kind.name, f"create {kind.name} ns/{name}")
-        thing = copy.deepcopy(manifest)
-        thing["metadata"] |= {"uid": f"uid-of-{name}", "namespace": "ns"}
-        return self.objects.setdefault((kind.name, name), thing)
-
-    def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
-        self._note("get", kind)
-        thing = self.objects.get((kind.name, name))
-        if thing is None or kind != RAYCLUSTER or "cluster" not in self.recording:
-            return thing
-        return self.recording["cluster"] | {"metadata": self.recording["cluster"]["metadata"] | thing["metadata"]}
-
-    def patch(self, kind: Kind, name: str, patch: dict[str, Any]) -> dict[str, Any] | None:
-        self._note("patch", kind)
-        return self.objects.get((kind.name, name))
-
-    def annotate(self, kind: Kind, name: str, annotations: dict[str, str]) -> dict[str, Any] | None:
-        self._note("annotate", kind)
-        if thing := self.objects.get((kind.name, name)):
-            thing["metadata"].setdefault("annotations", {}).update(annotations)
-        return thing
-
-    def delete(self, kind: Kind, name: str, *, uid: str | None = None) -> bool:
-        self._note("delete", kind)
-        return self.objects.pop((kind.name, name), None) is not None
-
-    def pods(self, *, labels: str) -> list[dict[str, Any]]:
-        return copy.deepcopy(self.recording["pods"])
-
-    def events(self) -> list[dict[str, Any]]:
-        return self.recording["events"]
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return self.recording.get("nodes", [])
-
-    def pod_log(self, *_: object, **__: object) -> str:
-        return "a line"
 
 
 @pytest.fixture
@@ -230,8 +162,9 @@ def watch(api: Any) -> Any:
     """Starts a watch on a recorded cluster, and returns what becomes of it."""
     watches: list[Watch] = []
 
-    def start(recording: str) -> "concurrent.futures.Future[ClusterError]":
-        api.shows(recording)
+    def start(recording: str | None = None) -> "concurrent.futures.Future[ClusterError]":
+        if recording:
+            api.shows(recording)
         cluster = observed(api)
         head = observer.head_of(cluster.snapshot())
         assert head
@@ -317,6 +250,20 @@ def test_a_worker_group_that_can_get_no_pod_ends_the_wait_for_its_work(api: Any,
     error = watch("worker-image").result(timeout=10)
     assert not isinstance(error, ClusterLostError)
     assert "A Ray worker of group small has an image that cannot be pulled" in str(error)
+
+
+def test_a_worker_group_that_can_get_no_pod_ends_no_run_while_another_worker_works(api: Any, watch: Any):
+    api.shows("worker-image")
+    worker = copy.deepcopy(api.recording["pods"][0])
+    worker["metadata"]["labels"] |= {"ray.io/node-type": "worker", "ray.io/group": "large"}
+    worker["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    api.recording["pods"] = [*api.recording["pods"], worker]
+    lost = watch()
+    requests = len(api.log)
+    eventually(lambda: len(api.log) > requests + 3, 10)
+    assert not lost.done()
+    api.recording["pods"] = api.recording["pods"][:-1]  # it was idle
+    assert "A Ray worker of group small" in str(lost.result(timeout=10))
 
 
 # All phases

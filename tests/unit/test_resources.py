@@ -7,6 +7,7 @@ from prefect import task
 from prefect_ray.context import remote_options
 
 from rayworks import resources
+from rayworks.capacity import NOT_ON_GPUS
 from rayworks.runner.resources import TaskOptions
 
 
@@ -31,4 +32,25 @@ def test_options_around_a_submit_take_precedence_and_limits_of_the_runner_are_no
 
     with remote_options(num_cpus=2):
         options = TaskOptions.of(train)
-    assert (options.options, options.max_memory) == ({"num_cpus": 2, "memory": 100}, 400)
+    assert options.options | {"label_selector": None} == {"num_cpus": 2, "memory": 100, "label_selector": None}
+    assert options.max_memory == 400
+
+
+@pytest.mark.parametrize(
+    ("declared", "selector"),
+    [
+        ({}, NOT_ON_GPUS),
+        ({"num_gpus": 0}, NOT_ON_GPUS),
+        ({"num_gpus": 0.5}, None),
+        ({"label_selector": {"disk": "fast"}}, {"disk": "fast"}),
+    ],
+    ids=["nothing", "no GPU", "a part of a GPU", "its own nodes"],
+)
+def test_a_task_that_requests_no_gpu_stays_off_the_nodes_that_are_reserved_for_gpus(
+    declared: dict[str, Any], selector: dict[str, str] | None
+):
+    @task
+    @resources(**declared)
+    def train() -> None: ...
+
+    assert TaskOptions.of(train).options.get("label_selector") == selector

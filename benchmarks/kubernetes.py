@@ -197,4 +197,5 @@ def test_tasks_per_second(installation: Installation) -> None:
 
 if __name__ == "__main__":
     root = Path(__file__).parents[1]
-    sys.exit(pytest.main([__file__, "-q", "-s", "-p", "tests.cluster.conftest", f"--rootdir={root}", *sys.argv[1:]]))
+    options = ("-q", "-s", "--numprocesses=0", "-p", "tests.cluster.conftest")
+    sys.exit(pytest.main([__file__, *options, f"--rootdir={root}", *sys.argv[1:]]))

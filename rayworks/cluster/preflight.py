@@ -127,7 +127,7 @@ class Preflight:
         """The views of the nodes, without those that have left the cluster."""
         try:
             views = self._await_views()
-            if any(view.problems and view.versions for view in views):
+            if any(view.versions and any(view.problems) for view in views):
                 # The server may have restarted while they asked it: they ask again once this process reaches it.
                 await_api(self._api_url)
                 self._request_views()

@@ -39,6 +39,11 @@ def api() -> Iterator[Api]:
         server.shutdown()
 
 
+def test_an_api_that_responds_is_asked_once(api: Api):
+    Preflight(f"http://127.0.0.1:{api.server_port}", None).check(shared_storage=False)
+    assert api.failures == -1
+
+
 def test_workers_ask_again_once_the_driver_reaches_the_api(api: Api):
     api.failures = 3  # of the worker, and of the driver twice
     Preflight(f"http://127.0.0.1:{api.server_port}", None).check(shared_storage=False)

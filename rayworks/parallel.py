@@ -38,13 +38,14 @@ def map_unordered(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> I
     from ray.exceptions import RayError
 
     api = cast(Any, ray)
-    remote, shared, remaining = api.remote(num_cpus=1, label_selector=NOT_ON_GPUS)(_call), api.put(work), iter(items)
-    in_flight = [remote.remote(shared, item) for item in islice(remaining, IN_FLIGHT)]
+    call, shared = api.remote(num_cpus=1, label_selector=NOT_ON_GPUS)(_call), api.put(work)
+    tasks = (call.remote(shared, item) for item in items)  # submitted when they are taken
+    in_flight = list(islice(tasks, IN_FLIGHT))
     try:
         while in_flight:
             (done, *_), in_flight = api.wait(in_flight)
             yield api.get(done)
-            in_flight += [remote.remote(shared, item) for item in islice(remaining, 1)]
+            in_flight += islice(tasks, 1)
     except RayError as error:
         if report := report_of_memory([error]):
             raise ClusterError(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rayworks.capacity import NOT_ON_GPUS
 from rayworks.cluster.kubernetes import raycluster_manifest
 from rayworks.cluster.kubernetes.raycluster_manifest import Needs
 from rayworks.errors import ParameterError
@@ -17,6 +18,14 @@ SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/rayclust
 @pytest.fixture
 def manifest() -> dict[str, Any]:
     return raycluster_manifest.read(str(SHIPPED))
+
+
+def test_the_groups_that_have_gpus_are_those_that_other_work_avoids(manifest: dict[str, Any]):
+    ((label, avoided),) = NOT_ON_GPUS.items()
+    for group in manifest["spec"]["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        has_gpus = "nvidia.com/gpu" in container["resources"]["limits"]
+        assert (f"!{group.get('labels', {}).get(label)}" == avoided) == has_gpus
 
 
 def test_the_manifest_is_used_unchanged(manifest: dict[str, Any]):

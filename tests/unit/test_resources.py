@@ -32,8 +32,8 @@ def test_options_around_a_submit_take_precedence_and_limits_of_the_runner_are_no
 
     with remote_options(num_cpus=2):
         options = TaskOptions.of(train)
-    assert options.options | {"label_selector": None} == {"num_cpus": 2, "memory": 100, "label_selector": None}
-    assert options.max_memory == 400
+    expected = {"num_cpus": 2, "memory": 100, "label_selector": NOT_ON_GPUS}
+    assert (options.options, options.max_memory) == (expected, 400)
 
 
 @pytest.mark.parametrize(

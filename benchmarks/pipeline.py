@@ -86,7 +86,7 @@ def run_stages(stages: Stages, storage_uri: str, trials: int) -> dict[str, Any]:
 
     dataset = stages.run("process", process)
     train, tune = TrainOptions(), TuneOptions(trials=trials)
-    search = tuning.stage(dataset, tune, loop=train.loop, hyperparameters={}, storage_uri=storage_uri)
+    search = tuning.stage(dataset, tune, train, storage_uri=storage_uri)
     tuned = stages.run("tune", search.run)
     best = tuned.best.hyperparameters
     model = stages.run("train", training.stage(dataset, train, hyperparameters=best, storage_uri=storage_uri).run)

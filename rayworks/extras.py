@@ -4,7 +4,7 @@ import importlib.util
 
 from rayworks.errors import MissingExtraError
 
-ML_MODULES = ("jinja2", "mlflow", "numpy", "optuna", "pandas", "polars", "sklearn", "xgboost")
+ML_MODULES = ("jinja2", "mlflow", "numpy", "optuna", "pandas", "polars", "scipy", "sklearn", "xgboost")
 
 
 def require_ml() -> None:

@@ -55,6 +55,10 @@ class Metric:
         """Return the item with the best value, the first of equal ones. There must be one."""
         return (max if self.higher_is_better else min)(items, key=key)
 
+    def improvement(self, candidate: float, rival: float) -> float:
+        """Return by how much the candidate is better than the rival, in the metric's units; negative if it is worse."""
+        return candidate - rival if self.higher_is_better else rival - candidate
+
     def gain(self, candidate: float, rival: float) -> float:
         """Return the relative improvement of the candidate over the rival.
 
@@ -63,7 +67,7 @@ class Metric:
         """
         if not (math.isfinite(candidate) and math.isfinite(rival)):
             return math.nan
-        difference = candidate - rival if self.higher_is_better else rival - candidate
+        difference = self.improvement(candidate, rival)
         if rival == 0:
             return math.copysign(math.inf, difference) if difference else 0.0
         return difference / abs(rival)

@@ -15,17 +15,28 @@ IN_FLIGHT = 256
 """How many tasks are submitted at a time: more than most clusters have CPUs, so that an autoscaler sees the demand."""
 
 
-def map_unordered(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
-    """Call ``work`` on each item in a Ray task with one CPU, and yield the results as they arrive, in any order.
+def map_unordered(
+    work: Callable[[ItemT], ResultT],
+    items: Iterable[ItemT],
+    *,
+    num_cpus: float = 1,
+    in_flight: int = IN_FLIGHT,
+    on_failure: Callable[[ItemT, Exception], ResultT] | None = None,
+) -> Iterator[ResultT]:
+    """Call ``work`` on each item in a Ray task, and yield the results as they arrive, in any order.
 
-    At most :data:`IN_FLIGHT` tasks are submitted, or have results that are not consumed yet: neither many items nor a
+    At most ``in_flight`` tasks are submitted, or have results that are not consumed yet: neither many items nor a
     slow consumer exhaust memory. Ray retries a task whose worker was lost. When the first failure is raised, or the
     consumer stops, the other tasks are cancelled.
 
     Args:
         work: Sent to Ray's object store once, by cloudpickle, with everything it refers to. It may be called more than
             once for an item, so calling it again must do no harm.
-        items: Descriptions of the work (a file, a range of rows), not the data.
+        items: Descriptions of the work (a file, a range of rows), not the data. They are taken when they are submitted,
+            so that they may depend on earlier results.
+        num_cpus: Of each task.
+        in_flight: The most tasks that are submitted at a time.
+        on_failure: Takes an item and what it raised, and returns what to yield for it. None: it is raised.
 
     Yields:
         What ``work`` returned. It must be picklable, and small: it passes through this process.
@@ -38,26 +49,42 @@ def map_unordered(work: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> I
     from ray.exceptions import RayError
 
     api = cast(Any, ray)
-    call, shared = api.remote(num_cpus=1, label_selector=NOT_ON_GPUS)(_call), api.put(work)
-    tasks = (call.remote(shared, item) for item in items)  # submitted when they are taken
-    in_flight = list(islice(tasks, IN_FLIGHT))
+    call, shared = api.remote(num_cpus=num_cpus, label_selector=NOT_ON_GPUS)(_call), api.put(work)
+    waiting, tasks = iter(items), dict[Any, ItemT]()
+
+    def submit(count: int) -> None:
+        for item in islice(waiting, count):
+            tasks[call.remote(shared, item)] = item
+
     try:
-        while in_flight:
-            (done, *_), in_flight = api.wait(in_flight)
-            yield api.get(done)
-            in_flight += islice(tasks, 1)
-    except RayError as error:
-        if report := report_of_memory([error]):
-            raise ClusterError(
-                "a worker ran out of memory",
-                where=f"node {report.node_ip}".removesuffix("node "),
-                detail=report.detail,
-                remedy="Give the Ray nodes more memory, or fewer CPUs each, so that fewer tasks run at once on a node",
-            ) from error
-        raise cause(error) from error
+        submit(in_flight)
+        while tasks:
+            (done, *_), _ = api.wait(list(tasks))
+            item = tasks.pop(done)
+            try:
+                result = api.get(done)
+            except RayError as error:
+                if on_failure is None:
+                    raise _explained(error) from error
+                result = on_failure(item, error)
+            yield result
+            submit(1)
     finally:
-        for task in in_flight:
+        for task in tasks:
             api.cancel(task)
+
+
+def _explained(error: Exception) -> BaseException:
+    """Return what ``work`` raised, or that its worker ran out of memory."""
+    report = report_of_memory([error])
+    if report is None:
+        return cause(error)
+    return ClusterError(
+        "a worker ran out of memory",
+        where=f"node {report.node_ip}".removesuffix("node "),
+        detail=report.detail,
+        remedy="Give the Ray nodes more memory, or fewer CPUs each, so that fewer tasks run at once on a node",
+    )
 
 
 def _call(work: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:

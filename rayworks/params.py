@@ -167,12 +167,25 @@ class TrainOptions(Options):
         title="Hyperparameters",
         description='Passed to the loop, such as {"max_depth": 6, "learning_rate": 0.1}. Override those of tuning.',
     )
-    rounds: int = Field(default=400, ge=1, le=100_000, title="Maximum rounds", description="Boosting rounds or epochs.")
+    rounds: int = Field(
+        default=2000,
+        ge=1,
+        le=100_000,
+        title="Maximum rounds",
+        description="Boosting rounds or epochs. Early stopping usually ends training before.",
+    )
     early_stopping_rounds: int = Field(
-        default=20,
+        default=50,
         ge=1,
         title="Patience",
-        description="Stop when the validation metric has not improved for this many rounds.",
+        description="Stop when the validation metric has not improved for this many rounds, and keep the best. "
+        "A smaller learning rate needs more rounds and more patience.",
+    )
+    refit: bool = Field(
+        default=True,
+        title="Refit",
+        description="When the best number of rounds is known, train again on training and validation rows together. "
+        "Rounds grow with the rows. Training takes about twice as long.",
     )
     workers: int = Field(
         default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its shard of the rows."
@@ -257,23 +270,20 @@ class TuneOptions(Options):
         title="Time limit in seconds",
         description="No trial starts after this limit. The best trial so far is used.",
     )
-    rounds: int = Field(
-        default=100, ge=1, title="Maximum rounds per trial", description="Trials that fall behind are stopped early."
-    )
-    grace_rounds: int = Field(
-        default=10, ge=1, title="Grace period", description="Rounds before ASHA may stop a trial."
-    )
     max_rows: int = Field(
-        default=100_000,
+        default=50_000,
         ge=100,
-        title="Training rows per trial",
-        description="Trials train on a sample of this many rows.",
+        title="Rows per trial",
+        description="Trials train and validate on folds of a sample of this many rows.",
     )
     concurrent: int | None = Field(
-        default=None, ge=1, title="Concurrent trials", description="None: as many as the CPUs allow."
+        default=None,
+        ge=1,
+        title="Concurrent runs",
+        description="Folds of trials that run at once. None: as many as the CPUs allow.",
     )
     cpus_per_trial: float = Field(
-        default=1, gt=0, title="CPUs per trial", description="CPUs that Ray reserves for each trial."
+        default=1, gt=0, title="CPUs per run", description="CPUs that Ray reserves for each fold of a trial."
     )
     space: dict[str, SearchDimension] | None = Field(
         default=None,
@@ -304,6 +314,14 @@ class EvaluateOptions(Options):
         title="Minimum slice rows",
         description="Smaller slices are skipped: their metrics are noise.",
     )
+    confidence: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        title="Confidence",
+        description="Of the intervals of the candidate's gain over its rival. A promotion needs a gain by more than "
+        "chance: all of the interval above zero.",
+    )
 
 
 class PromoteOptions(Options):
@@ -320,7 +338,10 @@ class PromoteOptions(Options):
         default=0.05,
         ge=0,
         title="Slice tolerance",
-        description="Maximum relative loss against the champion's metric on any slice.",
+        description="Maximum relative loss against the champion's metric on any slice, unless it may be chance.",
+    )
+    minimum_rows: int = Field(
+        default=30, ge=2, title="Minimum rows", description="Hold-out rows that a promotion needs at least."
     )
 
 

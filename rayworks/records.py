@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 ColumnKind = Literal["numeric", "categorical", "boolean", "timestamp", "ignored"]
 TimestampPart = Literal["month", "day_of_year", "day_of_week", "hour"]
 Problem = Literal["regression", "binary", "multiclass"]
+SplitMethod = Literal["time", "hash", "random"]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 Label = str | int | float | bool
@@ -139,6 +140,8 @@ class Dataset(Record):
     split_by: str = Field(
         description="How rows were assigned, for people: 'by time (time_hour): train before 2013-08-07 05:00, …'."
     )
+    split_method: SplitMethod
+    split_column: str | None = Field(description="The timestamp or key that decided. None for a random split.")
     sources: tuple[SourceFile, ...]
     rows_in: int
     rows_kept: int
@@ -173,11 +176,14 @@ class Trial(Record):
     number: int
     hyperparameters: dict[str, float | int | str]
     metric: float | None = Field(
-        description="Best validation value of the metric. None if the trial failed before its first report."
+        description="Mean of the metric on the validation rows of the folds. None if the trial failed."
     )
-    rounds: int
-    seconds: float
-    state: Literal["completed", "stopped early", "failed"]
+    values: tuple[float, ...] = Field(
+        default=(), description="The metric on each block of the folds. All trials have the same blocks."
+    )
+    rounds: int = Field(description="Mean of the best rounds on the folds.")
+    seconds: float = Field(description="Sum over the folds.")
+    state: Literal["completed", "failed"]
     error: str = ""
 
 
@@ -211,6 +217,9 @@ class ModelRef(Record):
     metric: str
     validation: float = Field(description="Metric on the validation split at the best round.")
     best_round: int
+    refit_rounds: int | None = Field(
+        default=None, description="Rounds of the second pass, on training and validation rows. None if there was none."
+    )
     seconds: float
     workers: int
     restarts: int = Field(default=0, description="How often training resumed from a checkpoint.")
@@ -235,6 +244,15 @@ class Metrics(Record):
     values: dict[str, float]
 
 
+class Interval(Record):
+    """By how much a candidate may be better than its rival on other rows like these, in the metric's units."""
+
+    low: float
+    high: float
+    confidence: float
+    rows: int
+
+
 class SliceMetrics(Record):
     """Metrics of candidate, baseline and champion on the rows where ``column`` is ``value``."""
 
@@ -243,6 +261,10 @@ class SliceMetrics(Record):
     candidate: Metrics
     baseline: Metrics
     champion: Metrics | None
+    interval: Interval | None = Field(
+        default=None,
+        description="Of the improvement over the champion, wide enough for all slices at once. None: not known.",
+    )
 
 
 class PlotData(Record):
@@ -265,6 +287,10 @@ class Evaluation(Record):
     baseline: Metrics
     champion: Metrics | None
     champion_error: str = Field(default="", description="Why the champion could not be scored. Empty if it could.")
+    interval: Interval | None = Field(
+        default=None,
+        description="Of the improvement over the champion, or over the baseline without one. None: not known.",
+    )
     slices: tuple[SliceMetrics, ...]
     plots: tuple[PlotData, ...]
 

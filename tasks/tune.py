@@ -14,8 +14,6 @@ from rayworks.training import search_space, tuning
 @resources(num_cpus=0, shared_storage=True)
 def tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions) -> TuneResult | None:
     """Search hyperparameters for the training loop. Skipped with 0 trials, or if there is nothing to search."""
-    loop, fixed = train.loop, train.hyperparameters
-    if options.trials == 0 or not search_space.of(options, loop, fixed):
+    if options.trials == 0 or not search_space.of(options, train.loop, train.hyperparameters):
         return None
-    storage_uri = Settings().storage_uri
-    return run_stage(tuning.stage(dataset, options, loop=loop, hyperparameters=fixed, storage_uri=storage_uri))
+    return run_stage(tuning.stage(dataset, options, train, storage_uri=Settings().storage_uri))

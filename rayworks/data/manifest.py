@@ -85,6 +85,8 @@ def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list
         sources=tuple(files),
         feature_set=plan.feature_set.model_copy(update={"features": features, "ignored": ignored}),
         split_by=plan.splitter.describe(),
+        split_method=plan.splitter.by,
+        split_column=plan.splitter.column,
         rows_in=counts.rows_in,
         rows_kept=sum(rows.values()),
         rows_rejected=counts.reasons.total(),

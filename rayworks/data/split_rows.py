@@ -57,10 +57,16 @@ def encoded(
         yield features.encode(frame, inputs), features.encode_target(frame[dataset.target.name], dataset.target)
 
 
-def sampled(dataset: Dataset, split: SplitName, max_rows: int) -> "tuple[pd.DataFrame, np.ndarray]":
-    """Return about ``max_rows`` rows of a split at most, every n-th row."""
+def sampled(
+    dataset: Dataset, splits: Sequence[SplitName], max_rows: int
+) -> "tuple[pd.DataFrame, np.ndarray, pl.Series | None]":
+    """Return about ``max_rows`` rows of the splits at most, every n-th row: features, target, and the time or the key
+    that the dataset was split by."""
     inputs = dataset.feature_set.features
-    names = list(dict.fromkeys([*(f.name for f in inputs), dataset.target.name]))
-    step = -(-dataset.split(split).rows // max_rows)
-    whole = pl.concat([frame.gather_every(step) for frame in frames(dataset, split, names)])
-    return features.encode(whole, inputs), features.encode_target(whole[dataset.target.name], dataset.target)
+    by = [dataset.split_column] if dataset.split_column else []
+    names = list(dict.fromkeys([*(f.name for f in inputs), dataset.target.name, *by]))
+    step = -(-sum(dataset.split(split).rows for split in splits) // max_rows)
+    parts = [frame.gather_every(step) for split in splits for frame in frames(dataset, split, names)]
+    whole = pl.concat(parts)
+    labels = features.encode_target(whole[dataset.target.name], dataset.target)
+    return features.encode(whole, inputs), labels, whole[by[0]] if by else None

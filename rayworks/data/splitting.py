@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
 from rayworks.errors import DataError, ParameterError
 from rayworks.params import SplitOptions
-from rayworks.records import SPLITS, Column
+from rayworks.records import SPLITS, Column, SplitMethod
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Splitter:
     """How rows are assigned. By time, rows before ``validation_from`` train, and rows from ``test_from`` on test."""
 
-    by: Literal["time", "hash", "random"]
+    by: SplitMethod
     column: str | None
     validation: float
     test: float

@@ -5,10 +5,9 @@ and the slice columns, which must fit the coordinator's memory: about 50 bytes p
 slices, so ten million hold-out rows take half a gigabyte.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -17,24 +16,25 @@ from rayworks import code_digest, metrics, parallel, reuse, storage
 from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
 from rayworks.errors import DataError, ParameterError, RegistryError, StorageError, TrainingError
-from rayworks.evaluation import baseline, plots
+from rayworks.evaluation import baseline, comparison, plots, slices
 from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress
-from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, ModelVersion, SliceMetrics, Target
+from rayworks.records import Dataset, DatasetRef, Evaluation, Interval, Metrics, ModelVersion, SliceMetrics, Target
 from rayworks.reuse import Stage
 
-SLICE_VALUES_AT_MOST = 20  # of a column that is sliced by default
-SLICE_VALUES_SHOWN = 50
 ROWS_PER_TASK = 50_000
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Hold-out rows and the predictions of each model: values (rows), or probabilities (rows by classes)."""
+    """Hold-out rows and the predictions of each model: values (rows), or probabilities (rows by classes).
 
-    slices: pl.DataFrame
+    ``columns`` are those to slice by, and the one that the rows were split by.
+    """
+
+    columns: pl.DataFrame
     actual: np.ndarray
     candidate: np.ndarray
     champion: np.ndarray | None
@@ -103,14 +103,17 @@ def _evaluate(
 ) -> Evaluation:
     data = manifest.load(dataset)
     metric = metrics.deciding_metric(dataset.problem, options.metric)
-    columns = slice_columns(data, options.slices)
+    slice_by = slices.columns(data, options.slices)
     candidate = stored.load(candidate_uri, tracking_uri=tracking_uri)
     champion, error = _load_champion(champion_uri, data.target, tracking_uri)
-    scores = _score(data, candidate, champion, columns, progress)
+    split_by = [data.split_column] if data.split_column and data.split_column not in slice_by else []
+    scores = _score(data, candidate, champion, [*slice_by, *split_by], progress)
     models = {"candidate": scores.candidate} | ({} if scores.champion is None else {"champion": scores.champion})
     predictions = models | {"baseline": baseline.predictions(data, len(scores.actual))}
     overall = _measure(data.target, scores.actual, predictions)
     require_defined(metric, overall["candidate"])
+    groups, parts = _groups(data, scores), slices.of(scores.columns.select(slice_by), options)
+    rival = predictions.get("champion", predictions["baseline"])
     return Evaluation(
         uri=uri,
         metric=metric,
@@ -121,7 +124,8 @@ def _evaluate(
         baseline=overall["baseline"],
         champion=overall.get("champion"),
         champion_error=error or scores.champion_error,
-        slices=tuple(_slices(data.target, scores, predictions, options)),
+        interval=_interval(metric, scores.actual, scores.candidate, rival, groups, options.confidence),
+        slices=tuple(_slices(data.target, metric, scores, predictions, groups, parts, options.confidence)),
         plots=(*plots.plots(data.target, scores.actual, models), *plots.importance(candidate.importance())),
     )
 
@@ -152,26 +156,6 @@ def _load_champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[
     return champion, ""
 
 
-def slice_columns(dataset: Dataset, chosen: Sequence[str] | None) -> list[str]:
-    """Return the columns to slice by: the chosen ones, or the categorical and boolean ones with few values.
-
-    Raises:
-        ParameterError: A chosen column does not exist, or is ignored.
-    """
-    known = {column.name: column for column in dataset.feature_set.columns}
-    if chosen is not None:
-        if unknown := [name for name in chosen if name not in known]:
-            raise ParameterError(
-                "cannot slice by an unknown column",
-                where=", ".join(unknown),
-                detail=f"columns: {', '.join(known)}",
-                remedy="Choose columns that the dataset uses",
-            )
-        return list(chosen)
-    few = {s.name for s in dataset.split("train").statistics if 2 <= len(s.values) <= SLICE_VALUES_AT_MOST}
-    return [name for name, column in known.items() if name in few or column.kind == "boolean"]
-
-
 def _score(
     dataset: Dataset, candidate: TabularModel, champion: TabularModel | None, columns: list[str], progress: Progress
 ) -> Scores:
@@ -194,7 +178,7 @@ def _joined(parts: Sequence[Scores]) -> Scores:
     """Join the parts. A champion that failed on some rows is not compared on the others."""
     champion = [part.champion for part in parts if part.champion is not None]
     return Scores(
-        slices=pl.concat([part.slices for part in parts]),
+        columns=pl.concat([part.columns for part in parts]),
         actual=np.concatenate([part.actual for part in parts]),
         candidate=np.concatenate([part.candidate for part in parts]),
         champion=np.concatenate(champion) if len(champion) == len(parts) else None,
@@ -267,46 +251,59 @@ def _measure(target: Target, actual: np.ndarray, predictions: plots.Predictions)
     }
 
 
+def _groups(dataset: Dataset, scores: Scores) -> np.ndarray:
+    """Return groups of rows that are independent of each other, as far as the split says: rows of one time, or of one
+    key, are not."""
+    if dataset.split_column is None:
+        return comparison.groups_at_random(len(scores.actual))
+    values = scores.columns[dataset.split_column]
+    if dataset.split_method == "time":
+        return comparison.groups_in_order(values.to_physical().to_numpy())
+    return comparison.groups_by_key(values.cast(pl.String).fill_null("").to_numpy())
+
+
+def _interval(
+    metric: str, actual: np.ndarray, candidate: np.ndarray, rival: np.ndarray, groups: np.ndarray, confidence: float
+) -> Interval | None:
+    """Return the interval of the candidate's improvement over the rival."""
+    definition = metrics.METRICS[metric]
+
+    def improvement(rows: np.ndarray) -> float:
+        ours, theirs = (definition.measure(actual[rows], predicted[rows]) for predicted in (candidate, rival))
+        return math.nan if ours is None or theirs is None else definition.improvement(ours, theirs)
+
+    return comparison.interval(improvement, groups, confidence=confidence)
+
+
 def _slices(
-    target: Target, scores: Scores, predictions: plots.Predictions, options: EvaluateOptions
+    target: Target,
+    metric: str,
+    scores: Scores,
+    predictions: plots.Predictions,
+    groups: np.ndarray,
+    chosen: list[slices.Slice],
+    confidence: float,
 ) -> Iterator[SliceMetrics]:
-    for column in scores.slices.iter_columns():
-        values = slice_values(column)
-        for value, rows in values.value_counts(sort=True).head(SLICE_VALUES_SHOWN).iter_rows():
-            if rows >= options.minimum_slice_rows:
-                chosen = (values == value).to_numpy()
-                in_slice = {name: predicted[chosen] for name, predicted in predictions.items()}
-                measured = _measure(target, scores.actual[chosen], in_slice)
-                yield SliceMetrics(
-                    column=column.name,
-                    value=value,
-                    candidate=measured["candidate"],
-                    baseline=measured["baseline"],
-                    champion=measured.get("champion"),
-                )
-
-
-def slice_values(values: pl.Series) -> pl.Series:
-    """Return the slice of each row, as text: its value, the quartile of many different numbers, or 'missing'."""
-    temporal = values.dtype.is_temporal()
-    if (values.dtype.is_numeric() or temporal) and values.n_unique() > SLICE_VALUES_AT_MOST:
-        values = _quartiles(values, temporal=temporal)
-    return values.cast(pl.String).fill_null("missing")
-
-
-def _quartiles(values: pl.Series, *, temporal: bool) -> pl.Series:
-    """Return the range of each value, from one quartile (exclusive, except the lowest) to the next: '12 to 47'."""
-    numbers = values.to_physical().cast(pl.Float64) if temporal else values.cast(pl.Float64)
-    edges = np.unique(np.quantile(numbers.drop_nulls().to_numpy(), [0, 0.25, 0.5, 0.75, 1]))
-    names = _dates(edges) if temporal else [f"{edge:.6g}" for edge in edges]
-    ranges = [f"{low} to {high}" for low, high in pairwise(names)]
-    quartiles = np.searchsorted(edges[1:-1], numbers.fill_null(0).to_numpy())
-    is_null = values.is_null()
-    return pl.Series([None if null else ranges[index] for index, null in zip(quartiles, is_null, strict=True)])
-
-
-def _dates(microseconds: np.ndarray) -> list[str]:
-    """Return times since 1970 as days, with the time of day if days alone are not distinct."""
-    times = [f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M}" for time in microseconds]
-    days = [time[:10] for time in times]
-    return days if len(set(days)) == len(days) else times
+    """Measure each slice. Intervals are wide enough to hold for all of them at once (Bonferroni's correction)."""
+    champion = predictions.get("champion")
+    for part in chosen:
+        in_slice = {name: predicted[part.rows] for name, predicted in predictions.items()}
+        actual = scores.actual[part.rows]
+        measured = _measure(target, actual, in_slice)
+        yield SliceMetrics(
+            column=part.column,
+            value=part.value,
+            candidate=measured["candidate"],
+            baseline=measured["baseline"],
+            champion=measured.get("champion"),
+            interval=None
+            if champion is None
+            else _interval(
+                metric,
+                actual,
+                in_slice["candidate"],
+                in_slice["champion"],
+                groups[part.rows],
+                1 - (1 - confidence) / len(chosen),
+            ),
+        )

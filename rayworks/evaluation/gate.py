@@ -4,7 +4,7 @@ import math
 
 from rayworks.metrics import METRICS
 from rayworks.params import PromoteOptions
-from rayworks.records import Evaluation, GateCheck, Metrics, ServeCheck, SliceMetrics
+from rayworks.records import Evaluation, GateCheck, Interval, Metrics, ServeCheck, SliceMetrics
 
 
 def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: PromoteOptions) -> tuple[GateCheck, ...]:
@@ -14,7 +14,7 @@ def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: Prom
     that cannot score today's data does not justify keeping a worse service, and a check says so.
     """
     rival = "champion" if evaluation.champion else "baseline"
-    results = [_better_overall(evaluation, rival, options)]
+    results = [_enough_rows(evaluation, options), _better_overall(evaluation, rival, options)]
     if evaluation.champion:
         results += [_better_than_baseline(evaluation), _no_slice_worse(evaluation, options)]
     if evaluation.champion_error:
@@ -26,15 +26,38 @@ def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: Prom
     return tuple(results)
 
 
+def _enough_rows(evaluation: Evaluation, options: PromoteOptions) -> GateCheck:
+    rows = evaluation.candidate.rows
+    return GateCheck(
+        name="enough hold-out rows",
+        passed=rows >= options.minimum_rows,
+        detail=f"compared on {rows:,} hold-out rows (needed: {options.minimum_rows:,})",
+    )
+
+
 def _better_overall(evaluation: Evaluation, rival: str, options: PromoteOptions) -> GateCheck:
-    other = evaluation.champion or evaluation.baseline
+    """Return whether the gain is large enough, and more than chance."""
+    other, interval = evaluation.champion or evaluation.baseline, evaluation.interval
     gain = _gain(evaluation.metric, evaluation.candidate, other)
     compared = _comparison(evaluation.metric, evaluation.candidate, other, rival)
+    on_others = _in_words(interval, other.values[evaluation.metric])
     return GateCheck(
         name=f"better than the {rival}",
-        passed=gain >= options.margin and gain > 0,
-        detail=f"{compared} (needed: {options.margin:.1%} better)",
+        passed=gain >= options.margin and gain > 0 and interval is not None and interval.low > 0,
+        detail=f"{compared}, {on_others} (needed: {options.margin:.1%} better, and more than chance)",
     )
+
+
+def _in_words(interval: Interval | None, rival: float) -> str:
+    """Return what the improvement may be on other rows, after a comparison on these."""
+    if interval is None:
+        return "and too few rows tell how much of it is chance"
+
+    def words(improvement: float) -> str:
+        size = f"{abs(improvement / rival):.1%}" if rival else f"{abs(improvement):.4g}"
+        return f"{size} {'better' if improvement >= 0 else 'worse'}"
+
+    return f"on other rows {words(interval.low)} to {words(interval.high)}"
 
 
 def _better_than_baseline(evaluation: Evaluation) -> GateCheck:
@@ -57,15 +80,22 @@ def _no_slice_worse(evaluation: Evaluation, options: PromoteOptions) -> GateChec
         return GateCheck(name=name, passed=True, detail="there are no slices")
 
     def gain_of(pair: tuple[SliceMetrics, Metrics]) -> float:
-        return _gain(metric, pair[0].candidate, pair[1])
+        gain = _gain(metric, pair[0].candidate, pair[1])
+        return -math.inf if math.isnan(gain) else gain
 
-    worst, champion = min(comparable, key=lambda pair: -math.inf if math.isnan(gain_of(pair)) else gain_of(pair))
+    def fails(pair: tuple[SliceMetrics, Metrics]) -> bool:
+        interval = pair[0].interval
+        return gain_of(pair) < -options.slice_tolerance and (interval is None or interval.high < 0)
+
+    failing = [pair for pair in comparable if fails(pair)]
+    worst, champion = min(failing or comparable, key=gain_of)
     compared = _comparison(metric, worst.candidate, champion, "champion")
+    on_others = _in_words(worst.interval, champion.values[metric])
     return GateCheck(
         name=name,
-        passed=gain_of((worst, champion)) >= -options.slice_tolerance,
-        detail=f"worst of {len(comparable)} is {worst.column} = {worst.value}: "
-        f"{compared} (allowed: {options.slice_tolerance:.1%} worse)",
+        passed=not failing,
+        detail=f"worst of {len(comparable)} is {worst.column} = {worst.value}: {compared}, {on_others} "
+        f"(allowed: {options.slice_tolerance:.1%} worse, or what may be chance)",
     )
 
 

@@ -1,9 +1,10 @@
 """A trained model together with what it takes to predict from raw rows: what is evaluated, registered and served."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from rayworks.errors import DataError, TrainingError
+from rayworks.errors import DataError
 from rayworks.models.contract import ExplainedModel, Model
+from rayworks.models.predictions import predictions
 from rayworks.records import Column, FeatureSet, Target
 
 if TYPE_CHECKING:
@@ -55,24 +56,7 @@ class TabularModel:
         if typed.is_empty():
             return np.empty((0, classes) if classes else 0)
         encoded = features.encode(features.transform(typed, self.feature_set), self.feature_set.features)
-        predict = cast(Any, self.model).predict_proba if classes else self.model.predict
-        try:
-            scores = np.asarray(predict(encoded), dtype="float64")
-        except Exception as error:  # the model may be the user's: it may raise anything
-            raise TrainingError(
-                "the model failed to predict",
-                where=type(self.model).__name__,
-                detail=f"{type(error).__name__}: {error}",
-                remedy="Fix the training loop that creates it",
-            ) from error
-        if scores.size != len(typed) * max(classes, 1):
-            raise TrainingError(
-                f"the model must predict {f'{classes} probabilities' if classes else 'a number'} for each row",
-                where=type(self.model).__name__,
-                detail=f"{len(typed)} rows gave an array of shape {scores.shape}",
-                remedy="Fix the training loop that creates it",
-            )
-        return scores.reshape(len(typed), classes) if classes else scores.reshape(-1)
+        return predictions(self.model, encoded, classes=classes)
 
     def _typed(self, raw: "pd.DataFrame") -> "pl.DataFrame":
         """Raw rows with the types of their columns."""

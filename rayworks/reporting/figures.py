@@ -106,7 +106,19 @@ def of_curve(model: ModelRef) -> Figure | None:
     }
     mark = (float(model.best_round), model.validation, f"round {model.best_round}: {number(model.validation)}")
     chart = charts.lines(curves, "Learning curve", "round", METRICS[model.metric].label, mark=mark)
-    return Figure("Learning curve", chart, ("train", "validation"), "The model is that of the marked round.")
+    return Figure("Learning curve", chart, ("train", "validation"), _where_it_ended(model))
+
+
+def _where_it_ended(model: ModelRef) -> str:
+    """Return why training ended where it did, and which rounds the model has."""
+    last = model.curve[-1].round
+    if model.best_round < last:
+        text = f"Validation did not improve after round {model.best_round} of {last}."
+    else:
+        text = f"Validation still improved in the last round, {last}: more rounds may give a better model."
+    if model.refit_rounds is None:
+        return f"{text} The model is that of round {model.best_round}."
+    return f"{text} The model is that of {model.refit_rounds} rounds on training and validation rows together."
 
 
 def of_slices(evaluation: Evaluation) -> list[Figure]:

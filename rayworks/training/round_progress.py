@@ -23,16 +23,19 @@ class LastRound(Record):
     """The last round of a training."""
 
     round: int
-    validation: float
+    rounds: int
+    """The most rounds of this pass."""
+    validation: float | None
+    """None in the second pass, which learns from the validation rows too."""
 
 
-def write(run_uri: str, round: int, validation: float) -> None:
+def write(run_uri: str, last: LastRound) -> None:
     """Store the last round of the training at ``run_uri``."""
-    storage.write_record(storage.join(run_uri, FILE), LastRound(round=round, validation=validation))
+    storage.write_record(storage.join(run_uri, FILE), last)
 
 
 @contextlib.contextmanager
-def shown(run_uri: str, *, rounds: int, metric: str, progress: Progress) -> Generator[None]:
+def shown(run_uri: str, *, metric: str, progress: Progress) -> Generator[None]:
     """Show the last round of the training at ``run_uri`` until the block ends."""
     ended = threading.Event()
 
@@ -44,8 +47,7 @@ def shown(run_uri: str, *, rounds: int, metric: str, progress: Progress) -> Gene
                 logger.warning("The progress of the training could not be read: %s", error)
                 continue
             if last:
-                value = f"validation {metric} {last.validation:.4g}"
-                progress(last.round / rounds, f"round {last.round} of at most {rounds}, {value}")
+                progress(last.round / last.rounds, _in_words(last, metric))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -54,3 +56,9 @@ def shown(run_uri: str, *, rounds: int, metric: str, progress: Progress) -> Gene
     finally:
         ended.set()
         watcher.join()
+
+
+def _in_words(last: LastRound, metric: str) -> str:
+    if last.validation is None:
+        return f"round {last.round} of {last.rounds} on training and validation rows"
+    return f"round {last.round} of at most {last.rounds}, validation {metric} {last.validation:.4g}"

@@ -1,34 +1,36 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # Ray has types for a part only.
-"""A search on Ray Tune: its trials, each on a sample of the rows in memory, and how it is run and resumed."""
+"""A search: Optuna suggests hyperparameters, Ray tasks run the loop with them on each fold, and trials are stored.
+
+Each trial runs the whole loop, with the rounds and the patience of the training that follows. Trials compared at equal
+numbers of rounds, as ASHA does, favour those that learn fast over those that learn well.
+"""
 
 import time
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rayworks import storage
+from rayworks import capacity, parallel, storage
+from rayworks.data import folds as row_folds
 from rayworks.data import split_rows
-from rayworks.errors import ClusterError, RayworksError, TrainingError
+from rayworks.data.folds import Fold
+from rayworks.errors import ClusterError, ParameterError, RayworksError, TrainingError
 from rayworks.metrics import METRICS
-from rayworks.params import TuneOptions
-from rayworks.progress import Progress, silent
+from rayworks.models.predictions import predictions
+from rayworks.params import TrainOptions, TuneOptions
+from rayworks.progress import Progress
 from rayworks.ray_error import MemoryReport, cause, report_of_memory
-from rayworks.records import Dataset, SplitName
-from rayworks.training import _private, loop
+from rayworks.records import Dataset, SplitName, Trial
+from rayworks.training import _private, loop, search_space
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from optuna import Study
 
-REPORT_SECONDS = 0.5  # a report costs a message and a decision of ASHA; rounds may be faster
-ASHA_REDUCTION = 3  # a third of the trials at each rung continues
-BEST, ROUND, FINISHED = "best", "round", "finished"
-LISTENER: ContextVar[Progress] = ContextVar("LISTENER", default=silent)
-"""The progress of the search that this process runs: see :func:`_callback`."""
+TRIALS = "trials"
 
 
 @dataclass(frozen=True)
@@ -38,175 +40,283 @@ class Search:
     Args:
         metric: The name of what the loop reports.
         fixed: Hyperparameters that are the same in all trials.
-        space: Ray Tune's samplers of the others.
         first: The first trial, or None for one that Optuna suggests.
         uri: The folder of the search.
     """
 
     dataset: Dataset
     options: TuneOptions
-    loop: str
+    train: TrainOptions
     metric: str
     fixed: dict[str, Any]
-    space: dict[str, Any]
+    space: search_space.Space
     first: dict[str, Any] | None
     uri: str
 
 
-class TrialContext(loop.LoopContext):
-    """The context of a trial: a sample of the rows in memory, and a report that may stop the trial."""
+@dataclass(frozen=True)
+class Sample:
+    """The rows of a search: features, target, and its folds."""
 
-    def __init__(self, search: Search, data: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
-        options = search.options
+    features: "pd.DataFrame"
+    labels: "np.ndarray"
+    folds: tuple[Fold, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the loop: the number of its trial, and that of the fold."""
+
+    trial: int
+    fold: int
+    hyperparameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run returned: the metric on each block of the fold, or its failure."""
+
+    run: Run
+    values: tuple[float, ...] = ()
+    rounds: int = 0
+    seconds: float = 0.0
+    failure: Exception | None = None
+
+
+@dataclass
+class _State:
+    """What has come in of a search, by the numbers of the trials."""
+
+    suggested: dict[int, Any] = field(default_factory=dict[int, Any])
+    measured: dict[int, list[Measured]] = field(default_factory=dict[int, list[Measured]])
+    trials: dict[int, Trial] = field(default_factory=dict[int, Trial])
+    failures: dict[int, Exception] = field(default_factory=dict[int, Exception])
+
+
+class FoldContext(loop.LoopContext):
+    """The context of a run: the rows of a fold in memory, and nothing to write."""
+
+    def __init__(self, search: Search, sample: Sample, fold: Fold, hyperparameters: dict[str, Any]) -> None:
         super().__init__(
             search.dataset,
             hyperparameters,
             metric=search.metric,
-            rounds=options.rounds,
-            patience=options.rounds,
-            threads=max(1, int(options.cpus_per_trial)),
+            rounds=search.train.rounds,
+            patience=search.train.early_stopping_rounds,
+            threads=max(1, int(search.options.cpus_per_trial)),
         )
-        self._metric, self._loop, self._data = METRICS[search.metric], search.loop, data
-        self.best, self._round, self._reported = self._metric.worst, 0, 0.0
+        self._sample, self._fold, self._metric = sample, fold, METRICS[search.metric]
+        self.best, self.best_round = self._metric.worst, 0
+
+    def rows(self, split: SplitName) -> "np.ndarray":
+        """Return the numbers of the rows of a split."""
+        import numpy as np
+
+        return self._fold.train if split == "train" else np.concatenate(self._fold.validation)
 
     def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
-        """Yield the sample of a split."""
-        features, labels = self._data[split]
-        for start in range(0, len(labels), rows):
-            yield features.iloc[start : start + rows], labels[start : start + rows]
+        """Yield the rows of a split of the fold."""
+        numbers = self.rows(split)
+        for start in range(0, len(numbers), rows):
+            batch = numbers[start : start + rows]
+            yield self._sample.features.iloc[batch], self._sample.labels[batch]
 
     def report(
         self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
     ) -> None:
-        """Record the best value so far, and report it to Ray Tune, at most every half second."""
-        self.best = self._metric.best((self.best, loop.check_finite(round, validation)), float)
-        self._round = round
-        if time.monotonic() - self._reported > REPORT_SECONDS:
-            self.send(finished=False)
-
-    def send(self, *, finished: bool) -> None:
-        """Report to Ray Tune, which may stop the trial here."""
-        from ray import tune
-
-        if not self._round:
-            raise loop.no_report(self._loop)
-        self._reported = time.monotonic()
-        tune.report({BEST: self.best, ROUND: self._round, FINISHED: finished})
+        """Remember the best round."""
+        if self._metric.is_better(loop.check_finite(round, validation), self.best) or not self.best_round:
+            self.best, self.best_round = validation, round
 
 
-def run(search: Search, progress: Progress) -> tuple[list[Any], int]:
+def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dict[int, Exception]]:
     """Run the trials, or those that are missing from an interrupted search.
 
     Returns:
-        Ray Tune's results, and the number of trials that had started before.
+        The trials in order of their numbers, how many of them had run before, and the failures of others by number.
     """
-    from ray import tune
-
-    _private.snapshot_search_often()
-    _private.silence("ray.tune", "optuna")
+    _private.silence("optuna")
     progress(0.0, "reading the sample")
-    trainable = _trainable(search)
-    files, path = storage.filesystem(storage.join(search.uri, "ray"))
-    listener = LISTENER.set(progress)
-    try:
-        if tune.Tuner.can_restore(path, storage_filesystem=files):
-            resumed = _private.trials_in([uri for uri, _ in storage.list_files(storage.join(search.uri, "ray"))])
-            tuner = tune.Tuner.restore(
-                path, trainable, storage_filesystem=files, restart_errored=True, param_space=search.space
+    sample = _sample(search)
+    state = _State(trials=stored(search.uri))
+    study, resumed = _study(search, state.trials), len(state.trials)
+
+    def measure(run: Run) -> Measured:
+        return _measure(search, sample, run)
+
+    runs = _runs(search, study, state, len(sample.folds))
+    measuring = parallel.map_unordered(
+        measure,
+        runs,
+        num_cpus=search.options.cpus_per_trial,
+        in_flight=_in_flight(search.options, len(sample.folds)),
+        on_failure=lambda run, error: Measured(run, failure=error),
+    )
+    for done, measured in enumerate(measuring, start=resumed * len(sample.folds) + 1):
+        _add(search, study, state, measured, len(sample.folds))
+        progress(done / len(sample.folds) / search.options.trials, _in_words(search, state.trials))
+    return tuple(state.trials[number] for number in sorted(state.trials)), resumed, state.failures
+
+
+def _in_words(search: Search, trials: dict[int, Trial]) -> str:
+    values = [trial.metric for trial in trials.values() if trial.metric is not None]
+    best = f", best {METRICS[search.metric].best(values, float):.4g}" if values else ""
+    return f"{len(trials)} of {search.options.trials} trials{best}"
+
+
+def _sample(search: Search) -> Sample:
+    """Read a sample of the training and validation rows, and divide it into folds."""
+    dataset = search.dataset
+    features, labels, by = split_rows.sampled(dataset, ("train", "validation"), search.options.max_rows)
+    values = None
+    if by is not None:
+        values = by.to_physical() if dataset.split_method == "time" else by.cast(str).fill_null("")
+        values = values.fill_null(strategy="min").to_numpy()  # rows without a time train
+    train, validation = (dataset.split(name).rows for name in ("train", "validation"))
+    share = validation / (train + validation)
+    folds = row_folds.of(dataset.split_method, values, len(labels), share)
+    return Sample(features, labels, folds)
+
+
+def _in_flight(options: TuneOptions, folds: int) -> int:
+    """Return how many runs there are at a time. A cluster that may grow is asked for as many as could run at once."""
+    import ray
+
+    if options.concurrent:
+        return options.concurrent
+    if capacity.may_grow():
+        return options.trials * folds
+    cpus = float(cast(Any, ray.cluster_resources)().get("CPU", 1))
+    return max(1, int(cpus / options.cpus_per_trial))
+
+
+def _study(search: Search, finished: dict[int, Trial]) -> "Study":
+    """Return Optuna's study, with the trials of an interrupted search."""
+    import optuna
+
+    options, space = search.options, search_space.distributions(search.space)
+    study = optuna.create_study(
+        direction="maximize" if METRICS[search.metric].higher_is_better else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=options.seed + len(finished), constant_liar=True),
+    )
+    for trial in finished.values():
+        if trial.metric is not None:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=trial.hyperparameters, distributions=cast(Any, space), value=trial.metric
+                )
             )
-        else:
-            resumed, tuner = 0, _tuner(trainable, search)
-        return list(cast(Any, tuner.fit())), resumed
-    except Exception as error:
-        failure = cause(error)
-        if isinstance(failure, RayworksError):
-            raise failure from error
-        if report := report_of_memory([error]):
-            raise out_of_memory(search.loop, report) from error
-        raise TrainingError(
-            "tuning failed",
-            where=search.uri,
-            detail=f"{type(failure).__name__}: {failure}",
-            remedy="See the workers' logs",
-        ) from error
-    finally:
-        LISTENER.reset(listener)
+    if search.first and 0 not in finished:
+        study.enqueue_trial(search.first)
+    return study
 
 
-def out_of_memory(loop: str, report: MemoryReport) -> ClusterError:
+def _runs(search: Search, study: "Study", state: _State, folds: int) -> Iterator[Run]:
+    """Yield the runs of the missing trials until the time is over. A trial that failed has no further runs."""
+    deadline, space = time.monotonic() + search.options.seconds, search_space.distributions(search.space)
+    for number in range(search.options.trials):
+        if number in state.trials:
+            continue
+        if time.monotonic() > deadline and state.suggested:
+            return
+        suggested = state.suggested[number] = study.ask(cast(Any, space))
+        for fold in range(folds):
+            if number not in state.failures:
+                yield Run(number, fold, {**search.fixed, **suggested.params})
+
+
+def _measure(search: Search, sample: Sample, run: Run) -> Measured:
+    """Run the loop, in a Ray task, and measure its model on the blocks of the fold."""
+    started, fold = time.monotonic(), sample.folds[run.fold]
+    context = FoldContext(search, sample, fold, dict(run.hyperparameters))
+    try:
+        model = loop.run(search.train.loop, context)
+        if not context.best_round:
+            raise loop.no_report(search.train.loop)
+        rows = context.rows("validation")
+        predicted = predictions(model, sample.features.iloc[rows], classes=len(search.dataset.target.classes))
+    except RayworksError as error:
+        return Measured(run, failure=error, seconds=time.monotonic() - started)
+    measure, start, values = METRICS[search.metric].measure, 0, list[float]()
+    for block in fold.validation:
+        value = measure(sample.labels[block], predicted[start : start + len(block)])
+        start += len(block)
+        if value is not None:
+            values.append(float(value))
+    return Measured(run, tuple(values), context.best_round, time.monotonic() - started)
+
+
+def _add(search: Search, study: "Study", state: _State, measured: Measured, folds: int) -> None:
+    """Add the result of a run; the last one of a trial completes and stores it."""
+    from optuna.trial import TrialState
+
+    number = measured.run.trial
+    if number in state.trials:
+        return  # another run of it failed before
+    suggested, failure = state.suggested[number], measured.failure
+    state.measured.setdefault(number, []).append(measured)
+    parts = sorted(state.measured[number], key=lambda part: part.run.fold)
+    if failure is None and len(parts) < folds:
+        return
+    values = tuple(value for part in parts for value in part.values)
+    trial = Trial(
+        number=number,
+        hyperparameters=suggested.params,
+        metric=sum(values) / len(values) if values and failure is None else None,
+        values=values if failure is None else (),
+        rounds=round(sum(part.rounds for part in parts) / len(parts)),
+        seconds=sum(part.seconds for part in parts),
+        state="completed" if failure is None else "failed",
+        error="" if failure is None else _error(failure),
+    )
+    state.trials[number] = trial
+    if failure is None:
+        study.tell(suggested, trial.metric)
+        storage.write_record(_uri(search.uri, number), trial)
+    else:
+        state.failures[number] = failure
+        study.tell(suggested, state=TrialState.FAIL)
+
+
+def _error(failure: Exception) -> str:
+    """Return what a person wants to read of a failure: Ray's own report of a lack of memory has a page."""
+    report = report_of_memory([failure])
+    return f"It ran out of memory: {report.detail}" if report else str(cause(failure))
+
+
+def _uri(search_uri: str, number: int) -> str:
+    return storage.join(search_uri, TRIALS, f"{number:05}.json")
+
+
+def stored(search_uri: str) -> dict[int, Trial]:
+    """Return the completed trials of a search that was interrupted, by their numbers."""
+    folder = storage.join(search_uri, TRIALS)
+    if not storage.exists(folder):
+        return {}
+    trials = [storage.read_record(uri, Trial) for uri, _ in storage.list_files(folder)]
+    return {trial.number: trial for trial in trials}
+
+
+def failed(search: Search, failures: dict[int, Exception]) -> RayworksError:
+    """Return why no trial returned a result."""
+    causes = [cause(failure) for failure in failures.values()]
+    for failure in causes:
+        if isinstance(failure, ParameterError):
+            return failure
+    if report := report_of_memory(list(failures.values())):
+        return _out_of_memory(search.train.loop, report)
+    return TrainingError(
+        "no trial returned a result",
+        where=search.train.loop,
+        detail=str(causes[0]) if causes else "none was started",
+        remedy="Fix what the trials report",
+    )
+
+
+def _out_of_memory(loop: str, report: MemoryReport) -> ClusterError:
     return ClusterError(
         "tuning ran out of memory",
         where=f"a trial of {loop} on node {report.node_ip}".removesuffix(" on node "),
         detail=report.detail,
         remedy="Decrease tune.max_rows or tune.concurrent, or give the Ray nodes more memory",
     )
-
-
-def _trainable(search: Search) -> Any:
-    """Return the function that Ray Tune calls for each trial. The trials share the sample in the object store."""
-    import ray
-    from ray import tune
-
-    rows = search.options.max_rows
-    sample = {name: split_rows.sampled(search.dataset, name, rows) for name in ("train", "validation")}
-    data = ray.put(sample)
-
-    def trial(config: dict[str, Any]) -> None:
-        hyperparameters = {**search.fixed, **_private.plain(config)}
-        context = TrialContext(search, cast(Any, ray.get(data)), hyperparameters)
-        loop.run(search.loop, context)
-        context.send(finished=True)
-
-    return tune.with_resources(trial, {"CPU": search.options.cpus_per_trial})
-
-
-def _tuner(trainable: Any, search: Search) -> Any:
-    """Return a new search: Optuna suggests (TPE), ASHA stops trials that fall behind."""
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    options, (files, path) = search.options, storage.filesystem(search.uri)
-    return tune.Tuner(
-        trainable,
-        param_space=search.space,
-        tune_config=tune.TuneConfig(
-            metric=BEST,
-            mode="max" if METRICS[search.metric].higher_is_better else "min",
-            num_samples=options.trials,
-            time_budget_s=options.seconds,
-            max_concurrent_trials=options.concurrent,
-            reuse_actors=True,
-            search_alg=OptunaSearch(seed=options.seed, points_to_evaluate=[search.first] if search.first else None),
-            scheduler=ASHAScheduler(
-                time_attr=ROUND,
-                max_t=options.rounds,
-                grace_period=min(options.grace_rounds, options.rounds),
-                reduction_factor=ASHA_REDUCTION,
-            ),
-        ),
-        run_config=tune.RunConfig(
-            name="ray",
-            storage_path=path,
-            storage_filesystem=files,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
-            callbacks=[_callback(options, search.metric)],
-        ),
-    )
-
-
-def _callback(options: TuneOptions, metric: str) -> Any:
-    """Return a callback that shows the progress of the search.
-
-    The callback of a resumed search is created again from what was pickled with it, so it takes the progress to call
-    from ``LISTENER`` and not from an argument.
-    """
-    progress, started = LISTENER.get(), time.monotonic()
-
-    def on_step(finished: int, values: list[float]) -> None:
-        fraction = max(finished / options.trials, min(1.0, (time.monotonic() - started) / options.seconds))
-        best = f", best {METRICS[metric].best(values, float):.4g}" if values else ""
-        progress(fraction, f"{finished} of {options.trials} trials{best}")
-
-    return _private.search_callback(on_step, partial(_callback, options, metric), BEST)

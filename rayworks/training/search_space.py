@@ -1,4 +1,4 @@
-"""The search space of hyperparameters: what to search, where to start, and the ranges for Ray Tune."""
+"""The search space of hyperparameters: what to search, where to start, and Optuna's distributions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,20 +32,20 @@ def _contains(dimension: SearchDimension, value: Any) -> bool:
     return dimension.low <= value <= dimension.high
 
 
-def ray_tune_space(space: Space) -> dict[str, Any]:
-    """Return the space as Ray Tune's samplers.
+def distributions(space: Space) -> dict[str, Any]:
+    """Return the space as Optuna's distributions.
 
     Raises:
         ParameterError: A range is empty.
     """
-    return {name: _sampler(name, dimension) for name, dimension in space.items()}
+    return {name: _distribution(name, dimension) for name, dimension in space.items()}
 
 
-def _sampler(name: str, dimension: SearchDimension) -> Any:
-    from ray import tune
+def _distribution(name: str, dimension: SearchDimension) -> Any:
+    from optuna import distributions
 
     if isinstance(dimension, Choice):
-        return tune.choice(dimension.values)
+        return distributions.CategoricalDistribution(dimension.values)
     if dimension.low >= dimension.high or (dimension.log and dimension.low <= 0):
         raise ParameterError(
             "the search range is empty",
@@ -54,5 +54,5 @@ def _sampler(name: str, dimension: SearchDimension) -> Any:
             remedy="Set low below high, above 0 if log",
         )
     if isinstance(dimension, FloatRange):
-        return (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
-    return (tune.lograndint if dimension.log else tune.randint)(dimension.low, dimension.high + 1)
+        return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    return distributions.IntDistribution(dimension.low, dimension.high, log=dimension.log)

@@ -27,7 +27,7 @@ START_ATTEMPTS = 10  # a minute each: time for an autoscaler, and an end where n
 
 def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dict[str, Any] | None = None) -> str:
     """Return text that changes whenever the model would: with the data, the options or the code of the loop."""
-    relevant = options.model_dump(include={"loop", "rounds", "early_stopping_rounds"})
+    relevant = options.model_dump(include={"loop", "rounds", "early_stopping_rounds", "refit"})
     if loop.declarations(options.loop).backend is None:  # each worker trains on its own shard of the rows
         relevant["workers"] = options.workers
     merged = sorted(_merged(options, hyperparameters).items())
@@ -83,12 +83,14 @@ def _train(
     cpus = _cpus_per_worker(options)
     job = Job(manifest.load(dataset), options, hyperparameters, metric, cpus, uri, run_uri)
     progress(0.0, f"starting {options.workers} worker{'s' if options.workers > 1 else ''} with {cpus:g} CPUs each")
-    with round_progress.shown(run_uri, rounds=options.rounds, metric=metric, progress=progress):
+    with round_progress.shown(run_uri, metric=metric, progress=progress):
         outcome = _fit(job, backend)
     if not outcome.curve:
         raise loop.no_report(options.loop)
     best = METRICS[metric].best(outcome.curve, lambda point: point.validation)
-    progress(1.0, f"{len(outcome.curve)} rounds, the best {best.round} with validation {metric} {best.validation:.4g}")
+    refit = f"; then {outcome.refit_rounds} on training and validation rows" if outcome.refit_rounds else ""
+    found = f"{len(outcome.curve)} rounds, the best {best.round} with validation {metric} {best.validation:.4g}"
+    progress(1.0, found + refit)
     return ModelRef(
         uri=uri,
         name=dataset.name,
@@ -99,6 +101,7 @@ def _train(
         metric=metric,
         validation=best.validation,
         best_round=best.round,
+        refit_rounds=outcome.refit_rounds,
         seconds=time.monotonic() - started,
         workers=options.workers,
         restarts=outcome.restarts,

@@ -2,6 +2,7 @@
 # Ray has types for a part only.
 """What runs on each Ray Train worker: the training loop in its context, with checkpoints. Rank 0 saves the model."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from pydantic import TypeAdapter
 from rayworks import __version__, storage
 from rayworks.data import split_rows
 from rayworks.errors import DataError, ParameterError, RayworksError
+from rayworks.metrics import METRICS
 from rayworks.models import stored
+from rayworks.models.contract import Model
 from rayworks.params import TrainOptions
 from rayworks.records import CurvePoint, Dataset, Record, SplitName
 from rayworks.training import _private, loop, round_progress
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CURVE = "curve.json"
+REFIT = "refit.json"
 STARTS = "starts.json"
 BAD_DATA = "bad_data.json"
 ROUNDS_PER_DECISION = 5  # the workers agree by a broadcast whether a checkpoint is due
@@ -52,6 +56,7 @@ class Outcome:
     """What a worker returns: the learning curve, or an error that would fail a restart in the same way."""
 
     curve: tuple[CurvePoint, ...] = ()
+    refit_rounds: int | None = None
     restarts: int = 0
     error: RayworksError | None = None
 
@@ -60,6 +65,12 @@ class Starts(Record):
     """How often the workers of a training were started."""
 
     count: int
+
+
+class Refit(Record):
+    """In a checkpoint: that it is one of the second pass, on training and validation rows together."""
+
+    rounds: int
 
 
 class BadData(Record):
@@ -72,7 +83,10 @@ class BadData(Record):
 
 
 class WorkerContext(loop.LoopContext):
-    """The context of a training loop on a Ray Train worker."""
+    """The context of a training loop on a Ray Train worker.
+
+    The loop may run twice: after :meth:`start_refit`, it learns from training and validation rows together.
+    """
 
     def __init__(self, job: Job) -> None:
         import ray.train
@@ -80,7 +94,7 @@ class WorkerContext(loop.LoopContext):
         worker = ray.train.get_context()
         super().__init__(
             job.dataset,
-            job.hyperparameters,
+            dict(job.hyperparameters),
             metric=job.metric,
             rounds=job.options.rounds,
             patience=job.options.early_stopping_rounds,
@@ -92,6 +106,10 @@ class WorkerContext(loop.LoopContext):
         self._checkpoint = self._download_checkpoint()
         curve = self._checkpoint / CURVE if self._checkpoint else None
         self.curve: list[CurvePoint] = CURVES.validate_json(curve.read_bytes()) if curve else []
+        refit = self._checkpoint / REFIT if self._checkpoint else None
+        self.refit_rounds: int | None = None
+        if refit and refit.exists():
+            self._refit(Refit.model_validate_json(refit.read_bytes()).rounds)
         self.restarts = self._count_start() if self.rank == 0 else 0
         self._checkpointed = self._shown = time.monotonic()
 
@@ -108,13 +126,36 @@ class WorkerContext(loop.LoopContext):
         storage.write_record(uri, Starts(count=earlier + 1))
         return earlier
 
+    def start_refit(self) -> None:
+        """Begin the second pass: rounds in proportion to the rows, from the best round of the first pass.
+
+        Raises:
+            TrainingError: The loop reported no round.
+        """
+        import ray.train.collective
+
+        if not self.curve:
+            raise loop.no_report(self._job.options.loop)
+        best = METRICS[self.metric].best(self.curve, lambda point: point.validation).round
+        if self.world_size > 1:  # each may have seen another validation metric
+            best = ray.train.collective.broadcast_from_rank_zero(best)
+        train, validation = (self._job.dataset.split(name).rows for name in ("train", "validation"))
+        self._refit(math.ceil(best * (train + validation) / train))
+        self._checkpoint = None
+
+    def _refit(self, rounds: int) -> None:
+        self.refit_rounds = self.rounds = self.early_stopping_rounds = rounds
+        self.hyperparameters = dict(self._job.hyperparameters)
+
     def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
-        """Yield this worker's shard of a split."""
-        for features, labels in split_rows.encoded(
-            self._job.dataset, split, rank=self.rank, world_size=self.world_size
-        ):
-            for start in range(0, len(labels), rows):
-                yield features.iloc[start : start + rows], labels[start : start + rows]
+        """Yield this worker's shard of a split; in the second pass, those of training and validation to train on."""
+        splits: tuple[SplitName, ...] = ("train", "validation") if split == "train" and self.refit_rounds else (split,)
+        for name in splits:
+            for features, labels in split_rows.encoded(
+                self._job.dataset, name, rank=self.rank, world_size=self.world_size
+            ):
+                for start in range(0, len(labels), rows):
+                    yield features.iloc[start : start + rows], labels[start : start + rows]
 
     def restore(self) -> Path | None:
         """Return the folder of the last checkpoint, if this is a restart."""
@@ -123,15 +164,21 @@ class WorkerContext(loop.LoopContext):
     def report(
         self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
     ) -> None:
-        """Add a round to the learning curve, show it, and write a checkpoint if one is due."""
+        """Add a round to the learning curve, show it, and write a checkpoint if one is due.
+
+        The second pass adds nothing to the curve: it has learned from the validation rows.
+        """
         validation = loop.check_finite(round, validation)
-        self.curve.append(CurvePoint(round=round, train=train, validation=validation))
+        if self.refit_rounds is None:
+            self.curve.append(CurvePoint(round=round, train=train, validation=validation))
         now = time.monotonic()
         if self.rank == 0 and now - self._shown > round_progress.SECONDS:
             self._shown = now
-            round_progress.write(self._job.run_uri, round, validation)
+            shown = validation if self.refit_rounds is None else None
+            last = round_progress.LastRound(round=round, rounds=self.rounds, validation=shown)
+            round_progress.write(self._job.run_uri, last)
         if save is not None and self._is_due(round, now - self._checkpointed > self._job.options.checkpoint_seconds):
-            self._write_checkpoint(save)
+            self._write_checkpoint(round, save)
             self._checkpointed = time.monotonic()
 
     def _is_due(self, round: int, late: bool) -> bool:
@@ -142,7 +189,7 @@ class WorkerContext(loop.LoopContext):
 
         return round % ROUNDS_PER_DECISION == 0 and bool(ray.train.collective.broadcast_from_rank_zero(late))
 
-    def _write_checkpoint(self, save: Callable[[Path], None]) -> None:
+    def _write_checkpoint(self, round: int, save: Callable[[Path], None]) -> None:
         import ray.train
 
         with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
@@ -150,8 +197,10 @@ class WorkerContext(loop.LoopContext):
             if self.rank == 0:
                 save(Path(name))
                 (Path(name) / CURVE).write_bytes(CURVES.dump_json(self.curve))
+                if self.refit_rounds:
+                    (Path(name) / REFIT).write_text(Refit(rounds=self.refit_rounds).model_dump_json())
                 checkpoint = ray.train.Checkpoint(name)
-            ray.train.report({"round": self.curve[-1].round}, checkpoint=checkpoint)
+            ray.train.report({"round": round}, checkpoint=checkpoint)
 
 
 def train(config: dict[str, Any]) -> Outcome:
@@ -166,7 +215,7 @@ def train(config: dict[str, Any]) -> Outcome:
     if error := _stored_bad_data(job):
         return Outcome(error=error)
     try:
-        model = loop.run(job.options.loop, context)
+        model = _fit(job, context)
         if context.rank == 0:
             facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
             stored.save(model, job.uri, dataset=job.dataset, metadata=facts)
@@ -177,7 +226,21 @@ def train(config: dict[str, Any]) -> Outcome:
             _store_bad_data(job, error)  # others may wait for this worker: all restart, and each reads the error
             raise
         return Outcome(error=error)  # every worker fails in the same way, and would again
-    return Outcome(tuple(context.curve), context.restarts)
+    return Outcome(tuple(context.curve), context.refit_rounds, context.restarts)
+
+
+def _fit(job: Job, context: WorkerContext) -> Model:
+    """Run the loop; then again on training and validation rows, unless the options say otherwise.
+
+    A restart from a checkpoint of the second pass does not repeat the first.
+    """
+    if context.refit_rounds is None:
+        model = loop.run(job.options.loop, context)
+        if not job.options.refit:
+            return model
+        del model  # its memory is needed
+        context.start_refit()
+    return loop.run(job.options.loop, context)
 
 
 def forget_bad_data(run_uri: str) -> None:

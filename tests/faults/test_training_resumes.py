@@ -14,7 +14,8 @@ from rayworks.training import training
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
+@pytest.mark.parametrize("refit", [0, 1], ids=["first run of the loop", "refit"])
+def test_a_killed_worker_resumes_from_its_checkpoint(refit: int, tmp_path: Path):
     random = np.random.default_rng(0)
     features = random.normal(size=(2000, 3)).round(3)
     pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b")).write_csv(tmp_path / "data.csv")
@@ -25,7 +26,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
         rounds=12,
         early_stopping_rounds=12,
         checkpoint_seconds=0.01,
-        hyperparameters={"log": str(log), "storage": str(tmp_path), "learning_rate": 0.05},
+        hyperparameters={"log": str(log), "storage": str(tmp_path), "refit": refit},
     )
     model = training.stage(dataset, options, storage_uri=str(tmp_path)).run()
     rounds = [int(line) for line in log.read_text().split()]
@@ -34,3 +35,5 @@ def test_a_killed_worker_resumes_from_its_checkpoint(tmp_path: Path):
     assert len(restarts) == 1
     assert restarts[0] > 1
     assert [point.round for point in model.curve] == list(range(1, 13))
+    assert model.refit_rounds is not None
+    assert rounds[-1] == (model.refit_rounds if refit else 12)

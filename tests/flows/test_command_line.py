@@ -42,7 +42,7 @@ def run(home: Path, flow: str, *arguments: str, **variables: str) -> subprocess.
 
 def test_a_file_becomes_a_promoted_model_also_behind_a_proxy_and_a_second_run_reuses_every_stage(home: Path):
     data = ("--uri", "passengers.csv", "--target", "survived", "--process.feature-function", "my_features:add")
-    quick = ("--tune.trials", "2", "--tune.rounds", "20", "--train.rounds", "40", "--evaluate.minimum-slice-rows", "20")
+    quick = ("--tune.trials", "2", "--train.rounds", "40", "--evaluate.minimum-slice-rows", "20")
     # A proxy for the network, which nothing on this machine is behind.
     first = run(home, "pipeline", *data, *quick, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     assert first.returncode == 0, first.stdout + first.stderr
@@ -65,7 +65,7 @@ def test_data_and_results_may_be_in_an_object_store(home: Path):
             "RAYWORKS_MLFLOW_TRACKING_URI": f"sqlite:///{home}/apart.db",
         }
         data = ("--uri", f"{bucket}/raw/*.csv", "--target", "survived", "--evaluate.minimum-slice-rows", "20")
-        quick = ("--tune.trials", "2", "--tune.rounds", "20", "--train.rounds", "40")
+        quick = ("--tune.trials", "2", "--train.rounds", "40")
         result = run(home, "pipeline", *data, *quick, **settings)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "Promoted: log_loss" in result.stdout

@@ -66,7 +66,7 @@ def trained(dataset: Dataset) -> XGBoostModel:
     """A few trees on the training rows."""
     import xgboost as xgb
 
-    features, labels = split_rows.sampled(dataset, "train", ROWS)
+    features, labels, _ = split_rows.sampled(dataset, ["train"], ROWS)
     matrix = xgb.DMatrix(positional(features), labels, enable_categorical=True)
     parameters = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1, "seed": 0}
     booster = xgb.train(parameters, matrix, num_boost_round=ROUNDS)

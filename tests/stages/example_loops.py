@@ -74,9 +74,20 @@ def fails_when_shallow(context):
 
 def scores_higher_when_deeper(context):
     """Reports a score of which higher is better: the depth, best in the second of three rounds."""
+    depth = context.hyperparameters["max_depth"]
     for round, share in enumerate((0.5, 1.0, 0.8), start=1):
-        context.report(round, validation=share * context.hyperparameters["max_depth"])
-    return Constant()
+        context.report(round, validation=share * depth)
+    return Product(depth / 6)
+
+
+class Product:
+    """A share of the product of the first two columns."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def predict(self, features):
+        return self.share * features.iloc[:, 0] * features.iloc[:, 1]
 
 
 class Constant:
@@ -84,13 +95,35 @@ class Constant:
         return features.iloc[:, 0] * 0
 
 
+def fails_on_the_past(context):
+    """Fails unless all validation rows are newer than the training rows: the target grows with time."""
+    (_, old), (_, new) = context.frame("train"), context.frame("validation")
+    if old.max() >= new.min():
+        raise ZeroDivisionError("the past is validated")
+    context.report(1, validation=1.0)
+    return Constant()
+
+
 def killed_once(context):
     """The built-in loop on a worker that is killed as soon as Ray Train has stored one of its checkpoints.
 
-    The hyperparameter ``log`` names a file for the rounds, ``storage`` the folder of the storage.
+    The hyperparameter ``log`` names a file for the rounds, ``storage`` the folder of the storage, ``refit`` is 1 to be
+    killed when the loop runs for the second time.
     """
     log, storage = (Path(context.hyperparameters.pop(name)) for name in ("log", "storage"))
+    if context.hyperparameters.pop("refit") != (context.refit_rounds is not None):
+        return xgboost.train(context)
     return xgboost.train(_KilledWithACheckpoint(context, log, storage))
+
+
+def counts_rows(context):
+    """Writes rounds and training rows of each run of the loop to the file ``log``. Its second round is the best."""
+    _, labels = context.frame("train")
+    with Path(context.hyperparameters.pop("log")).open("a") as log:
+        log.write(f"{context.rounds} {len(labels)}\n")
+    for round, error in enumerate((2.0, 1.0, 3.0), start=1):
+        context.report(round, validation=error)
+    return Constant()
 
 
 class _Wrapped:

@@ -49,7 +49,7 @@ def amounts(ray_session, table: pd.DataFrame, tmp_path_factory: pytest.TempPathF
 def save(predictor: Any, dataset: DatasetRef, name: str) -> str:
     """Fit ``predictor`` on the training rows, and store it as a model."""
     whole = manifest.load(dataset)
-    features, target = split_rows.sampled(whole, "train", ROWS)
+    features, target, _ = split_rows.sampled(whole, ["train"], ROWS)
     uri = f"{dataset.uri}-{name}"
     stored.save(predictor.fit(features, target), uri, dataset=whole, metadata={})
     return uri
@@ -178,7 +178,7 @@ def test_a_candidate_that_predicts_nan_is_an_error(amounts, storage_uri):
     broken = DummyRegressor(strategy="constant", constant=0.0)
     uri = f"{amounts.uri}-broken"
     whole: Dataset = manifest.load(amounts)
-    features, target = split_rows.sampled(whole, "train", ROWS)
+    features, target, _ = split_rows.sampled(whole, ["train"], ROWS)
     broken.fit(features, target)
     broken.constant_ = np.array([[np.nan]])
     stored.save(broken, uri, dataset=whole, metadata={})

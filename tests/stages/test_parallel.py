@@ -8,6 +8,7 @@ import pytest
 
 from rayworks import parallel
 from rayworks.errors import DataError
+from rayworks.ray_error import cause
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -38,8 +39,15 @@ def test_any_other_error_is_raised_as_it_was():
         list(parallel.map_unordered(lambda number: 1 // number, [0]))
 
 
-def test_items_are_submitted_as_results_are_consumed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parallel, "IN_FLIGHT", 3)
+def test_what_an_item_raised_can_become_its_result():
+    def as_text(number: int, error: Exception) -> str:
+        return f"{number} {type(cause(error)).__name__}"
+
+    results = parallel.map_unordered(lambda number: f"{6 // number}", range(3), on_failure=as_text)
+    assert set(results) == {"0 ZeroDivisionError", "6", "3"}
+
+
+def test_items_are_submitted_as_results_are_consumed():
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -47,7 +55,7 @@ def test_items_are_submitted_as_results_are_consumed(monkeypatch: pytest.MonkeyP
             taken.append(number)
             yield number
 
-    results = parallel.map_unordered(lambda number: number, items())
+    results = parallel.map_unordered(lambda number: number, items(), in_flight=3)
     assert next(results) < 3
     assert len(taken) == 3
     next(results)

@@ -1,5 +1,6 @@
 """Training on a real Ray cluster: models for all kinds of targets and loops, and the errors of those that fail."""
 
+import math
 import time
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_a_user_defined_loop_trains_by_the_same_contract(amounts: DatasetRef, tm
     model = training.stage(amounts, options, storage_uri=str(tmp_path)).run()
     assert len(model.curve) == 15
     assert quality(model.uri, amounts) > 0.4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_loop_runs_again_on_training_and_validation_rows(workers: int, amounts: DatasetRef, tmp_path: Path):
+    log, splits = tmp_path / "rows.log", manifest.load(amounts)
+    train, validation = (splits.split(name).rows for name in ("train", "validation"))
+    options = TrainOptions(loop=f"{LOOPS}:counts_rows", rounds=4, workers=workers, hyperparameters={"log": str(log)})
+    model = training.stage(amounts, options, storage_uri=str(tmp_path)).run()
+    runs = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    first, second = ([rows for rounds, rows in runs if rounds == most] for most in (4, model.refit_rounds))
+    assert model.refit_rounds == math.ceil(2 * (train + validation) / train)
+    assert (sum(first), sum(second)) == (train, train + validation)
+    assert (model.best_round, len(model.curve)) == (2, 3)
+
+
+def test_without_refit_the_loop_runs_once(amounts: DatasetRef, tmp_path: Path):
+    log = tmp_path / "rows.log"
+    options = TrainOptions(loop=f"{LOOPS}:counts_rows", rounds=3, refit=False, hyperparameters={"log": str(log)})
+    assert training.stage(amounts, options, storage_uri=str(tmp_path)).run().refit_rounds is None
+    assert len(log.read_text().splitlines()) == 1
 
 
 def test_a_loop_that_reports_nothing_is_an_error(amounts: DatasetRef, tmp_path: Path):

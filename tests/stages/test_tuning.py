@@ -1,4 +1,4 @@
-"""A search on a real Ray Tune: it returns the best trial, records failures, and resumes after an interruption."""
+"""A search on a real Ray: it returns the best trial, records failures, and resumes after an interruption."""
 
 import signal
 import subprocess
@@ -17,7 +17,6 @@ from rayworks.records import DatasetRef
 from rayworks.training import training, tuning
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-BUILT_IN = "rayworks.training.loops.xgboost:train"
 DEPTHS = {"max_depth": Choice(values=[2, 6])}
 
 
@@ -31,13 +30,14 @@ def dataset(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 
 def test_a_search_tries_the_defaults_first_and_returns_the_best_trial(dataset: DatasetRef, tmp_path: Path):
-    options = TuneOptions(trials=3, rounds=20, space={"max_depth": IntRange(low=1, high=6)})
-    messages: list[str] = []
-    stage = tuning.stage(dataset, options, loop=BUILT_IN, hyperparameters={"seed": 1}, storage_uri=str(tmp_path))
+    options = TuneOptions(trials=3, space={"max_depth": IntRange(low=1, high=6)})
+    train, messages = TrainOptions(rounds=20, hyperparameters={"seed": 1, "learning_rate": 0.3}), list[str]()
+    stage = tuning.stage(dataset, options, train, storage_uri=str(tmp_path))
     result = stage.run(lambda fraction, message: messages.append(message))
     assert len(result.trials) == 3
-    assert result.trials[0].hyperparameters == {"max_depth": 6}
+    assert result.trials[0].hyperparameters == {"max_depth": 5}
     assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)
+    assert {len(trial.values) for trial in result.trials} == {3}
     assert result.best.hyperparameters["seed"] == 1
     assert any(message.startswith("3 of 3 trials, best 0.") for message in messages)
     assert messages[-1].startswith(f"3 trials, the best number {result.best.number} with rmse 0.")
@@ -48,21 +48,23 @@ def test_a_search_and_a_training_maximise_a_metric_where_higher_is_better(
 ):
     monkeypatch.setitem(metrics.DEFAULT, "regression", "r2")
     loop = "tests.stages.example_loops:scores_higher_when_deeper"
-    options, messages = TuneOptions(trials=4, rounds=3, space={"max_depth": IntRange(low=1, high=6)}), []
-    stage = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path))
+    options, messages = TuneOptions(trials=4, space={"max_depth": IntRange(low=1, high=6)}), []
+    stage = tuning.stage(dataset, options, TrainOptions(loop=loop, rounds=3), storage_uri=str(tmp_path))
     result = stage.run(lambda fraction, message: messages.append(message))
     depths = [trial.hyperparameters["max_depth"] for trial in result.trials]
-    assert result.best.metric == result.best.hyperparameters["max_depth"] == max(depths) > min(depths)
-    assert any(message.endswith(f"trials, best {max(depths)}") for message in messages)
+    best = max(trial.metric for trial in result.trials)
+    assert (result.best.hyperparameters["max_depth"], result.best.metric) == (max(depths), best)
+    assert min(depths) < max(depths)
+    assert any(message.endswith(f"trials, best {best:.4g}") for message in messages)
     train = TrainOptions(loop=loop, rounds=3, hyperparameters={"max_depth": 4})
     model = training.stage(dataset, train, storage_uri=str(tmp_path)).run()
     assert (model.metric, model.best_round, model.validation) == ("r2", 2, 4)
 
 
 def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: DatasetRef, tmp_path: Path):
-    options = TuneOptions(trials=3, rounds=5, space=DEPTHS, seed=3)
-    loop = "tests.stages.example_loops:fails_when_shallow"
-    result = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path)).run()
+    options = TuneOptions(trials=3, space=DEPTHS, seed=3)
+    train = TrainOptions(loop="tests.stages.example_loops:fails_when_shallow", rounds=5)
+    result = tuning.stage(dataset, options, train, storage_uri=str(tmp_path)).run()
     states = {(trial.hyperparameters["max_depth"], trial.state) for trial in result.trials}
     assert states == {(2, "failed"), (6, "completed")}
     assert all("too shallow" in trial.error for trial in result.trials if trial.state == "failed")
@@ -77,24 +79,23 @@ def test_a_trial_that_fails_is_recorded_and_does_not_end_the_search(dataset: Dat
     ],
 )
 def test_an_invalid_search_space_is_refused(space: dict, message: str, dataset: DatasetRef, tmp_path: Path):
-    options = TuneOptions(trials=1, rounds=5, space=space)
+    options = TuneOptions(trials=1, space=space)
     with pytest.raises(ParameterError, match=message):
-        tuning.stage(dataset, options, loop=BUILT_IN, hyperparameters={}, storage_uri=str(tmp_path)).run()
+        tuning.stage(dataset, options, TrainOptions(rounds=5), storage_uri=str(tmp_path)).run()
 
 
 SEARCH = """
 import sys
 import ray
-from rayworks.params import IntRange, TuneOptions
+from rayworks.params import IntRange, TrainOptions, TuneOptions
 from rayworks.data import manifest
 from rayworks.training import tuning
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 dataset = manifest.load(sys.argv[1]).ref()
-options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
-loop = "tests.stages.example_loops:slow"
-stage = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=sys.argv[2])
-result = stage.run(lambda fraction, message: print(message, flush=True))
-print(result.model_dump_json(), flush=True)
+options = TuneOptions(trials=6, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
+train = TrainOptions(loop="tests.stages.example_loops:slow", rounds=3)
+stage = tuning.stage(dataset, options, train, storage_uri=sys.argv[2])
+stage.run(lambda fraction, message: print(message, flush=True))
 """
 
 
@@ -107,15 +108,28 @@ def test_a_killed_search_resumes_and_repeats_no_finished_trial(dataset: DatasetR
                 search.send_signal(signal.SIGKILL)
                 break
     (folder,) = (tmp_path / "tuning").iterdir()
-    before = {file: file.stat().st_mtime for file in folder.glob("ray/*/result.json") if finished(file)}
-    options = TuneOptions(trials=6, rounds=10, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
-    loop = "tests.stages.example_loops:slow"
-    result = tuning.stage(dataset, options, loop=loop, hyperparameters={}, storage_uri=str(tmp_path)).run()
-    assert result.resumed >= 1
-    assert len(before) >= 1
-    assert [trial.state for trial in result.trials].count("completed") == len(result.trials) == 6
+    before = {file: file.stat().st_mtime for file in folder.glob("trials/*.json")}
+    options = TuneOptions(trials=6, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
+    train = TrainOptions(loop="tests.stages.example_loops:slow", rounds=3)
+    result = tuning.stage(dataset, options, train, storage_uri=str(tmp_path)).run()
+    assert result.resumed == len(before) == 2
+    assert [trial.state for trial in result.trials] == ["completed"] * 6
     assert {file: file.stat().st_mtime for file in before} == before
 
 
-def finished(result: Path) -> bool:
-    return '"finished": true' in result.read_text()
+def test_no_trial_starts_after_the_time_limit(dataset: DatasetRef, tmp_path: Path):
+    options = TuneOptions(trials=50, seconds=0.001, concurrent=1, space={"max_depth": IntRange(low=1, high=6)})
+    result = tuning.stage(dataset, options, TrainOptions(rounds=2), storage_uri=str(tmp_path)).run()
+    assert [trial.state for trial in result.trials] == ["completed"]
+
+
+def test_a_search_on_a_split_by_time_validates_the_future(ray_session: None, tmp_path: Path):
+    rows = 600
+    frame = pl.DataFrame({"day": pl.date_range(pl.date(2020, 1, 1), pl.date(2021, 8, 22), eager=True)[:rows]})
+    frame = frame.with_columns(n=pl.int_range(rows), y=pl.int_range(rows) * 1.0)
+    frame.sample(fraction=1, shuffle=True, seed=0).write_parquet(tmp_path / "data.parquet")
+    dataset = processing.stage(str(tmp_path / "data.parquet"), "y", ProcessOptions(), storage_uri=str(tmp_path)).run()
+    train = TrainOptions(loop="tests.stages.example_loops:fails_on_the_past", rounds=2)
+    options = TuneOptions(trials=1, space=DEPTHS)
+    result = tuning.stage(dataset, options, train, storage_uri=str(tmp_path)).run()
+    assert [trial.state for trial in result.trials] == ["completed"]

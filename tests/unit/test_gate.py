@@ -5,14 +5,21 @@ import math
 import pytest
 
 from rayworks.evaluation import gate
+from rayworks.metrics import METRICS
 from rayworks.params import PromoteOptions
-from rayworks.records import Evaluation, Metrics, ServeCheck, SliceMetrics
+from rayworks.records import Evaluation, Interval, Metrics, ServeCheck, SliceMetrics
 
 OPTIONS = PromoteOptions(margin=0.01, slice_tolerance=0.05)
 
 
 def measured(value: float, metric: str = "rmse") -> Metrics:
     return Metrics(rows=1000, values={metric: value})
+
+
+def interval(candidate: float, rival: float, metric: str, noise: float) -> Interval:
+    """What other rows may show, if the metric varies by ``noise`` from rows to rows."""
+    improvement = METRICS[metric].improvement(candidate, rival)
+    return Interval(low=improvement - noise, high=improvement + noise, confidence=0.95, rows=1000)
 
 
 def evaluation(
@@ -22,6 +29,7 @@ def evaluation(
     slices: tuple[SliceMetrics, ...] = (),
     error: str = "",
     metric: str = "rmse",
+    noise: float = 0.001,
 ) -> Evaluation:
     return Evaluation(
         uri="e",
@@ -33,18 +41,20 @@ def evaluation(
         baseline=measured(baseline, metric),
         champion=measured(champion, metric) if champion is not None else None,
         champion_error=error,
+        interval=interval(candidate, baseline if champion is None else champion, metric, noise),
         slices=slices,
         plots=(),
     )
 
 
-def a_slice(value: str, candidate: float, champion: float, metric: str = "rmse") -> SliceMetrics:
+def a_slice(value: str, candidate: float, champion: float, metric: str = "rmse", noise: float = 0.001) -> SliceMetrics:
     return SliceMetrics(
         column="origin",
         value=value,
         candidate=measured(candidate, metric),
         baseline=measured(40, metric),
         champion=measured(champion, metric),
+        interval=interval(candidate, champion, metric, noise),
     )
 
 
@@ -57,6 +67,25 @@ def passes(results) -> bool:
 )
 def test_a_candidate_must_beat_the_champion_by_the_margin(candidate: float, promoted: bool):
     assert passes(gate.checks(evaluation(candidate, champion=12.0), None, OPTIONS)) is promoted
+
+
+def test_a_gain_that_may_be_chance_does_not_promote():
+    results = gate.checks(evaluation(10.0, champion=12.0, noise=2.1), None, OPTIONS)
+    assert not passes(results)
+    assert "10 is 16.7% better than the champion's 12, on other rows 0.8% worse to 34.2% better" in gate.reason(results)
+    assert passes(gate.checks(evaluation(10.0, champion=12.0, noise=1.9), None, OPTIONS))
+
+
+def test_a_gain_of_which_nothing_is_known_does_not_promote():
+    unknown = evaluation(10.0, champion=12.0).model_copy(update={"interval": None})
+    assert not passes(gate.checks(unknown, None, OPTIONS))
+
+
+def test_few_rows_do_not_promote_and_a_decision_names_their_number():
+    few = evaluation(10.0, champion=12.0).model_copy(update={"candidate": Metrics(rows=29, values={"rmse": 10.0})})
+    assert "compared on 29 hold-out rows (needed: 30)" in gate.reason(gate.checks(few, None, OPTIONS))
+    assert not passes(gate.checks(few, None, OPTIONS))
+    assert "compared on 1,000 hold-out rows" in gate.reason(gate.checks(evaluation(10, champion=12.0), None, OPTIONS))
 
 
 def test_the_first_model_is_compared_with_the_baseline():
@@ -79,6 +108,11 @@ def test_one_worse_slice_refuses_a_candidate_that_is_better_overall():
 
 def test_a_slice_within_the_tolerance_is_accepted():
     assert passes(gate.checks(evaluation(10, champion=12.0, slices=(a_slice("LGA", 12.5, 12),)), None, OPTIONS))
+
+
+def test_a_slice_that_may_be_worse_by_chance_is_accepted():
+    noisy = (a_slice("LGA", 13, 12, noise=1.1),)
+    assert passes(gate.checks(evaluation(10, champion=12.0, slices=noisy), None, OPTIONS))
 
 
 def test_a_candidate_that_cannot_be_served_is_refused_with_the_finding():

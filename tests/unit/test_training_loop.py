@@ -10,7 +10,6 @@ from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, TuneOpti
 from rayworks.records import Dataset, DatasetRef, FeatureSet, Target, Trial
 from rayworks.training import loop, process_group, search_space, training, tuning
 from rayworks.training.loops import xgboost
-from rayworks.training.search import Search, TrialContext
 
 
 def context(problem: str = "regression") -> loop.LoopContext:
@@ -43,7 +42,8 @@ def test_a_validation_metric_that_is_not_finite_fails_the_training(value: float)
 
 def test_the_built_in_search_starts_at_the_built_in_defaults():
     space = search_space.of(TuneOptions(), TrainOptions().loop, {})
-    assert search_space.first_point(space, xgboost.DEFAULTS) == xgboost.DEFAULTS
+    defaults = {name: value for name, value in xgboost.DEFAULTS.items() if name != "learning_rate"}
+    assert search_space.first_point(space, xgboost.DEFAULTS) == defaults
 
 
 def test_the_loops_module_declares_the_search_space_unless_the_options_do():
@@ -87,31 +87,25 @@ def test_a_process_group_whose_library_is_missing_is_refused():
         process_group.config("torch", 2)
 
 
-def search(metric: str) -> Search:
-    dataset = Dataset.model_construct(
-        target=Target(name="y", problem="binary"), feature_set=FeatureSet(columns=(), features=())
-    )
-    return Search(dataset, TuneOptions(), TrainOptions().loop, metric, {"seed": 1}, {}, None, "/search")
-
-
-@pytest.mark.parametrize(("metric", "best"), [("log_loss", 0.2), ("roc_auc", 0.9)])
-def test_a_trial_is_as_good_as_its_best_round_in_the_direction_of_the_metric(metric: str, best: float):
-    trial = TrialContext(search(metric), {}, {})
-    trial.send = lambda *, finished: None
-    for number, value in enumerate([0.5, 0.2, 0.9, 0.3], start=1):
-        trial.report(number, validation=value)
-    assert trial.best == best
+def trial(number: int, *values: float) -> Trial:
+    mean = sum(values) / len(values) if values else None
+    state = "completed" if values else "failed"
+    return Trial(number=number, hyperparameters={}, metric=mean, values=values, rounds=1, seconds=1, state=state)
 
 
 @pytest.mark.parametrize(("metric", "best"), [("log_loss", 1), ("roc_auc", 2)])
 def test_the_best_trial_is_the_best_in_the_direction_of_the_metric(metric: str, best: int):
-    values = [0.5, 0.2, 0.9, None]
-    trials = tuple(
-        Trial(number=number, hyperparameters={}, metric=value, rounds=1, seconds=1, state="completed")
-        for number, value in enumerate(values)
-    )
-    winner = tuning.best_trial(trials, [], search(metric))
-    assert (winner.number, winner.hyperparameters) == (best, {"seed": 1})
+    trials = (trial(0, 0.5, 0.5), trial(1, 0.2, 0.21), trial(2, 0.9, 0.91), trial(3))
+    assert tuning.best_trial(trials, metric, has_defaults=True).number == best
+
+
+def test_the_defaults_only_yield_to_what_is_better_by_more_than_chance():
+    defaults = trial(0, 1.0, 2.0, 3.0, 4.0)
+    by_chance = trial(1, 1.3, 1.6, 3.3, 3.6)
+    always = trial(2, 0.98, 1.97, 2.98, 3.97)
+    assert tuning.best_trial((defaults, by_chance), "rmse", has_defaults=True) is defaults
+    assert tuning.best_trial((defaults, always), "rmse", has_defaults=True) is always
+    assert tuning.best_trial((defaults, by_chance), "rmse", has_defaults=False) is by_chance
 
 
 def test_a_fixed_hyperparameter_is_not_searched():

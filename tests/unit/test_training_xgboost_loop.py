@@ -81,10 +81,11 @@ def test_a_model_ends_at_its_best_round_when_patience_is_exhausted():
 
 
 def test_a_resumed_training_returns_the_model_of_an_uninterrupted_one(tmp_path: Path):
-    whole = InMemory("binary")
+    every = {"subsample": 1.0, "colsample_bynode": 1.0}  # XGBoost cannot continue its random numbers
+    whole = InMemory("binary", hyperparameters=every)
     whole.save = tmp_path
     expected = train(whole).predict_proba(data("binary")[0])
-    resumed = InMemory("binary", checkpoint=tmp_path)
+    resumed = InMemory("binary", hyperparameters=every, checkpoint=tmp_path)
     actual = train(resumed).predict_proba(data("binary")[0])
     assert [round for round, _ in resumed.reported] == list(range(13, 31))
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
@@ -105,6 +106,14 @@ def test_the_best_round_is_the_highest_where_higher_is_better():
     values = dict(context.reported)
     assert model.booster.num_boosted_rounds() == max(values, key=values.get)
     assert len(values) == model.booster.num_boosted_rounds() + 5
+
+
+@pytest.mark.parametrize(("alias", "name"), [("eta", "learning_rate"), ("lambda", "reg_lambda")])
+def test_another_name_of_a_hyperparameter_overrides_its_default(alias: str, name: str):
+    features, _ = data("regression")
+    models = [train(InMemory("regression", hyperparameters={key: 0.7})) for key in (alias, name)]
+    np.testing.assert_array_equal(models[0].predict(features), models[1].predict(features))
+    assert not np.allclose(models[0].predict(features), train(InMemory("regression")).predict(features))
 
 
 def test_workers_without_a_process_group_are_refused():

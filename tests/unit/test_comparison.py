@@ -1,0 +1,95 @@
+"""The interval of an improvement: it holds for other rows, as often as it says. No Ray."""
+
+import numpy as np
+import pytest
+
+from rayworks.evaluation import comparison
+from rayworks.metrics import METRICS
+from rayworks.records import Interval
+
+TRIES, ROWS = 200, 600
+
+
+def interval(metric: str, actual, candidate, rival, groups=None) -> Interval | None:
+    definition = METRICS[metric]
+
+    def improvement(rows: np.ndarray) -> float:
+        return definition.improvement(*(definition.measure(actual[rows], one[rows]) for one in (candidate, rival)))
+
+    return comparison.interval(
+        improvement, comparison.groups_at_random(len(actual)) if groups is None else groups, confidence=0.95
+    )
+
+
+def better_by_chance(metric: str, truly_better: float) -> float:
+    """Return how often two models are told apart, of which the second has errors that are larger by a share."""
+    random, count = np.random.default_rng(0), 0
+    for _ in range(TRIES):
+        actual = random.normal(size=ROWS)
+        error, other = random.normal(size=(2, ROWS))
+        candidate, rival = actual + error, actual + (1 + truly_better) * (0.9 * error + 0.436 * other)
+        found = interval(metric, actual, candidate, rival)
+        count += found is not None and found.low > 0
+    return count / TRIES
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+def test_a_model_that_is_no_better_rarely_looks_better(metric: str):
+    assert better_by_chance(metric, 0.0) <= 0.05
+
+
+def test_a_model_that_is_better_is_found():
+    assert better_by_chance("rmse", 0.1) >= 0.9
+
+
+def test_two_equal_models_differ_by_nothing():
+    actual, predicted = np.arange(100.0), np.arange(100.0) + 1
+    found = interval("rmse", actual, predicted, predicted)
+    assert found == Interval(low=0.0, high=0.0, confidence=0.95, rows=100)
+
+
+def test_any_metric_of_probabilities_has_an_interval():
+    random = np.random.default_rng(0)
+    actual = random.integers(0, 2, 500)
+    good, poor = (np.clip(actual * share + random.random(500) * (1 - share), 0.01, 0.99) for share in (0.5, 0.1))
+    both = [np.column_stack([1 - p, p]) for p in (good, poor)]
+    for metric in ("log_loss", "roc_auc", "f1", "accuracy"):
+        found = interval(metric, actual, *both)
+        assert found is not None
+        assert 0 < found.low < found.high
+
+
+def test_neighbours_that_have_their_errors_in_common_make_the_interval_wider():
+    random = np.random.default_rng(0)
+    days = np.repeat(np.arange(60), 50)
+    shift = random.normal(size=60)[days]
+    actual = random.normal(size=3000)
+    candidate, rival = actual + shift, actual + random.normal(size=3000)
+    order = random.permutation(3000)
+    by_day = interval("rmse", actual[order], candidate[order], rival[order], comparison.groups_in_order(days[order]))
+    at_random = interval("rmse", actual, candidate, rival)
+    assert by_day is not None
+    assert at_random is not None
+    assert by_day.high - by_day.low > 2 * (at_random.high - at_random.low)
+
+
+def test_rows_of_a_key_are_in_one_group():
+    keys = np.array(["a", "b", "a", "c", "b"])
+    groups = comparison.groups_by_key(keys)
+    assert groups[0] == groups[2]
+    assert groups[1] == groups[4]
+    assert len(set(groups)) == 3
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows_have_no_interval(rows: int):
+    assert interval("rmse", np.zeros(rows), np.ones(rows), np.ones(rows)) is None
+
+
+def test_a_metric_that_is_not_defined_on_some_rows_has_no_interval():
+    actual = np.array([1.0, 1.0, 1.0])
+
+    def improvement(rows: np.ndarray) -> float:
+        return float("nan") if rows.sum() < 3 else float(actual[rows].mean())
+
+    assert comparison.interval(improvement, np.arange(3), confidence=0.95) is None

@@ -102,7 +102,11 @@ def rayworks(ref: Any, rounds: int, folder: str) -> dict[str, float]:
 
     log = Path(folder) / "loop.json"
     options = TrainOptions(
-        loop="benchmarks.training:timed", hyperparameters={"log": str(log)}, rounds=rounds, early_stopping_rounds=rounds
+        loop="benchmarks.training:timed",
+        hyperparameters={"log": str(log)},
+        rounds=rounds,
+        early_stopping_rounds=rounds,
+        refit=False,
     )
     places.prepare()
     ray = EmbeddedRay()

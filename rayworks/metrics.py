@@ -33,6 +33,8 @@ class Metric:
             Returns None where the metric is not defined on these rows.
         higher_is_better: The direction.
         may_decide: Whether a promotion may depend on it: whether relative differences of its values mean something.
+        row_losses: Takes the same as ``measure`` and returns a loss for each row, if the metric is that of their mean.
+        of_mean_loss: Returns the metric of the mean loss.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Metric:
     measure: "Callable[[np.ndarray, np.ndarray], float | None]"
     higher_is_better: bool = False
     may_decide: bool = True
+    row_losses: "Callable[[np.ndarray, np.ndarray], np.ndarray] | None" = None
+    of_mean_loss: Callable[[Any], Any] = lambda loss: loss
 
     @property
     def worst(self) -> float:
@@ -89,6 +93,19 @@ def _log_loss(actual: "np.ndarray", predicted: "np.ndarray") -> float:
     return _sklearn().log_loss(actual, shares, labels=list(range(predicted.shape[1])))
 
 
+def _row_log_losses(actual: "np.ndarray", predicted: "np.ndarray") -> "np.ndarray":
+    """The terms of scikit-learn's ``log_loss``, which clips by the machine's precision."""
+    import numpy as np
+
+    shares = predicted[np.arange(len(actual)), actual] / predicted.sum(axis=1)
+    smallest = np.finfo(predicted.dtype).eps
+    return -np.log(np.clip(shares, smallest, 1 - smallest))
+
+
+def _is_wrong(actual: "np.ndarray", predicted: "np.ndarray") -> "np.ndarray":
+    return (predicted.argmax(axis=1) != actual).astype("float64")
+
+
 def _accuracy(actual: "np.ndarray", predicted: "np.ndarray") -> float:
     return (predicted.argmax(axis=1) == actual).mean()
 
@@ -98,8 +115,21 @@ def _roc_auc(actual: "np.ndarray", predicted: "np.ndarray") -> float | None:
 
 
 _ALL = (
-    Metric("rmse", "RMSE", REGRESSION, lambda a, p: _sklearn().root_mean_squared_error(a, p)),
-    Metric("mae", "MAE", REGRESSION, lambda a, p: _sklearn().mean_absolute_error(a, p)),
+    Metric(
+        "rmse",
+        "RMSE",
+        REGRESSION,
+        lambda a, p: _sklearn().root_mean_squared_error(a, p),
+        row_losses=lambda a, p: (a - p) ** 2,
+        of_mean_loss=lambda loss: loss**0.5,
+    ),
+    Metric(
+        "mae",
+        "MAE",
+        REGRESSION,
+        lambda a, p: _sklearn().mean_absolute_error(a, p),
+        row_losses=lambda a, p: abs(a - p),
+    ),
     Metric(
         "median_absolute_error",
         "median absolute error",
@@ -108,10 +138,24 @@ _ALL = (
     ),
     # The baseline's R² is 0 and may be negative, so that shares of it mean nothing. RMSE orders models in the same way.
     Metric("r2", "R²", REGRESSION, _r2, higher_is_better=True, may_decide=False),
-    Metric("log_loss", "log loss", CLASSIFICATION, _log_loss),
-    Metric("error_rate", "error rate", CLASSIFICATION, lambda a, p: 1 - _accuracy(a, p)),
-    Metric("accuracy", "accuracy", CLASSIFICATION, _accuracy, higher_is_better=True),
-    Metric("brier", "Brier score", BINARY, lambda a, p: ((p[:, 1] - a) ** 2).mean()),
+    Metric("log_loss", "log loss", CLASSIFICATION, _log_loss, row_losses=_row_log_losses),
+    Metric("error_rate", "error rate", CLASSIFICATION, lambda a, p: 1 - _accuracy(a, p), row_losses=_is_wrong),
+    Metric(
+        "accuracy",
+        "accuracy",
+        CLASSIFICATION,
+        _accuracy,
+        higher_is_better=True,
+        row_losses=_is_wrong,
+        of_mean_loss=lambda loss: 1 - loss,
+    ),
+    Metric(
+        "brier",
+        "Brier score",
+        BINARY,
+        lambda a, p: ((p[:, 1] - a) ** 2).mean(),
+        row_losses=lambda a, p: (p[:, 1] - a) ** 2,
+    ),
     Metric(
         "f1",
         "F1",

@@ -6,9 +6,10 @@ spread gives the standard error. It needs no formula for a metric, and groups of
 neighbours have in common.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any, cast
 
+from rayworks.metrics import Metric
 from rayworks.records import Interval
 
 if TYPE_CHECKING:
@@ -42,30 +43,65 @@ def groups_at_random(rows: int) -> "np.ndarray":
     return np.random.default_rng(0).permutation(rows) % min(GROUPS, max(rows, 1))
 
 
-def interval(
-    improvement: "Callable[[np.ndarray], float]", groups: "np.ndarray", *, confidence: float
-) -> Interval | None:
-    """Return the interval of the improvement of one model over another.
+def improvements(
+    metric: Metric, actual: "np.ndarray", candidate: "np.ndarray", rival: "np.ndarray", groups: "np.ndarray"
+) -> "np.ndarray":
+    """Return the improvement of the candidate over the rival without each of the groups in turn, in the metric's units.
 
     Args:
-        improvement: Takes the rows to use, as a boolean array, and returns the improvement on them.
+        actual: Values, or class numbers.
+        candidate: Predicted values (rows), or probabilities (rows by classes).
+        rival: The same of the other model.
         groups: The group of each row.
+    """
+    import numpy as np
+
+    if metric.row_losses is None:
+        numbers = np.unique(groups)
+        return np.array([_improvement(metric, actual, candidate, rival, groups != number) for number in numbers])
+    _, number = np.unique(groups, return_inverse=True)
+    rows = len(actual) - np.bincount(number)
+    values = [
+        metric.of_mean_loss((losses.sum() - np.bincount(number, weights=losses)) / rows)
+        for losses in (metric.row_losses(actual, predicted) for predicted in (candidate, rival))
+    ]
+    return cast(Any, metric).improvement(*values)
+
+
+def _improvement(
+    metric: Metric, actual: "np.ndarray", candidate: "np.ndarray", rival: "np.ndarray", rows: "np.ndarray"
+) -> float:
+    ours, theirs = (metric.measure(actual[rows], predicted[rows]) for predicted in (candidate, rival))
+    return math.nan if ours is None or theirs is None else metric.improvement(ours, theirs)
+
+
+def interval(
+    metric: Metric,
+    actual: "np.ndarray",
+    candidate: "np.ndarray",
+    rival: "np.ndarray",
+    groups: "np.ndarray",
+    *,
+    confidence: float,
+) -> Interval | None:
+    """Return the interval of the improvement of the candidate over the rival; see :func:`improvements`.
+
+    Args:
         confidence: Of the two-sided interval, between 0 and 1.
 
     Returns:
-        None where it cannot be known: there are fewer than two groups, or it is not finite without one of them.
+        None where it cannot be known: there are fewer than two groups, or the metric is undefined without one.
     """
     import numpy as np
     from scipy import stats
 
-    numbers = np.unique(groups)
-    if len(numbers) < 2:
+    if len(np.unique(groups)) < 2:
         return None
-    whole = improvement(np.ones(len(groups), dtype=bool))
-    without = np.array([improvement(groups != number) for number in numbers])
+    whole = _improvement(metric, actual, candidate, rival, np.ones(len(groups), dtype=bool))
+    without = improvements(metric, actual, candidate, rival, groups)
     if not np.isfinite([whole, *without]).all():
         return None
-    count = len(numbers)
+    count = len(without)
     error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
     width = float(error * stats.t.ppf((1 + confidence) / 2, count - 1))
     return Interval(low=whole - width, high=whole + width, confidence=confidence, rows=len(groups))

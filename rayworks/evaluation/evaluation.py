@@ -5,7 +5,6 @@ and the slice columns, which must fit the coordinator's memory: about 50 bytes p
 slices, so ten million hold-out rows take half a gigabyte.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress
-from rayworks.records import Dataset, DatasetRef, Evaluation, Interval, Metrics, ModelVersion, SliceMetrics, Target
+from rayworks.records import Dataset, DatasetRef, Evaluation, Metrics, ModelVersion, SliceMetrics, Target
 from rayworks.reuse import Stage
 
 ROWS_PER_TASK = 50_000
@@ -124,7 +123,9 @@ def _evaluate(
         baseline=overall["baseline"],
         champion=overall.get("champion"),
         champion_error=error or scores.champion_error,
-        interval=_interval(metric, scores.actual, scores.candidate, rival, groups, options.confidence),
+        interval=comparison.interval(
+            metrics.METRICS[metric], scores.actual, scores.candidate, rival, groups, confidence=options.confidence
+        ),
         slices=tuple(_slices(data.target, metric, scores, predictions, groups, parts, options.confidence)),
         plots=(*plots.plots(data.target, scores.actual, models), *plots.importance(candidate.importance())),
     )
@@ -262,19 +263,6 @@ def _groups(dataset: Dataset, scores: Scores) -> np.ndarray:
     return comparison.groups_by_key(values.cast(pl.String).fill_null("").to_numpy())
 
 
-def _interval(
-    metric: str, actual: np.ndarray, candidate: np.ndarray, rival: np.ndarray, groups: np.ndarray, confidence: float
-) -> Interval | None:
-    """Return the interval of the candidate's improvement over the rival."""
-    definition = metrics.METRICS[metric]
-
-    def improvement(rows: np.ndarray) -> float:
-        ours, theirs = (definition.measure(actual[rows], predicted[rows]) for predicted in (candidate, rival))
-        return math.nan if ours is None or theirs is None else definition.improvement(ours, theirs)
-
-    return comparison.interval(improvement, groups, confidence=confidence)
-
-
 def _slices(
     target: Target,
     metric: str,
@@ -298,12 +286,12 @@ def _slices(
             champion=measured.get("champion"),
             interval=None
             if champion is None
-            else _interval(
-                metric,
+            else comparison.interval(
+                metrics.METRICS[metric],
                 actual,
                 in_slice["candidate"],
                 in_slice["champion"],
                 groups[part.rows],
-                1 - (1 - confidence) / len(chosen),
+                confidence=1 - (1 - confidence) / len(chosen),
             ),
         )

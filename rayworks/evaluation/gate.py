@@ -14,7 +14,7 @@ def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: Prom
     that cannot score today's data does not justify keeping a worse service, and a check says so.
     """
     rival = "champion" if evaluation.champion else "baseline"
-    results = [_enough_rows(evaluation, options), _better_overall(evaluation, rival, options)]
+    results = [_better_overall(evaluation, rival, options), _enough_rows(evaluation, options)]
     if evaluation.champion:
         results += [_better_than_baseline(evaluation), _no_slice_worse(evaluation, options)]
     if evaluation.champion_error:

@@ -73,7 +73,7 @@ def run(stage: str, folder: Path) -> Any:
     if stage == "tune":
         options = TuneOptions(trials=1, space={"a": FloatRange(low=0.0, high=1.0)})
         return tuning.stage(
-            dataset, options, loop="stages_that_need_memory:greedy", hyperparameters={}, storage_uri=storage_uri
+            dataset, options, TrainOptions(loop="stages_that_need_memory:greedy"), storage_uri=storage_uri
         ).run()
     loop = f"stages_that_need_memory:{'growing' if stage == 'grow' else 'greedy'}"
     memory = {"memory_per_worker": 0.1, "max_memory_per_worker": 0.2} if stage == "grow" else {}

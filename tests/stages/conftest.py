@@ -42,7 +42,8 @@ def rides(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Traine
     table.with_columns(fare=fare).write_parquet(folder / "rides.parquet")
     storage_uri = str(folder / "storage")
     dataset = processing.stage(str(folder / "rides.parquet"), "fare", ProcessOptions(), storage_uri=storage_uri).run()
-    model = training.stage(dataset, TrainOptions(rounds=30), storage_uri=storage_uri).run()
+    quick = TrainOptions(rounds=30, hyperparameters={"learning_rate": 0.3})
+    model = training.stage(dataset, quick, storage_uri=storage_uri).run()
     return Trained(dataset, model, storage_uri)
 
 

@@ -12,7 +12,7 @@ from rayworks.errors import DataError, RegistryError
 from rayworks.evaluation import evaluation, registry
 from rayworks.models import stored
 from rayworks.params import EvaluateOptions, PromoteOptions
-from rayworks.records import Evaluation, ModelVersion, PromotionDecision
+from rayworks.records import Evaluation, Interval, ModelVersion, PromotionDecision
 
 OPTIONS = PromoteOptions()
 
@@ -30,7 +30,7 @@ def registered(rides, tracking_uri: str, key: str = "") -> ModelVersion:
 
 
 def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, better: float = 0.0) -> Evaluation:
-    """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better."""
+    """A real evaluation; ``better`` lowers the candidate's metric as if it were that much better on all rows."""
     champion = registry.champion(version.name, tracking_uri=tracking_uri)
     result = evaluation.stage(
         version,
@@ -41,7 +41,9 @@ def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, b
         tracking_uri=tracking_uri,
     ).run()
     values = {name: value * (1 - better) for name, value in result.candidate.values.items()}
-    return result.model_copy(update={"candidate": result.candidate.model_copy(update={"values": values})})
+    interval = Interval(low=better, high=better, confidence=0.95, rows=150) if better else result.interval
+    candidate = result.candidate.model_copy(update={"values": values})
+    return result.model_copy(update={"candidate": candidate, "interval": interval})
 
 
 def promoted(version: ModelVersion, judgement: Evaluation, tracking_uri: str, tmp_path: Path) -> PromotionDecision:

@@ -1,24 +1,20 @@
 """The interval of an improvement: it holds for other rows, as often as it says. No Ray."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rayworks.evaluation import comparison
-from rayworks.metrics import METRICS
+from rayworks.metrics import METRICS, Metric
 from rayworks.records import Interval
 
 TRIES, ROWS = 200, 600
 
 
 def interval(metric: str, actual, candidate, rival, groups=None) -> Interval | None:
-    definition = METRICS[metric]
-
-    def improvement(rows: np.ndarray) -> float:
-        return definition.improvement(*(definition.measure(actual[rows], one[rows]) for one in (candidate, rival)))
-
-    return comparison.interval(
-        improvement, comparison.groups_at_random(len(actual)) if groups is None else groups, confidence=0.95
-    )
+    groups = comparison.groups_at_random(len(actual)) if groups is None else groups
+    return comparison.interval(METRICS[metric], actual, candidate, rival, groups, confidence=0.95)
 
 
 def better_by_chance(metric: str, truly_better: float) -> float:
@@ -87,9 +83,22 @@ def test_too_few_rows_have_no_interval(rows: int):
 
 
 def test_a_metric_that_is_not_defined_on_some_rows_has_no_interval():
-    actual = np.array([1.0, 1.0, 1.0])
+    actual, groups = np.array([0, 0, 0, 1]), np.arange(4)
+    predicted = np.column_stack([1 - np.linspace(0.1, 0.9, 4), np.linspace(0.1, 0.9, 4)])
+    assert interval("roc_auc", actual, predicted, predicted, groups) is None
+    assert interval("log_loss", actual, predicted, predicted, groups) is not None
 
-    def improvement(rows: np.ndarray) -> float:
-        return float("nan") if rows.sum() < 3 else float(actual[rows].mean())
 
-    assert comparison.interval(improvement, np.arange(3), confidence=0.95) is None
+@pytest.mark.parametrize("metric", [metric for metric in METRICS.values() if metric.row_losses], ids=lambda m: m.name)
+def test_the_short_way_of_a_mean_gives_what_the_metric_itself_gives(metric: Metric):
+    random, rows = np.random.default_rng(0), 200
+    if metric.problems == ("regression",):
+        actual, candidate, rival = random.normal(size=(3, rows))
+    else:
+        actual = random.integers(0, 2, rows)
+        candidate, rival = (np.column_stack([1 - p, p]) for p in random.random((2, rows)))
+        candidate[0] = [1.0, 0.0]  # a loss that scikit-learn bounds
+    groups = comparison.groups_at_random(rows)
+    short = comparison.improvements(metric, actual, candidate, rival, groups)
+    long = comparison.improvements(replace(metric, row_losses=None), actual, candidate, rival, groups)
+    np.testing.assert_allclose(short, long, rtol=1e-9)

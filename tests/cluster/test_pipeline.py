@@ -79,7 +79,8 @@ def test_the_pipeline_loses_its_workers_and_promotes_the_model_that_a_laptop_doe
     assert model["restarts"] >= 1
     assert [point["round"] for point in model["curve"]] == list(range(1, len(model["curve"]) + 1))
     evaluation = json.loads(installation.on_storage(f"cat {STORAGE}/evaluations/*.json"))
-    assert evaluation["candidate"]["values"]["rmse"] == pytest.approx(LAPTOP_RMSE, rel=0.03)  # a resumed loop draws other columns
+    # A resumed loop draws other columns than one that was not interrupted.
+    assert evaluation["candidate"]["values"]["rmse"] == pytest.approx(LAPTOP_RMSE, rel=0.03)
     decision = json.loads(installation.on_storage(f"cat {STORAGE}/decisions/*.json"))
     assert decision["promoted"], decision["reason"]
     run.ray.assert_deleted()

@@ -66,7 +66,14 @@ def _find(module: str, packages: set[str]) -> ModuleSpec | None:
         name = f"{name}.{part}"
         if spec is None or spec.submodule_search_locations is None:
             return None
-        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+        folders = spec.submodule_search_locations
+        try:
+            spec = PathFinder.find_spec(name, folders)
+        except KeyError:  # a folder without __init__.py in a package that is not imported: Python looks for it there
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [
+                str(inner) for folder in folders if (inner := Path(folder, part)).is_dir()
+            ]
     return spec
 
 

@@ -24,6 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "my_package/names.py": "import my_package.features\n",
         "my_package/unrelated.py": "",
         "my_lazy.py": "",
+        "my_folder/inner/steps.py": "from my_folder.inner.more import x\n",
+        "my_folder/inner/more.py": "x = 1\n",
     }
     for name, source in sources.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -47,6 +49,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 "my_lazy.py",
             )
         ),
+        ("my_folder.inner.steps", "my_folder/inner/steps.py"),  # folders without __init__.py
+        ("my_folder.inner.steps", "my_folder/inner/more.py"),
     ],
 )
 def test_the_digest_changes_with_every_module_of_the_users_own_that_is_imported(folder: Path, module: str, file: str):

@@ -57,16 +57,28 @@ def encoded(
         yield features.encode(frame, inputs), features.encode_target(frame[dataset.target.name], dataset.target)
 
 
+def split_values(dataset: Dataset, rows: pl.DataFrame) -> "np.ndarray | None":
+    """Return what assigned each row to its split: its time, as a number, or its key; None for a random split.
+
+    Rows without a time come first, since they train.
+    """
+    if dataset.split_column is None:
+        return None
+    values = rows[dataset.split_column]
+    if dataset.split_method == "time":
+        return values.to_physical().fill_null(strategy="min").to_numpy()
+    return values.cast(pl.String).fill_null("").to_numpy()
+
+
 def sampled(
     dataset: Dataset, splits: Sequence[SplitName], max_rows: int
-) -> "tuple[pd.DataFrame, np.ndarray, pl.Series | None]":
-    """Return about ``max_rows`` rows of the splits at most, every n-th row: features, target, and the time or the key
-    that the dataset was split by."""
+) -> "tuple[pd.DataFrame, np.ndarray, np.ndarray | None]":
+    """Return about ``max_rows`` rows of the splits at most, every n-th row: features, target, and
+    :func:`split_values`."""
     inputs = dataset.feature_set.features
     by = [dataset.split_column] if dataset.split_column else []
     names = list(dict.fromkeys([*(f.name for f in inputs), dataset.target.name, *by]))
     step = -(-sum(dataset.split(split).rows for split in splits) // max_rows)
-    parts = [frame.gather_every(step) for split in splits for frame in frames(dataset, split, names)]
-    whole = pl.concat(parts)
+    whole = pl.concat([frame.gather_every(step) for split in splits for frame in frames(dataset, split, names)])
     labels = features.encode_target(whole[dataset.target.name], dataset.target)
-    return features.encode(whole, inputs), labels, whole[by[0]] if by else None
+    return features.encode(whole, inputs), labels, split_values(dataset, whole)

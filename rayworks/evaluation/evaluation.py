@@ -255,12 +255,11 @@ def _measure(target: Target, actual: np.ndarray, predictions: plots.Predictions)
 def _groups(dataset: Dataset, scores: Scores) -> np.ndarray:
     """Return groups of rows that are independent of each other, as far as the split says: rows of one time, or of one
     key, are not."""
-    if dataset.split_column is None:
+    values = split_rows.split_values(dataset, scores.columns)
+    if values is None:
         return comparison.groups_at_random(len(scores.actual))
-    values = scores.columns[dataset.split_column]
-    if dataset.split_method == "time":
-        return comparison.groups_in_order(values.to_physical().to_numpy())
-    return comparison.groups_by_key(values.cast(pl.String).fill_null("").to_numpy())
+    is_time = dataset.split_method == "time"
+    return comparison.groups_in_order(values) if is_time else comparison.groups_by_key(values)
 
 
 def _slices(

@@ -64,7 +64,11 @@ class ExplainedModel(Protocol):
 
 
 class TrainContext(Protocol):
-    """What a training loop receives on each of its workers. It is the same in training and in a trial of tuning."""
+    """What a training loop receives on each of its workers. It is the same in training and in a trial of tuning.
+
+    A training runs the loop twice, unless ``train.refit`` is off: the second time on training and validation rows
+    together, with the number of rounds that the first found.
+    """
 
     hyperparameters: dict[str, Any]
     target: Target
@@ -95,8 +99,7 @@ class TrainContext(Protocol):
     ) -> None:
         """Report the metric after ``round`` (from 1).
 
-        Call it after every round. It is cheap: it decides itself when to show progress, to write a checkpoint and to
-        stop a trial that cannot win.
+        Call it after every round. It is cheap: it decides itself when to show progress and to write a checkpoint.
 
         Args:
             round: The round that has ended.

@@ -136,15 +136,16 @@ def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dic
         The trials in order of their numbers, how many of them had run before, and the failures of others by number.
     """
     _private.silence("optuna")
+    space = search_space.distributions(search.space)
     progress(0.0, "reading the sample")
     sample = _sample(search)
     state = _State(trials=stored(search.uri))
-    study, resumed = _study(search, state.trials), len(state.trials)
+    study, resumed = _study(search, space, state.trials), len(state.trials)
 
     def measure(run: Run) -> Measured:
         return _measure(search, sample, run)
 
-    runs = _runs(search, study, state, len(sample.folds))
+    runs = _runs(search, space, study, state, len(sample.folds))
     measuring = parallel.map_unordered(
         measure,
         runs,
@@ -167,11 +168,7 @@ def _in_words(search: Search, trials: dict[int, Trial]) -> str:
 def _sample(search: Search) -> Sample:
     """Read a sample of the training and validation rows, and divide it into folds."""
     dataset = search.dataset
-    features, labels, by = split_rows.sampled(dataset, ("train", "validation"), search.options.max_rows)
-    values = None
-    if by is not None:
-        values = by.to_physical() if dataset.split_method == "time" else by.cast(str).fill_null("")
-        values = values.fill_null(strategy="min").to_numpy()  # rows without a time train
+    features, labels, values = split_rows.sampled(dataset, ("train", "validation"), search.options.max_rows)
     train, validation = (dataset.split(name).rows for name in ("train", "validation"))
     share = validation / (train + validation)
     folds = row_folds.of(dataset.split_method, values, len(labels), share)
@@ -190,11 +187,11 @@ def _in_flight(options: TuneOptions, folds: int) -> int:
     return max(1, int(cpus / options.cpus_per_trial))
 
 
-def _study(search: Search, finished: dict[int, Trial]) -> "Study":
+def _study(search: Search, space: dict[str, Any], finished: dict[int, Trial]) -> "Study":
     """Return Optuna's study, with the trials of an interrupted search."""
     import optuna
 
-    options, space = search.options, search_space.distributions(search.space)
+    options = search.options
     study = optuna.create_study(
         direction="maximize" if METRICS[search.metric].higher_is_better else "minimize",
         sampler=optuna.samplers.TPESampler(seed=options.seed + len(finished), constant_liar=True),
@@ -202,24 +199,22 @@ def _study(search: Search, finished: dict[int, Trial]) -> "Study":
     for trial in finished.values():
         if trial.metric is not None:
             study.add_trial(
-                optuna.trial.create_trial(
-                    params=trial.hyperparameters, distributions=cast(Any, space), value=trial.metric
-                )
+                optuna.trial.create_trial(params=trial.hyperparameters, distributions=space, value=trial.metric)
             )
     if search.first and 0 not in finished:
         study.enqueue_trial(search.first)
     return study
 
 
-def _runs(search: Search, study: "Study", state: _State, folds: int) -> Iterator[Run]:
+def _runs(search: Search, space: dict[str, Any], study: "Study", state: _State, folds: int) -> Iterator[Run]:
     """Yield the runs of the missing trials until the time is over. A trial that failed has no further runs."""
-    deadline, space = time.monotonic() + search.options.seconds, search_space.distributions(search.space)
+    deadline = time.monotonic() + search.options.seconds
     for number in range(search.options.trials):
         if number in state.trials:
             continue
         if time.monotonic() > deadline and state.suggested:
             return
-        suggested = state.suggested[number] = study.ask(cast(Any, space))
+        suggested = state.suggested[number] = study.ask(space)
         for fold in range(folds):
             if number not in state.failures:
                 yield Run(number, fold, {**search.fixed, **suggested.params})

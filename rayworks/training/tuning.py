@@ -1,6 +1,7 @@
 """Search the best hyperparameters within a budget. A search that is interrupted is resumed."""
 
 import math
+import statistics
 from functools import partial
 
 from rayworks import reuse, storage
@@ -82,10 +83,8 @@ def best_trial(trials: tuple[Trial, ...], metric: str, *, has_defaults: bool) ->
     defaults = next((trial for trial, _ in completed if trial.number == 0), None) if has_defaults else None
     if defaults is None or defaults is best or len(defaults.values) != len(best.values):
         return best
-    sign = 1 if definition.higher_is_better else -1
-    gains = [sign * (ours - theirs) for ours, theirs in zip(best.values, defaults.values, strict=True)]
-    mean = sum(gains) / len(gains)
-    if len(gains) < 2:
+    improvements = list(map(definition.improvement, best.values, defaults.values))
+    if len(improvements) < 2:
         return best
-    error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1) / len(gains))
-    return best if mean > error else defaults
+    error = statistics.stdev(improvements) / math.sqrt(len(improvements))
+    return best if statistics.mean(improvements) > error else defaults

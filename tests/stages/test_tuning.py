@@ -30,12 +30,13 @@ def dataset(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 
 def test_a_search_tries_the_defaults_first_and_returns_the_best_trial(dataset: DatasetRef, tmp_path: Path):
-    options = TuneOptions(trials=3, space={"max_depth": IntRange(low=1, high=6)})
-    train, messages = TrainOptions(rounds=20, hyperparameters={"seed": 1, "learning_rate": 0.3}), list[str]()
+    # In 20 rounds every larger learning rate is better by more than chance.
+    options = TuneOptions(trials=3, space={"learning_rate": FloatRange(low=0.05, high=0.5, log=True)})
+    train, messages = TrainOptions(rounds=20, hyperparameters={"seed": 1}), list[str]()
     stage = tuning.stage(dataset, options, train, storage_uri=str(tmp_path))
     result = stage.run(lambda fraction, message: messages.append(message))
     assert len(result.trials) == 3
-    assert result.trials[0].hyperparameters == {"max_depth": 5}
+    assert result.trials[0].hyperparameters == {"learning_rate": 0.05}
     assert result.best.metric == min(trial.metric for trial in result.trials if trial.metric is not None)
     assert {len(trial.values) for trial in result.trials} == {3}
     assert result.best.hyperparameters["seed"] == 1

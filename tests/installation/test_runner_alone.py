@@ -103,6 +103,6 @@ def test_a_room_that_needs_the_models_libraries_names_the_extra(python: Path):
     )
     assert imported.stderr.splitlines()[-1] == (
         "rayworks.errors.MissingExtraError: The models' libraries are not installed: mlflow, numpy, optuna, pandas, "
-        "polars, sklearn, xgboost. Run: pip install 'rayworks[ml]'. "
+        "polars, scipy, sklearn, xgboost. Run: pip install 'rayworks[ml]'. "
         "Ray workers need them as well: add them to the image."
     )

@@ -6,7 +6,8 @@ from prefect import flow
 
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, parameter
+from rayworks.form import parameter
+from rayworks.params import DatasetUri, EvaluateOptions, ModelUri
 from rayworks.records import Report
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.open_dataset import open_dataset

@@ -6,6 +6,7 @@ from prefect import flow
 
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
+from rayworks.form import parameter
 from rayworks.params import (
     DataName,
     DataTarget,
@@ -16,7 +17,6 @@ from rayworks.params import (
     ServeCheckOptions,
     TrainOptions,
     TuneOptions,
-    parameter,
 )
 from rayworks.records import Report
 from tasks.check_serving import check_serving

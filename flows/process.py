@@ -6,7 +6,8 @@ from prefect import flow
 
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
-from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions, parameter
+from rayworks.form import parameter
+from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions
 from rayworks.records import Report
 from tasks.process import process as process_task
 from tasks.report import report

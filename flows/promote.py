@@ -6,7 +6,8 @@ from prefect import flow
 
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, PromoteOptions, ServeCheckOptions, parameter
+from rayworks.form import parameter
+from rayworks.params import DatasetUri, EvaluateOptions, ModelUri, PromoteOptions, ServeCheckOptions
 from rayworks.records import Report
 from tasks.check_serving import check_serving
 from tasks.evaluate import evaluate as evaluate_task

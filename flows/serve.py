@@ -6,7 +6,8 @@ from prefect import flow
 
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
-from rayworks.params import ModelUri, ServeOptions, parameter
+from rayworks.form import parameter
+from rayworks.params import ModelUri, ServeOptions
 from tasks.serve import serve as serve_task
 
 

@@ -6,7 +6,8 @@ from prefect import flow
 
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
-from rayworks.params import DatasetUri, TrainOptions, parameter
+from rayworks.form import parameter
+from rayworks.params import DatasetUri, TrainOptions
 from rayworks.records import Report
 from tasks.open_dataset import open_dataset
 from tasks.register import register

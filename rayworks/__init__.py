@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ClusterError,
         ClusterLostError,
         DataError,
+        ItemsError,
         MissingExtraError,
         ParameterError,
         RayworksError,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         TrainingError,
         TransferError,
     )
+    from rayworks.items.fan_out import fan_out
+    from rayworks.items.result import FanOutResult
     from rayworks.models.contract import Model, StoredModel, TrainContext
     from rayworks.runner.resources import resources
     from rayworks.runner.session import ray_running
@@ -32,6 +35,8 @@ __all__ = [
     "ClusterError",
     "ClusterLostError",
     "DataError",
+    "FanOutResult",
+    "ItemsError",
     "MissingExtraError",
     "Model",
     "ParameterError",
@@ -45,6 +50,7 @@ __all__ = [
     "TrainingError",
     "TransferError",
     "__version__",
+    "fan_out",
     "ray_running",
     "resources",
 ]
@@ -53,6 +59,8 @@ _MODULES = {
     "ClusterError": "rayworks.errors",
     "ClusterLostError": "rayworks.errors",
     "DataError": "rayworks.errors",
+    "FanOutResult": "rayworks.items.result",
+    "ItemsError": "rayworks.errors",
     "MissingExtraError": "rayworks.errors",
     "Model": "rayworks.models.contract",
     "ParameterError": "rayworks.errors",
@@ -65,6 +73,7 @@ _MODULES = {
     "TrainContext": "rayworks.models.contract",
     "TrainingError": "rayworks.errors",
     "TransferError": "rayworks.errors",
+    "fan_out": "rayworks.items.fan_out",
     "ray_running": "rayworks.runner.session",
     "resources": "rayworks.runner.resources",
 }

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import site
+import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
@@ -55,9 +56,12 @@ def _digest(contents: dict[str, bytes]) -> str:
 def _find(module: str, packages: set[str]) -> ModuleSpec | None:
     """Return where a module is, if it is the user's own, without importing its package."""
     top, *rest = module.split(".")
+    if top == "__main__":  # a program that is run as a file has no spec
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        return importlib.util.spec_from_file_location(top, file) if file else None
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # a module that was made without a file, such as __main__
+    except ValueError:  # a module that was made without a file
         return None
     if spec is None or (top not in packages and (top == LIBRARY.name or _is_installed(spec))):
         return None

@@ -44,6 +44,10 @@ class StorageError(RayworksError):
     """A URI cannot be read or written: not found, forbidden, disk full, read-only."""
 
 
+class ItemsError(RayworksError):
+    """Items of a fan-out failed, more than are allowed. The results of the others are stored."""
+
+
 class TrainingError(RayworksError):
     """Training or tuning did not produce a model."""
 

@@ -19,24 +19,25 @@ def map_unordered(
     work: Callable[[ItemT], ResultT],
     items: Iterable[ItemT],
     *,
-    num_cpus: float = 1,
-    in_flight: int = IN_FLIGHT,
+    in_flight: int | Callable[[], int] = IN_FLIGHT,
     on_failure: Callable[[ItemT, Exception], ResultT] | None = None,
+    interrupts: bool = False,
+    **ray_options: Any,
 ) -> Iterator[ResultT]:
     """Call ``work`` on each item in a Ray task, and yield the results as they arrive, in any order.
 
-    At most ``in_flight`` tasks are submitted, or have results that are not consumed yet: neither many items nor a
-    slow consumer exhaust memory. Ray retries a task whose worker was lost. When the first failure is raised, or the
-    consumer stops, the other tasks are cancelled.
+    At most ``in_flight`` tasks are submitted, or have results that are not consumed yet, which bounds memory. Ray
+    retries a task whose worker was lost. When a failure is raised, or the consumer stops, other tasks are cancelled.
 
     Args:
         work: Sent to Ray's object store once, by cloudpickle, with everything it refers to. It may be called more than
             once for an item, so calling it again must do no harm.
         items: Descriptions of the work (a file, a range of rows), not the data. They are taken when they are submitted,
-            so that they may depend on earlier results.
-        num_cpus: Of each task.
-        in_flight: The most tasks that are submitted at a time.
+            so that they may depend on earlier results; after each result they are asked again, also if there were none.
+        in_flight: The most tasks that are submitted at a time, or a function that returns it.
         on_failure: Takes an item and what it raised, and returns what to yield for it. None: it is raised.
+        interrupts: When tasks are cancelled, end their worker processes, whatever they do.
+        **ray_options: Of each task, as for ``ray.remote``. One CPU by default.
 
     Yields:
         What ``work`` returned. It must be picklable, and small: it passes through this process.
@@ -49,15 +50,17 @@ def map_unordered(
     from ray.exceptions import RayError
 
     api = cast(Any, ray)
-    call, shared = api.remote(num_cpus=num_cpus, label_selector=NOT_ON_GPUS)(_call), api.put(work)
+    selector = {} if ray_options.get("num_gpus") else {"label_selector": NOT_ON_GPUS}
+    call, shared = api.remote(**{"num_cpus": 1, **selector, **ray_options})(_call), api.put(work)
     waiting, tasks = iter(items), dict[Any, ItemT]()
 
-    def submit(count: int) -> None:
-        for item in islice(waiting, count):
+    def submit() -> None:
+        most = in_flight if isinstance(in_flight, int) else in_flight()
+        for item in islice(waiting, max(most - len(tasks), 0)):
             tasks[call.remote(shared, item)] = item
 
     try:
-        submit(in_flight)
+        submit()
         while tasks:
             (done, *_), _ = api.wait(list(tasks))
             item = tasks.pop(done)
@@ -65,16 +68,16 @@ def map_unordered(
                 result = api.get(done)
             except RayError as error:
                 if on_failure is None:
-                    raise _explained(error) from error
+                    raise explained(error) from error
                 result = on_failure(item, error)
             yield result
-            submit(1)
+            submit()
     finally:
         for task in tasks:
-            api.cancel(task)
+            api.cancel(task, force=interrupts)
 
 
-def _explained(error: Exception) -> BaseException:
+def explained(error: Exception) -> BaseException:
     """Return what ``work`` raised, or that its worker ran out of memory."""
     report = report_of_memory([error])
     if report is None:

@@ -3,8 +3,9 @@
 import contextlib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from rayworks.form import Options, parameter
 from rayworks.metrics import DEFAULT, DecidingMetric
 
 
@@ -18,16 +19,6 @@ def _number(value: Any) -> Any:
 
 
 Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
-
-
-def parameter(title: str, description: str | None = None) -> Any:
-    """Return the field for a flow's parameter, with its title and description in the form and on the command line.
-
-    Prefect overwrites the title of a flow's parameter with its name and drops the description; only the extra JSON
-    schema survives.
-    """
-    shown: dict[str, Any] = {"title": title} if description is None else {"title": title, "description": description}
-    return Field(**shown, json_schema_extra=shown)
 
 
 DataUri = Annotated[
@@ -53,18 +44,6 @@ FromWorker = Annotated[
     bool, parameter("From a worker", "Start Ray, as a flow run would, and run the checks on its workers too.")
 ]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
-
-
-def _positions(schema: dict[str, Any]) -> None:
-    """Number the fields for the form, as Prefect does for a flow's parameters: PostgreSQL's jsonb keeps no order."""
-    for position, field in enumerate(schema.get("properties", {}).values()):
-        field["position"] = position
-
-
-class Options(BaseModel):
-    """Base class of all options. Frozen and strict: a misspelt option is an error, not a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=_positions)
 
 
 class ColumnDeclaration(Options):

@@ -97,7 +97,7 @@ def prefect_map(items: int, milliseconds: float, folder: str) -> None:
 
     from rayworks import RayTaskRunner
 
-    call = task(work, name="work")
+    call = task(name="work")(work)
 
     @flow(task_runner=RayTaskRunner(), name="map")
     def run() -> None:

@@ -14,7 +14,11 @@ from too_much_memory import allocate_all
 
 from rayworks import RayworksError, ray_running
 from rayworks.data import processing
+from rayworks.items import fan_out as items
+from rayworks.items.options import FanOutOptions
+from rayworks.items.sources import Inline
 from rayworks.params import FloatRange, ProcessOptions, TrainOptions, TuneOptions
+from rayworks.progress import silent
 from rayworks.records import DatasetRef
 from rayworks.training import training, tuning
 
@@ -66,7 +70,23 @@ def process(folder: Path, **options: Any) -> DatasetRef:
     ).run()
 
 
+def item(number: int) -> int:
+    """One of ten items needs more memory than there is."""
+    if number == 7:
+        allocate_all()
+    return number
+
+
+def fan_out(folder: Path) -> dict[str, Any]:
+    inline = Inline(range(10))
+    options = FanOutOptions(max_failures=1)
+    result = items.of_source(item, inline, options, storage_uri=str(folder / "storage")).create(silent)
+    return {"results": [number for _, number in result.results()], "failures": list(result.failures())}
+
+
 def run(stage: str, folder: Path) -> Any:
+    if stage == "fan_out":
+        return fan_out(folder)
     if stage == "process":
         return process(folder, feature_function="stages_that_need_memory:features", sample_rows=1000)
     dataset, storage_uri = process(folder), str(folder / "storage")
@@ -89,7 +109,7 @@ if __name__ == "__main__":
     )
     table.write_parquet(folder / "numbers.parquet")
     with ray_running(init_kwargs={"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}):
-        for stage in ("train", "tune", "process", "grow"):
+        for stage in ("train", "tune", "process", "grow", "fan_out"):
             try:
                 sys.stdout.write(f"{stage}: {run(stage, folder)!r}\n")
             except RayworksError as error:

@@ -55,7 +55,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("stages")
     done = run(folder / "prefect", threshold(), str(folder), program=STAGES)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if re.match("(train|tune|process|grow): ", line)]
+    lines = [line for line in done.stdout.splitlines() if re.match("(train|tune|process|grow|fan_out): ", line)]
     return {"output": done.stdout + done.stderr, **dict(line.split(": ", 1) for line in lines)}
 
 
@@ -77,3 +77,9 @@ def test_training_that_ran_out_of_memory_resumes_from_its_checkpoint_with_more(o
     assert outcomes["grow"].startswith("ModelRef(")
     assert "restarts=1" in outcomes["grow"]
     assert "Reporting training result" not in outcomes["output"], "a message of Ray that does not concern the user"
+
+
+def test_an_item_that_needs_all_memory_costs_no_other_item(outcomes: dict[str, str]):
+    outcome = outcomes["fan_out"]
+    assert "'results': [0, 1, 2, 3, 4, 5, 6, 8, 9]" in outcome
+    assert "Failure(item=7, value='7', kind='OutOfMemory', error='its worker process ran out of memory: " in outcome

@@ -141,7 +141,7 @@ def main() -> None:
         if embedded:
             embedded.wait()
         for side in [side for side in chosen.sides if side in ("rayworks", "bare Ray")]:
-            measure(side, 100, 1.0)  # starts the workers, and imports what they need
+            measure(side, 500, 10.0)  # starts the workers, and imports what they need
         for case in chosen.cases:
             items, _, milliseconds = case.partition("x")
             measured[case] = {}

@@ -83,6 +83,8 @@ class Outcome:
     failed: int = 0
     seconds: float = 0.0
     """Of the calls."""
+    chunk_seconds: float = 0.0
+    """From the first call until the results were stored."""
     repeated_seconds: float = 0.0
     """What the next chunk in this process will spend again before its first call."""
     bytes: int = 0
@@ -105,7 +107,7 @@ def process(work: Work, chunk: Chunk) -> Outcome:
     call = _callable(work)
     items = chunk.part.read()
     calls = _Calls(call, items, chunk.items.first, work.options)
-    prepared = time.perf_counter() - started
+    prepared = time.perf_counter()
     calls.run()
     numbers, results = calls.encoded(work.options.format)
     if calls.failures:
@@ -119,7 +121,10 @@ def process(work: Work, chunk: Chunk) -> Outcome:
         items=len(items),
         failed=len(calls.failures),
         seconds=calls.seconds,
-        repeated_seconds=prepared if work.options.num_gpus else 0.0,  # Ray ends the process, to free the GPU's memory
+        chunk_seconds=time.perf_counter() - prepared,
+        repeated_seconds=prepared - started
+        if work.options.num_gpus
+        else 0.0,  # Ray ends the process, to free the GPU's memory
         bytes=parts.size_of(results) if numbers else 0,
         kinds=Counter(failure.kind for failure in calls.failures.values()),
         slowest=sorted(calls.slowest, key=lambda slow: -slow.seconds),

@@ -7,6 +7,8 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 10.0
 """How long a chunk should take: a second hides the few milliseconds of a Ray task, and loses little when it is lost."""
 LAST_SECONDS = 0.05
 """How long the last chunks take, which become smaller so that all workers end together."""
+GROWTH, FAST_GROWTH, SHORT_SECONDS = 2, 8, 0.05
+"""How many times larger a chunk may be than those before it, and than those that took less than a moment."""
 SECONDS_PER_ELAPSED = 1 / 60
 """Chunks become longer with the run, so that a run of a day does not write millions of files."""
 BUILDS_PER_CHUNK = 20
@@ -20,7 +22,7 @@ FORGETTING = 0.5
 
 @dataclass
 class ChunkSize:
-    """The size of the next chunk: one item at first, then at most twice the largest that ended.
+    """The size of the next chunk: one item at first, then a few times that of the largest that ended.
 
     Args:
         fixed: The size that the user has chosen. None: by cost.
@@ -29,6 +31,8 @@ class ChunkSize:
     fixed: int | None = None
     largest: int = 0
     """Items of the largest chunk that ended."""
+    largest_seconds: float = 0.0
+    """What it took."""
     item_seconds: float = 0.0
     item_bytes: float = 0.0
     repeated_seconds: float = 0.0
@@ -39,7 +43,7 @@ class ChunkSize:
 
         Args:
             items: How many items it had.
-            seconds: Of their calls.
+            seconds: From the first call until the results were stored.
             size: Bytes of their results.
             repeated: Seconds before the first call that the next chunk will spend again.
         """
@@ -47,7 +51,8 @@ class ChunkSize:
         self.item_seconds += weight * (seconds / items - self.item_seconds)
         self.item_bytes += weight * (size / items - self.item_bytes)
         self.repeated_seconds += weight * (repeated - self.repeated_seconds)
-        self.largest = max(self.largest, items)
+        if items >= self.largest:
+            self.largest, self.largest_seconds = items, seconds
 
     def next(self, remaining: int, slots: int, elapsed: float) -> int:
         """Return the number of items of the next chunk.
@@ -61,8 +66,9 @@ class ChunkSize:
             return min(self.fixed, remaining)
         aim = min(max(SHORTEST_SECONDS, elapsed * SECONDS_PER_ELAPSED), LONGEST_SECONDS)
         aim = max(aim, BUILDS_PER_CHUNK * self.repeated_seconds)
+        growth = FAST_GROWTH if self.largest_seconds < SHORT_SECONDS else GROWTH
         limits = [
-            max(2 * self.largest, 1),
+            max(growth * self.largest, 1),
             aim / self.item_seconds if self.item_seconds else math.inf,
             MOST_BYTES / self.item_bytes if self.item_bytes else math.inf,
             max(remaining / (2 * max(slots, 1)), LAST_SECONDS / self.item_seconds if self.item_seconds else 0),

@@ -220,8 +220,8 @@ class _Run:
 
     def _add(self, outcome: Outcome) -> None:
         done = self._done
-        if outcome.seconds:
-            self._size.learn(outcome.items, outcome.seconds, outcome.bytes, outcome.repeated_seconds)
+        if outcome.chunk_seconds:
+            self._size.learn(outcome.items, outcome.chunk_seconds, outcome.bytes, outcome.repeated_seconds)
         done.items += outcome.items
         done.failed += outcome.failed
         done.seconds += outcome.seconds

@@ -135,13 +135,16 @@ def read_results(folder: str) -> Iterator[tuple[int, Any]]:
     """Yield number and result of every item that has one, in the order of the items, a file at a time."""
     waiting = sorted(ranges(folder, RESULTS).items(), reverse=True)
     open_files: list[tuple[int, int, Any, Iterator[tuple[int, Any]]]] = []
+    last = -1
     while waiting or open_files:
         # A file of a smaller range within the one that is being read begins before that one goes on.
         while waiting and (not open_files or waiting[-1][0].first <= open_files[0][0]):
             _push(open_files, _read(waiting.pop()[1]), len(waiting))
         if open_files:
             number, order, result, rest = heapq.heappop(open_files)
-            yield number, result
+            if number != last:  # a run that was killed may have written once more after its successor began
+                yield number, result
+            last = number
             _push(open_files, rest, order)
 
 

@@ -16,13 +16,16 @@ def sizes(item_seconds: float, items: int, *, slots: int = 2, item_bytes: int = 
     return chosen
 
 
-def test_the_first_chunk_is_one_item_and_each_further_one_at_most_twice_the_largest():
-    chosen = sizes(1e-6, 10_000_000)
-    assert chosen[:8] == [1, 2, 4, 8, 16, 32, 64, 128]
+def test_the_first_chunk_is_one_item_and_quick_chunks_grow_fast():
+    assert sizes(1e-6, 10_000_000)[:6] == [1, 8, 64, 512, 4096, 32_768]
+
+
+def test_a_chunk_that_takes_a_moment_is_followed_by_at_most_twice_as_many_items():
+    assert sizes(0.06, 10_000)[:6] == [1, 2, 4, 8, 16, 17]
 
 
 def test_a_million_items_of_a_microsecond_take_few_chunks():
-    assert len(sizes(1e-6, 1_000_000)) < 40
+    assert len(sizes(1e-6, 1_000_000)) < 20
 
 
 def test_items_of_ten_minutes_are_a_chunk_each():

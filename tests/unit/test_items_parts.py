@@ -114,6 +114,13 @@ def test_a_chunk_of_failures_alone_is_processed_again_in_other_ranges(place: str
     assert list(parts.read_failures(place)) == []
 
 
+def test_an_item_whose_result_was_stored_twice_is_read_once(place: str):
+    store(place, 0, list("abcd"))
+    store(place, 2, list("cdef"))
+    assert list(parts.read_results(place)) == list(enumerate("abcdef"))
+    assert parts.missing(place, 6) == []
+
+
 def test_failures_come_back_as_they_were(tmp_path: Path):
     store(str(tmp_path), 0, list("ab"), without=(1,))
     assert list(parts.read_failures(str(tmp_path))) == [failure(1)]

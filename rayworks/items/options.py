@@ -24,14 +24,9 @@ Items = Annotated[
 ]
 
 
-def _share(value: Any) -> Any:
-    """Read ``5%`` as 0.05, and a whole number from the command line as such."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.endswith("%"):
-        return float(text[:-1]) / 100
-    return int(text) if text.lstrip("+-").isdigit() else float(text)
+def _text(value: Any) -> Any:
+    """Return a number as text: Prefect's form has no field for a number or a text."""
+    return f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, int) else value
 
 
 class FanOutOptions(Options):
@@ -61,11 +56,11 @@ class FanOutOptions(Options):
         title="Time limit",
         description="Seconds that a call may take; one that does not react is ended with its worker process.",
     )
-    max_failures: Annotated[int | float | None, BeforeValidator(_share)] = Field(
+    max_failures: Annotated[str | None, BeforeValidator(_text)] = Field(
         default=None,
-        ge=0,
+        pattern=r"^(\d+|0?\.\d+|\d+(\.\d+)?%)$",
         title="Failures allowed",
-        description="A number of items, or a share of all (0.05 or 5%). One more ends the run at once. None: the run "
+        description="A number of items, or a share of all, such as 5%. One more ends the run at once. None: the run "
         "processes all items, and fails at its end if any failed.",
     )
     num_cpus: float = Field(default=1, ge=0, title="CPUs", description="CPUs of a call.")
@@ -92,9 +87,10 @@ class FanOutOptions(Options):
         """Return how many of ``items`` may fail; None if no number of failures ends the run before its end."""
         if self.max_failures is None:
             return None
-        if isinstance(self.max_failures, float) and self.max_failures < 1:
-            return int(self.max_failures * items)
-        return int(self.max_failures)
+        if self.max_failures.isdigit():
+            return int(self.max_failures)
+        number = float(self.max_failures.rstrip("%"))
+        return int(items * number / (100 if self.max_failures.endswith("%") else 1))
 
     def what_makes_results(self) -> dict[str, Any]:
         """Return the options that the results depend on; a run that differs only in the others continues."""

@@ -77,13 +77,14 @@ def test_a_function_of_a_program_is_the_same_in_the_next_run_until_its_code_chan
 
 
 @pytest.mark.parametrize(
-    ("given", "allowed"), [(None, None), (0, 0), (3, 3), (0.05, 50), ("5%", 50), ("0.05", 50), ("7", 7), (1.0, 1)]
+    ("given", "allowed"),
+    [(None, None), (0, 0), (3, 3), (0.05, 50), ("5%", 50), ("0.05", 50), ("7", 7), (1.0, 1), ("2.5%", 25), (".1", 100)],
 )
 def test_failures_are_allowed_by_number_or_by_share(given: Any, allowed: int | None):
     assert FanOutOptions(max_failures=given).failures_allowed(1000) == allowed
 
 
-@pytest.mark.parametrize("given", ["-1", "many", -0.5])
+@pytest.mark.parametrize("given", ["-1", "many", -0.5, 1.5, "5 %"])
 def test_any_other_allowance_is_refused(given: Any):
     with pytest.raises(ValidationError, match="max_failures"):
         FanOutOptions(max_failures=given)

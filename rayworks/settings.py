@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     ray_start_seconds: float = Field(
         default=600, gt=0, description="How long a cluster may take to start, including the time to wait for nodes."
     )
+    stall_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="After how long a task run that shows nothing is named in the log, with what it is doing. One that "
+        "Ray has not started is named after a minute, or after this time if it is shorter.",
+    )
     ray_dashboard_url: str | None = Field(
         default=None,
         description="URL template of a RayCluster's dashboard for browsers, with {namespace} and {name}.",

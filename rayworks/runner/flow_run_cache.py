@@ -18,6 +18,8 @@ from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.runner import _private, transactions
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
     from prefect.tasks import Task
@@ -45,11 +47,14 @@ class EnteredFlowRun:
         self._async_client: Any = None
         self.staged: transactions.Staged | None = None
         """What the last task run staged in its transaction, if there is one around its submit."""
+        self.id: UUID | None = None
+        """The flow run's. None for a task that was submitted outside of any."""
         self.client: SyncPrefectClient = _once_the_api_responds(lambda: self._context.run(self._enter, serialized))
 
     def _enter(self, serialized: dict[str, Any]) -> "SyncPrefectClient":
         with contextlib.ExitStack() as entering:
             entering.enter_context(_private.flow_run_context_entered(serialized))
+            self.id = _flow_run_id()
             attach_run_log()
             client = entering.enter_context(_private.sync_client_entered()).client
             self._stack = entering.pop_all()
@@ -130,6 +135,13 @@ def _once_the_api_responds(enter: Callable[[], Any]) -> Any:
                 raise
             logger.warning("%s Trying again.", error)
             time.sleep(RETRY_SECONDS)
+
+
+def _flow_run_id() -> "UUID | None":
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return context.flow_run.id if context and context.flow_run else None
 
 
 def _nested_task_runs() -> int:

@@ -1,11 +1,14 @@
 """The task runs that a runner has on Ray: collects what they report, and cancels what still runs at the end."""
 
 import threading
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rayworks.runner import stalls
 from rayworks.runner.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -27,6 +30,11 @@ class SubmittedTaskRun:
     """Reference to its last state."""
     end: Any
     """Reference to its :class:`~rayworks.runner.worker.TaskRunEnd`."""
+    requests: dict[str, float] = field(default_factory=dict[str, float])
+    """What it requests of Ray."""
+    upstream: tuple[Any, ...] = ()
+    """References to the results that Ray waits for."""
+    submitted: float = field(default_factory=time.monotonic)
 
 
 class InFlight:
@@ -46,6 +54,8 @@ class InFlight:
         """
         self.cancelled: list[SubmittedTaskRun] = []
         """Task runs that had not ended when the runner did. Some of them may have reported their end after all."""
+        self.ended = 0
+        """Number of task runs that ended, however they did."""
         self._outbox = outbox
         self._task_runs: dict[Any, SubmittedTaskRun] = {}  # by the reference to their end
         self._collecting = threading.Lock()
@@ -60,6 +70,12 @@ class InFlight:
         if self._thread is None:
             self._thread = threading.Thread(target=self._collect_regularly, name="rayworks-in-flight", daemon=True)
             self._thread.start()
+
+    def oldest(self) -> tuple[list[SubmittedTaskRun], int]:
+        """Return the oldest task runs that no upstream result keeps waiting, and how many have ended."""
+        with self._collecting:
+            oldest = list(islice(self._task_runs.values(), 2 * stalls.OLDEST))
+        return stalls.without_upstream(oldest), self.ended
 
     def end(self) -> None:
         """Collect what has ended, and cancel what still runs together with all that it started on Ray."""
@@ -99,6 +115,7 @@ class InFlight:
             finished, _ = ray.wait(references, num_returns=len(references), timeout=0)
             for reference in finished:
                 task_run = self._task_runs.pop(reference)
+                self.ended += 1
                 try:
                     end = ray.get(reference)
                 except Exception as error:

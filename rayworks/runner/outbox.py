@@ -48,6 +48,8 @@ class Outbox:
     def __init__(self) -> None:
         self.is_collecting = False
         """Whether it collects what Prefect logs and emits in this process."""
+        self.last_message = 0.0
+        """When the last message was added, by ``time.monotonic``."""
         self._messages = Messages()
         self._in_request = Messages()
         self._pace = Pace()
@@ -70,6 +72,7 @@ class Outbox:
         self.add(Messages(events=[item[1].model_dump_json()]))
 
     def add(self, messages: Messages) -> None:
+        self.last_message = time.monotonic()
         with self._lock:
             self._messages.lines += messages.lines
             self._messages.events += messages.events

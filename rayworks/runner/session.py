@@ -36,6 +36,11 @@ class RaySession:
         """Whether Ray runs where this machine's local paths and loopback addresses do not exist."""
         return self._cluster is not None and self._cluster.is_elsewhere
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether Ray may add nodes when tasks wait for them."""
+        return capacity.may_grow() or (self._cluster is not None and self._cluster.may_grow)
+
     def dashboard(self) -> str | None:
         """Return the URL of the Ray dashboard, or how to reach it; None if there is none or it is not known."""
         return self._cluster.dashboard() if self._cluster else None

@@ -20,7 +20,7 @@ from rayworks.errors import ClusterError, RayworksError
 from rayworks.prefect_api import server
 from rayworks.prefect_api.address import configured_api_url
 from rayworks.prefect_api.run_log import attach_run_log
-from rayworks.runner import _private, serialization, transactions, unpicklable
+from rayworks.runner import _private, serialization, stalls, transactions, unpicklable
 from rayworks.runner.crashes import report_crashed_task_runs
 from rayworks.runner.future import RayFuture, raise_if_lost
 from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
@@ -35,6 +35,7 @@ from rayworks.runner.worker import (
     remote_run_task,
     remote_run_task_with_more_memory,
 )
+from rayworks.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput
@@ -98,18 +99,24 @@ class RayTaskRunner(PrefectRayTaskRunner):
         self._session = RaySession()
         self._outbox = outbox_of_worker() or Outbox()
         self._in_flight = InFlight(self._outbox)
+        self._stall_seconds = stalls.STALL_SECONDS
         # Before Ray starts, so that the log shows what a cluster waits for. Prefect starts a flow's runner before the
         # flow run's context (PrefectHQ/prefect#17776), but a run of a deployment is known by its environment.
         attach_run_log(flow_run_of_process.id)
         try:
+            self._stall_seconds = Settings().stall_seconds
             self._session = self._stack.enter_context(ray_running(self.address, self.init_kwargs))
             self._preflight = self._session.start_preflight()
         except RayworksError as error:
             self._failure = error  # raised by the first submit: an error here would leave the flow run in state Running
+        self._waiting_tasks = stalls.WaitingTaskWatch(
+            self._in_flight.oldest, self._stall_seconds, may_grow=self._session.may_grow
+        )
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         try:
+            self._waiting_tasks.stop()
             if self._session.lost.done():
                 self._in_flight.abandon()
             else:
@@ -167,8 +174,11 @@ class RayTaskRunner(PrefectRayTaskRunner):
             if explanation := unpicklable.explain(task, parameters, error):
                 raise explanation from error
             raise
-        self._in_flight.add(SubmittedTaskRun(task, task_run_id, state, end))
+        self._in_flight.add(
+            SubmittedTaskRun(task, task_run_id, state, end, stalls.requests_of(options.options), tuple(call[1]))
+        )
         self._outbox.start()
+        self._waiting_tasks.start()
         future = RayFuture(task, task_run_id, state, self._session)
         if transaction:
             transactions.enrol(transaction, functools.partial(_end_of, future, end))
@@ -227,6 +237,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
             assets=_private.serialized_asset_context(task, task_run_id, inputs),
             has_upstream=bool(upstream),
             transaction=transactions.as_sent(transaction) if transaction else None,
+            stall_seconds=self._stall_seconds,
         )
         return call, upstream
 

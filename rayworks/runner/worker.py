@@ -11,6 +11,7 @@ from rayworks.errors import TransferError
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
+from rayworks.runner.stalls import STALL_SECONDS, QuietTaskWatch
 from rayworks.runner.transactions import Around, Staged
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class TaskCall:
     """Whether the parameters hold references to the results of other tasks."""
     transaction: Around | None = None
     """The user's transaction around the submit."""
+    stall_seconds: float = STALL_SECONDS
+    """After how long without a message it is named in its log."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
+        self.quiet_tasks = QuietTaskWatch(lambda: self.outbox.last_message)
         self.flow_runs = FlowRunCache(_enter_flow_run, CACHE_SIZE)
         self.task = functools.lru_cache(maxsize=CACHE_SIZE)(_task)
         self.task_run_id: UUID | None = None
@@ -132,7 +136,8 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
         worker.outbox.start(flow_run.client)
         try:
             try:
-                state = flow_run.run(call, task, parameters)
+                with worker.quiet_tasks.watch(flow_run.id, call.task_run_id, call.stall_seconds):
+                    state = flow_run.run(call, task, parameters)
             finally:
                 _private.wait_for_collected_events()
         except BaseException as error:

@@ -1,0 +1,53 @@
+"""What is said of task runs that stand still. No Ray."""
+
+import traceback
+
+from rayworks.runner import stalls
+
+NODES = [{"CPU": 2.0, "memory": 4.0 * 1024**3}, {"CPU": 4.0}]
+
+
+def test_task_runs_that_wait_are_counted():
+    assert stalls.waiting_text("train", 1, 61.2) == "Ray has not started a task run of train for 61 s"
+    assert stalls.waiting_text("train", 3, 61.2) == "Ray has not started 3 task runs of train for 61 s"
+
+
+def test_a_request_that_no_node_can_meet_is_named_as_such():
+    text = stalls.reason_text({"CPU": 8.0}, NODES, {"CPU": 6.0}, [])
+    assert text == (
+        "It requests 8 CPU; there is 6 CPU (6 CPU free). "
+        "No node has as much: request less by @resources, or add nodes that have it"
+    )
+
+
+def test_where_ray_may_add_nodes_the_task_run_waits_for_one():
+    text = stalls.reason_text({"GPU": 1.0}, NODES, {"CPU": 6.0}, ["other-0"], may_grow=True)
+    assert text.endswith("there is 0 GPU (0 GPU free). No node has as much yet: it waits for another node")
+
+
+def test_a_resource_that_is_held_by_others_names_those_that_run():
+    running = [f"hold-{number}" for number in range(7)]
+    text = stalls.reason_text({"CPU": 2.0, "memory": 1024.0**3}, NODES, {"CPU": 1.0}, running)
+    assert text.startswith("It requests 2 CPU, 1 GiB of memory; ")
+    assert "there is 6 CPU (1 CPU free), 4 GiB of memory (0 GiB of memory free)" in text
+    assert text.endswith("It may wait for hold-0, hold-1, hold-2, hold-3, hold-4 and 2 more, which run")
+
+
+def test_what_is_held_by_nobody_of_the_flow_is_held_by_others():
+    assert stalls.reason_text({"CPU": 2.0}, NODES, {}, []).endswith("Others on this Ray cluster may hold the rest")
+
+
+def test_a_task_run_without_a_request_waits_for_a_process():
+    assert stalls.reason_text({}, NODES, {}, []).startswith("It requests no resources")
+
+
+def test_requests_are_named_as_ray_names_them():
+    assert stalls.requests_of({}) == {"CPU": 1.0}
+    options = {"num_cpus": 0, "num_gpus": 0.5, "memory": 10, "resources": {"tpu": 1}}
+    assert stalls.requests_of(options) == {"GPU": 0.5, "memory": 10.0, "tpu": 1.0}
+
+
+def test_the_stack_of_a_quiet_task_run_ends_where_it_is():
+    text = stalls.quiet_text(300.2, traceback.format_stack())
+    assert text.startswith("It has shown nothing for 300 s. Its calls, the innermost last:\n  File")
+    assert text.endswith("text = stalls.quiet_text(300.2, traceback.format_stack())")

@@ -1,7 +1,8 @@
 """How much of Ray's capacity the workers of a stage can have. Pure, except :func:`may_grow`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 GROWS = "RAYWORKS_RAY_GROWS"
 """Set to 1 in Ray's workers if an autoscaler may add nodes. Ray 2.60 does not report this to them."""
@@ -33,3 +34,23 @@ def equal_share(nodes: Sequence[float], workers: int) -> int:
 def fitting_workers(nodes: Sequence[float], cpus: float) -> int:
     """Return how many workers with this many CPUs fit on all nodes together."""
     return sum(int(node // cpus) for node in nodes)
+
+
+def requests_of(options: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a task requests of Ray, by Ray's names of resources, from the options of ``ray.remote``."""
+    own = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0), "memory": options.get("memory", 0)}
+    requests = {**own, **(options.get("resources") or {})}
+    return {name: float(amount) for name, amount in requests.items() if amount}
+
+
+def fits(requests: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Return whether one of the nodes, each with its resources, has all that a task requests."""
+    return any(all(node.get(name, 0) >= amount for name, amount in requests.items()) for node in nodes)
+
+
+def amounts(resources: Mapping[str, float]) -> str:
+    """Return resources as text: ``2 CPU, 1.5 GiB of memory``."""
+    return ", ".join(
+        f"{amount / 1024**3:.3g} GiB of memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in resources.items()
+    )

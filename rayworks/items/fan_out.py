@@ -10,22 +10,21 @@ from typing import Any, cast
 
 from rayworks import capacity, code_digest, import_path, parallel, ray_error, reuse, storage
 from rayworks.cluster import places
-from rayworks.errors import ItemsError, ParameterError, TransferError
+from rayworks.errors import ItemsError, ParameterError, StorageError, TransferError
 from rayworks.items import chunk as chunks
-from rayworks.items import function, parts, sources
+from rayworks.items import function, parts, slots, sources
 from rayworks.items.chunk import Chunk, Outcome, Work
 from rayworks.items.chunk_size import ChunkSize
 from rayworks.items.options import FanOutOptions
 from rayworks.items.parts import Failure, Range
 from rayworks.items.result import FanOutResult, SlowItems, kinds_text
+from rayworks.items.slots import Slots
 from rayworks.items.sources import Inline, Source
 from rayworks.progress import Progress, shown
 from rayworks.reuse import Stage
 from rayworks.settings import Settings
 
 RECORD = "result.json"
-SLOTS_SECONDS = 2.0
-"""How long the number of slots is taken as known."""
 CHUNKS_PER_SLOT = 2
 """One runs and one waits: workers never wait for the driver, and an autoscaler sees a demand for twice the cluster."""
 CHUNKS_WITHOUT_SLOTS = 16
@@ -86,7 +85,6 @@ def fan_out(
         record = stage.find()
         if record:
             return record
-        stack.enter_context(_ray_connected())
         return stage.create(progress or stack.enter_context(shown()))
 
 
@@ -109,7 +107,9 @@ def of_source(
         return reuse.find_record(storage.join(folder, RECORD), FanOutResult)
 
     def create(progress: Progress) -> FanOutResult:
-        return _Run(Work(work, options, folder), name, source, progress).run()
+        with _ray_connected() as may_grow:
+            slots.check(options, may_grow=may_grow)
+            return _Run(Work(work, options, folder), name, source, progress).run()
 
     return Stage(find, create)
 
@@ -128,18 +128,23 @@ def _sequence(items: Iterable[Any]) -> Sequence[Any]:
 
 
 @contextlib.contextmanager
-def _ray_connected() -> Generator[None]:
-    """Connect this process to Ray while the block runs, unless it is connected."""
+def _ray_connected() -> Generator[bool]:
+    """Connect this process to Ray while the block runs, unless it is connected.
+
+    Yields:
+        Whether Ray may get more nodes. True also if that is not known.
+    """
     places.prepare()
     import ray
 
     if ray.is_initialized():
-        yield
+        in_a_task = cast(Any, ray).get_runtime_context().get_task_id() is not None
+        yield capacity.may_grow() or not in_a_task
         return
     cluster = places.cluster_of(Settings())
     cluster.acquire({capacity.GROWS: "1"} if cluster.may_grow else {}, {"log_to_driver": False})
     try:
-        yield
+        yield cluster.may_grow
     finally:
         cluster.release()
 
@@ -183,12 +188,15 @@ class _Run:
 
     def __init__(self, work: Work, name: str, source: Source, progress: Progress) -> None:
         self._work, self._name, self._progress = work, name, progress
+        parts.delete_failures_without_results(work.folder)
         gaps = parts.missing(work.folder, len(source))
         self._size = ChunkSize(work.options.chunk_items)
-        self._slots = _Slots(work.options)
+        self._slots = Slots(work.options)
         self._pending = _Pending(source, deque(gaps), self._size, self._slots)
         self._items, self._found = len(source), len(source) - self._pending.remaining
         self._done = Outcome(items=self._found)
+        self._is_stored = False
+        """Whether this process has seen what workers store."""
         self._started = time.monotonic()
 
     def run(self) -> FanOutResult:
@@ -201,22 +209,40 @@ class _Run:
             on_failure=self._after_crash,
             interrupts=True,
             max_retries=0,
-            **_ray_options(options),
+            **slots.ray_options(options),
         )
         with contextlib.closing(cast(Generator[Outcome | None], outcomes)):
             for outcome in outcomes:
                 if outcome is None:  # its items are processed again
                     continue
                 self._add(outcome)
+                if not self._is_stored and outcome.failed < outcome.items:
+                    self._is_stored = bool(self._check_stored(self._found + 1))
                 if allowed is not None and self._done.failed > allowed:
                     raise self._error(f"{allowed:,} are allowed, so the run ended")
         storage.delete(storage.join(self._work.folder, chunks.ATTEMPTS))
+        self._check_stored(self._items - self._done.failed)
         if self._done.failed and allowed is None:
             raise self._error("all others succeeded")
         result = self._result()
         storage.write_record(storage.join(self._work.folder, RECORD), result)
         self._progress(1.0, self._message())
         return result
+
+    def _check_stored(self, expected: int) -> int:
+        """Return for how many items this process finds a result on the storage: at least ``expected``.
+
+        Raises:
+            StorageError: There are fewer: workers write to other disks, or somebody deletes files.
+        """
+        stored = self._items - sum(map(len, parts.missing(self._work.folder, self._items)))
+        if stored < expected:
+            raise StorageError(
+                f"workers have stored the results of {expected:,} items, of which {stored:,} are here",
+                where=self._work.folder,
+                remedy="Set RAYWORKS_STORAGE_URI to a storage that this process shares with the nodes of Ray",
+            )
+        return stored
 
     def _add(self, outcome: Outcome) -> None:
         done = self._done
@@ -319,33 +345,6 @@ class _Process:
 
     def __call__(self, chunk: Chunk) -> Outcome | None:
         return chunks.process(self.work, chunk)
-
-
-class _Slots:
-    """How many chunks the cluster can process at a time, as it is now."""
-
-    def __init__(self, options: FanOutOptions) -> None:
-        memory = (options.memory_gib or 0) * 1024**3
-        self._requests = {"CPU": options.num_cpus, "GPU": options.num_gpus, "memory": memory, **options.resources}
-        self._known, self._slots = -SLOTS_SECONDS, 0
-
-    def __call__(self) -> int:
-        import ray
-
-        now = time.monotonic()
-        if now - self._known >= SLOTS_SECONDS:
-            total = cast(Any, ray).cluster_resources()
-            requests = {name: amount for name, amount in self._requests.items() if amount} or {"CPU": 1.0}
-            self._slots = int(min(total.get(name, 0) / amount for name, amount in requests.items()))
-            self._known = now
-        return self._slots
-
-
-def _ray_options(options: FanOutOptions) -> dict[str, Any]:
-    memory = {} if options.memory_gib is None else {"memory": options.memory_gib * 1024**3}
-    gpus = {"num_gpus": options.num_gpus} if options.num_gpus else {}
-    custom = {"resources": options.resources} if options.resources else {}
-    return {"num_cpus": options.num_cpus, **gpus, **memory, **custom}
 
 
 def _class_names(error: Exception) -> set[str]:

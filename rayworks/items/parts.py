@@ -5,6 +5,7 @@ are in ``failures/<first>-<last>``, which is written before. A later run that re
 smaller ranges, within the range of the file that lacks them: of several files that cover an item, the smallest counts.
 """
 
+import bisect
 import heapq
 import json
 import pickle
@@ -207,13 +208,8 @@ def _smallest(ranges: Iterable[Range], items: Iterable[int]) -> Iterator[Range |
 
 
 def missing(folder: str, items: int) -> list[Range]:
-    """Return the ranges of items that have no result yet, in order: never processed, or failed.
-
-    Files of failures without a file of results are deleted: all of their items are processed again, in other ranges.
-    """
-    results, failures = ranges(folder, RESULTS), ranges(folder, FAILURES)
-    for items_failed in failures.keys() - results.keys():
-        storage.delete(failures[items_failed])
+    """Return the ranges of items that have no result, in order: never processed, or failed."""
+    results = ranges(folder, RESULTS)
     gaps: list[Range] = []
     covered = 0
     for done in results:
@@ -222,7 +218,22 @@ def missing(folder: str, items: int) -> list[Range]:
         covered = max(covered, done.last + 1)
     if covered < items:
         gaps.append(Range(covered, items - 1))
-    return sorted(gaps + _runs(failure.item for failure in read_failures(folder)))
+    ends = [gap.last for gap in gaps]
+    failed = [failure.item for failure in read_failures(folder)]
+    return sorted(gaps + _runs(item for item in failed if not _is_in(item, gaps, ends)))
+
+
+def _is_in(item: int, gaps: Sequence[Range], ends: Sequence[int]) -> bool:
+    """Return whether an item lies in one of ascending ranges, whose last items are ``ends``."""
+    position = bisect.bisect_left(ends, item)
+    return position < len(gaps) and gaps[position].first <= item
+
+
+def delete_failures_without_results(folder: str) -> None:
+    """Delete the failures of chunks of which no item succeeded: a later run processes their items in other ranges."""
+    results, failures = ranges(folder, RESULTS), ranges(folder, FAILURES)
+    for items in failures.keys() - results.keys():
+        storage.delete(failures[items])
 
 
 def _runs(numbers: Iterable[int]) -> list[Range]:

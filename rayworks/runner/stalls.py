@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from rayworks.capacity import amounts, fits
 from rayworks.runner import _private
 
 if TYPE_CHECKING:
@@ -207,12 +208,12 @@ def reason_text(
     """
     if not requests:
         return "It requests no resources: a node may be starting a process for it"
-    wanted = ", ".join(_amount(name, amount) for name, amount in requests.items())
     total = {name: sum(node.get(name, 0) for node in nodes) for name in requests}
-    free = {name: _amount(name, available.get(name, 0)) for name in requests}
-    there = ", ".join(f"{_amount(name, total[name])} ({free[name]} free)" for name in requests)
-    sentence = f"It requests {wanted}; there is {there}"
-    if not any(all(node.get(name, 0) >= amount for name, amount in requests.items()) for node in nodes):
+    there = ", ".join(
+        f"{amounts({name: total[name]})} ({amounts({name: available.get(name, 0)})} free)" for name in total
+    )
+    sentence = f"It requests {amounts(requests)}; there is {there}"
+    if not fits(requests, nodes):
         if may_grow:
             return f"{sentence}. No node has as much yet: it waits for another node"
         return f"{sentence}. No node has as much: request less by @resources, or add nodes that have it"
@@ -220,20 +221,6 @@ def reason_text(
         more = f" and {len(running) - NAMED} more" if len(running) > NAMED else ""
         return f"{sentence}. It may wait for {', '.join(running[:NAMED])}{more}, which run"
     return f"{sentence}. Others on this Ray cluster may hold the rest"
-
-
-def _amount(name: str, amount: float) -> str:
-    return f"{amount / 1024**3:.3g} GiB of memory" if name == "memory" else f"{amount:g} {name}"
-
-
-def requests_of(options: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a task requests of Ray, by Ray's names of resources, from the options of ``ray.remote``."""
-    requests = {
-        "CPU": options.get("num_cpus", 1),
-        "GPU": options.get("num_gpus", 0),
-        "memory": options.get("memory", 0),
-    }
-    return {name: float(amount) for name, amount in {**requests, **(options.get("resources") or {})}.items() if amount}
 
 
 def without_upstream(task_runs: "Iterable[SubmittedTaskRun]", most: int = OLDEST) -> "list[SubmittedTaskRun]":

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as flow_run_of_process
 from prefect_ray.task_runners import PrefectRayFuture
 
+from rayworks.capacity import requests_of
 from rayworks.cluster import preflight
 from rayworks.errors import ClusterError, RayworksError
 from rayworks.prefect_api import server
@@ -175,7 +176,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
                 raise explanation from error
             raise
         self._in_flight.add(
-            SubmittedTaskRun(task, task_run_id, state, end, stalls.requests_of(options.options), tuple(call[1]))
+            SubmittedTaskRun(task, task_run_id, state, end, requests_of(options.options), tuple(call[1]))
         )
         self._outbox.start()
         self._waiting_tasks.start()

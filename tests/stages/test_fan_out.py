@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from rayworks import fan_out
+from rayworks import fan_out, ray_error
 from rayworks.errors import ItemsError, ParameterError, StorageError, TransferError
+from rayworks.items import parts
 from rayworks.items.fan_out import stage
 from rayworks.items.options import FanOutOptions
 from rayworks.items.result import FanOutResult, failure_rows
@@ -156,19 +157,22 @@ def test_more_memory_or_cpus_than_there_are_is_asked_of_ray():
     assert [assigned for _, assigned in result.results()] == [{"CPU": 2.0, "memory": int(0.1 * 1024**3)}]
 
 
-def in_a_task(items: str, storage_uri: str) -> FanOutResult:
+def in_a_task(options: FanOutOptions, items: str = "0:3") -> FanOutResult:
     """What the flow's task does, on a Ray worker."""
     import ray
 
-    run = ray.remote(num_cpus=0)(
-        lambda: stage("json:dumps", items, FanOutOptions(), storage_uri=storage_uri).create(lambda *_: None)
-    )
-    return ray.get(run.remote())
+    def coordinate(storage_uri: str) -> FanOutResult:
+        return stage("json:dumps", items, options, storage_uri=storage_uri).create(lambda *_: None)
+
+    try:
+        return ray.get(ray.remote(num_cpus=0)(coordinate).remote(os.environ["RAYWORKS_STORAGE_URI"]))
+    except ray.exceptions.RayError as error:
+        raise ray_error.cause(error) from error
 
 
-def test_a_coordinator_on_a_worker_processes_lines_of_a_file(tmp_path: Path, storage: str):
+def test_a_coordinator_on_a_worker_processes_lines_of_a_file(tmp_path: Path):
     (tmp_path / "lines.txt").write_text("a\n\nb\n")
-    result = in_a_task(str(tmp_path / "lines.txt"), storage)
+    result = in_a_task(FanOutOptions(), str(tmp_path / "lines.txt"))
     assert list(result.results()) == [(0, '"a"'), (1, '"b"')]
 
 
@@ -189,6 +193,19 @@ def test_bad_input_is_a_sentence_before_anything_runs(
     with pytest.raises(error, match=message):
         call()
     assert not Path(storage, "fan-out").exists()
+
+
+def test_a_request_that_no_node_can_meet_is_a_sentence():
+    with pytest.raises(
+        ParameterError, match=r"^No node of Ray has what a call requests: 1 CPU, 3 tpu \(they have 2 CPU\)"
+    ):
+        in_a_task(FanOutOptions(resources={"tpu": 3}))
+
+
+def test_results_on_another_disk_than_this_process_sees_are_noticed_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parts, "ranges", lambda *_: {})
+    with pytest.raises(StorageError, match=r"^Workers have stored the results of 1 items, of which 0 are here: "):
+        fan_out(lambda number: number, range(10_000), chunk_items=10)
 
 
 def test_a_worker_that_is_lost_again_and_again_costs_no_item(folder: Path):

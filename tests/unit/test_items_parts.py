@@ -109,6 +109,8 @@ def test_a_chunk_of_failures_alone_is_processed_again_in_other_ranges(place: str
     store(place, 0, list("abcd"), without=(0, 1, 2, 3))
     assert len(list(parts.read_failures(place))) == 4
     assert parts.missing(place, 8) == [Range(0, 7)]
+    parts.delete_failures_without_results(place)
+    assert parts.missing(place, 8) == [Range(0, 7)]
     store(place, 0, list("ab"))
     store(place, 2, list("cdef"))
     assert list(parts.read_failures(place)) == []

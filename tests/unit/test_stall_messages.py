@@ -41,12 +41,6 @@ def test_a_task_run_without_a_request_waits_for_a_process():
     assert stalls.reason_text({}, NODES, {}, []).startswith("It requests no resources")
 
 
-def test_requests_are_named_as_ray_names_them():
-    assert stalls.requests_of({}) == {"CPU": 1.0}
-    options = {"num_cpus": 0, "num_gpus": 0.5, "memory": 10, "resources": {"tpu": 1}}
-    assert stalls.requests_of(options) == {"GPU": 0.5, "memory": 10.0, "tpu": 1.0}
-
-
 def test_the_stack_of_a_quiet_task_run_ends_where_it_is():
     text = stalls.quiet_text(300.2, traceback.format_stack())
     assert text.startswith("It has shown nothing for 300 s. Its calls, the innermost last:\n  File")

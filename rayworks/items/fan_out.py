@@ -11,8 +11,8 @@ from typing import Any, cast
 from rayworks import capacity, code_digest, import_path, parallel, ray_error, reuse, storage
 from rayworks.cluster import places
 from rayworks.errors import ItemsError, ParameterError, StorageError, TransferError
+from rayworks.items import calls, function, parts, slots, sources
 from rayworks.items import chunk as chunks
-from rayworks.items import function, parts, slots, sources
 from rayworks.items.chunk import Chunk, Outcome, Work
 from rayworks.items.chunk_size import ChunkSize
 from rayworks.items.options import FanOutOptions
@@ -109,7 +109,8 @@ def of_source(
     def create(progress: Progress) -> FanOutResult:
         with _ray_connected() as may_grow:
             slots.check(options, may_grow=may_grow)
-            return _Run(Work(work, options, folder), name, source, progress).run()
+            run = _Run(Work(work, options, folder, Settings().stall_seconds), name, source, progress)
+            return run.run()
 
     return Stage(find, create)
 
@@ -254,7 +255,7 @@ class _Run:
         done.kinds += outcome.kinds
         done.first_failure = done.first_failure or outcome.first_failure
         slowest = sorted([*done.slowest, *outcome.slowest], key=lambda slow: -slow.seconds)
-        done.slowest = slowest[: chunks.SLOWEST]
+        done.slowest = slowest[: calls.SLOWEST]
         self._progress(done.items / max(self._items, 1), self._message())
 
     def _message(self) -> str:
@@ -292,7 +293,7 @@ class _Run:
                 self._pending.again.append(self._pending.chunk(part, is_suspect=True))
             return None
         failure = self._crashed(chunk, error, crashes)
-        if crashes < (1 if failure.kind == chunks.TIMEOUT else limit) + self._work.options.retries:
+        if crashes < (1 if failure.kind == calls.TIMEOUT else limit) + self._work.options.retries:
             self._pending.again.append(replace(chunk, crashes=crashes, is_suspect=True))
             return None
         parts.write_failures(self._work.folder, items, [failure])
@@ -308,9 +309,9 @@ class _Run:
         elif "NodeDiedError" in _class_names(error):
             text = "the node of its worker was lost"
         elif limit is not None and seconds >= limit:
-            kind = chunks.TIMEOUT
-            text = f"{chunks.no_result_within(limit)}; it did not react, so its worker process was ended"
-        value = chunks.value_text(chunk.part.read()[0])
+            kind = calls.TIMEOUT
+            text = f"{calls.no_result_within(limit)}; it did not react, so its worker process was ended"
+        value = calls.value_text(chunk.part.read()[0])
         return Failure(chunk.items.first, value, kind, text, "", attempts, seconds, worker)
 
     def _error(self, detail: str) -> ItemsError:

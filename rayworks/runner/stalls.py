@@ -2,16 +2,15 @@
 
 import contextlib
 import logging
-import sys
 import threading
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from rayworks import call_stack
 from rayworks.capacity import amounts, fits
 from rayworks.runner import _private
 
@@ -27,8 +26,6 @@ OLDEST = 200
 """How many of the oldest task runs are looked at: as many as the Prefect API returns at once."""
 NAMED = 5
 """How many task runs a message names."""
-FRAMES = 12
-"""How many of the innermost calls of a stack are shown."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +85,8 @@ class QuietTaskWatch:
                     named = None
             elif time.monotonic() - since >= running.seconds:
                 quiet_since, named = since, running
-                frame = sys._current_frames().get(self._main_thread)  # pyright: ignore[reportPrivateUsage]
-                text = quiet_text(time.monotonic() - since, traceback.format_stack(frame) if frame else [])
-                self._say(running, logging.WARNING, text)
+                text = f"It has shown nothing for {time.monotonic() - since:.0f} s. Its calls, the innermost last:"
+                self._say(running, logging.WARNING, f"{text}\n{call_stack.of_thread(self._main_thread)}")
                 own_message = self._last_message()
 
     def _say(self, running: _Running, level: int, text: str) -> None:
@@ -98,18 +94,6 @@ class QuietTaskWatch:
         record = logging.makeLogRecord(fields)
         record.flow_run_id, record.task_run_id = running.flow_run_id, running.task_run_id
         _private.send_log_record(record)
-
-
-def quiet_text(seconds: float, stack: Sequence[str]) -> str:
-    """Return what is said of a task run that has shown nothing for ``seconds``.
-
-    Args:
-        seconds: Since it began, or since its last message.
-        stack: The entries of ``traceback.format_stack``, the innermost last.
-    """
-    return (
-        f"It has shown nothing for {seconds:.0f} s. Its calls, the innermost last:\n{''.join(stack[-FRAMES:])}".rstrip()
-    )
 
 
 class WaitingTaskWatch:

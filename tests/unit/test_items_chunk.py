@@ -191,3 +191,15 @@ def test_the_slowest_items_are_known(tmp_path: Path):
     slowest = outcome.slowest[0]
     assert slowest.first <= 3 < slowest.first + slowest.count
     assert slowest.seconds >= 0.2
+
+
+def test_a_call_that_takes_long_is_named_with_what_it_is_doing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def work(number: int) -> None:
+        time.sleep(0.5 if number == 2 else 0.0)
+
+    part = Inline(range(4)).part(0, 4)
+    chunk.process(Work(work, FanOutOptions(), str(tmp_path), stall_seconds=0.2), Chunk(Range(10, 13), part))
+    named = capsys.readouterr().err
+    assert named.startswith("Item 12 has taken 0 s. Its calls, the innermost last:\n  File")
+    assert named.count("has taken") == 1
+    assert "time.sleep(0.5 if number == 2 else 0.0)" in named

@@ -1,7 +1,8 @@
 """What is said of task runs that stand still. No Ray."""
 
-import traceback
+import threading
 
+from rayworks import call_stack
 from rayworks.runner import stalls
 
 NODES = [{"CPU": 2.0, "memory": 4.0 * 1024**3}, {"CPU": 4.0}]
@@ -41,7 +42,8 @@ def test_a_task_run_without_a_request_waits_for_a_process():
     assert stalls.reason_text({}, NODES, {}, []).startswith("It requests no resources")
 
 
-def test_the_stack_of_a_quiet_task_run_ends_where_it_is():
-    text = stalls.quiet_text(300.2, traceback.format_stack())
-    assert text.startswith("It has shown nothing for 300 s. Its calls, the innermost last:\n  File")
-    assert text.endswith("text = stalls.quiet_text(300.2, traceback.format_stack())")
+def test_the_calls_of_a_thread_end_where_it_is():
+    calls = call_stack.of_thread(threading.get_ident())
+    assert "calls = call_stack.of_thread(threading.get_ident())" in calls
+    assert calls.count("File ") == call_stack.FRAMES
+    assert call_stack.of_thread(-1) == ""

@@ -204,7 +204,7 @@ def reason_text(
     if running:
         more = f" and {len(running) - NAMED} more" if len(running) > NAMED else ""
         return f"{sentence}. It may wait for {', '.join(running[:NAMED])}{more}, which run"
-    return f"{sentence}. Others on this Ray cluster may hold the rest"
+    return f"{sentence}. Others on this Ray cluster may hold the rest, or its process is starting"
 
 
 def without_upstream(task_runs: "Iterable[SubmittedTaskRun]", most: int = OLDEST) -> "list[SubmittedTaskRun]":

@@ -10,6 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from rayworks import resources
 from tests.flows.flow_runs import log_line, run
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
 
@@ -22,6 +23,7 @@ def stall_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 @task
 def hold(folder: str) -> None:
     """Hold a CPU until there is a file, and show that it works."""
+    Path(folder, "begun").touch()
     while not Path(folder, "enough").exists():
         get_run_logger().info("holding")
         time.sleep(0.2)
@@ -37,7 +39,9 @@ def test_a_task_that_others_keep_waiting_is_named_with_who_holds_what_and_said_t
     client: SyncPrefectClient, tmp_path: Path
 ):
     def body() -> None:
-        held, waits = hold.submit(str(tmp_path)), want_two.submit()
+        held = hold.submit(str(tmp_path))
+        eventually((tmp_path / "begun").exists)
+        waits = want_two.submit()
         time.sleep(4)
         (tmp_path / "enough").touch()
         assert waits.result() == "had two"

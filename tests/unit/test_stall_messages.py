@@ -35,7 +35,7 @@ def test_a_resource_that_is_held_by_others_names_those_that_run():
 
 
 def test_what_is_held_by_nobody_of_the_flow_is_held_by_others():
-    assert stalls.reason_text({"CPU": 2.0}, NODES, {}, []).endswith("Others on this Ray cluster may hold the rest")
+    assert "Others on this Ray cluster may hold the rest" in stalls.reason_text({"CPU": 2.0}, NODES, {}, [])
 
 
 def test_a_task_run_without_a_request_waits_for_a_process():

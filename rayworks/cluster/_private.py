@@ -181,6 +181,17 @@ def send_token() -> None:
     cast(Any, authentication_token_setup)._enable_token_auth()
 
 
+def is_worker() -> bool:
+    """Return whether this process is a Ray worker. ``get_runtime_context()`` offers no such question.
+
+    prefect_ray reads ``worker.mode`` for the same purpose.
+    """
+    import ray
+
+    api = cast(Any, ray)
+    return api.get_runtime_context().worker.mode == api.WORKER_MODE
+
+
 # Message texts
 
 NODE_STARTED = "Ray runtime started"

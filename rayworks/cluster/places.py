@@ -21,3 +21,8 @@ def cluster_of(settings: Settings) -> Cluster:
 def prepare() -> None:
     """Set what Ray reads when it is imported. Call it before the first ``import ray``."""
     _private.set_import_defaults()
+
+
+def is_worker() -> bool:
+    """Return whether this process is a Ray worker, and not a driver. Ray must be connected."""
+    return _private.is_worker()

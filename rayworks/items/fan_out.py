@@ -139,8 +139,7 @@ def _ray_connected() -> Generator[bool]:
     import ray
 
     if ray.is_initialized():
-        in_a_task = cast(Any, ray).get_runtime_context().get_task_id() is not None
-        yield capacity.may_grow() or not in_a_task
+        yield capacity.may_grow() or not places.is_worker()
         return
     cluster = places.cluster_of(Settings())
     cluster.acquire({capacity.GROWS: "1"} if cluster.may_grow else {}, {"log_to_driver": False})

@@ -282,16 +282,6 @@ def final_state(future: PrefectRayFuture[Any]) -> "State[Any] | None":
 # Ray
 
 
-def is_worker() -> bool:
-    """Return whether this process is a Ray worker. ``get_runtime_context()`` offers no such question.
-
-    prefect_ray reads ``worker.mode`` for the same purpose.
-    """
-    import ray
-
-    return ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-
-
 def serialize(value: Any) -> None:
     """Serialize a value as Ray does with the result of a task, and discard it. Large buffers are not copied.
 

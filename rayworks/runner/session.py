@@ -12,7 +12,6 @@ from rayworks.cluster import places, preflight
 from rayworks.cluster.contract import Cluster
 from rayworks.errors import ClusterError
 from rayworks.prefect_api.address import configured_api_url, worker_environment
-from rayworks.runner import _private
 from rayworks.settings import Settings
 
 
@@ -51,7 +50,7 @@ class RaySession:
 
     def start_preflight(self) -> preflight.Preflight | None:
         """Start to check that the nodes fit this process; None in a Ray worker, whose flow run has checked them."""
-        if _private.is_worker():
+        if places.is_worker():
             return None
         if self.is_elsewhere:
             return preflight.Preflight(None, None, self._warm_up)

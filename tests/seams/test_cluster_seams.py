@@ -206,3 +206,10 @@ def test_the_dashboard_serves_log_files():
     folder, _, media_type = _private.LOG_FILE_PATH.rpartition("/")
     assert f'@routes.get("{folder}/{{media_type}}"' in source("dashboard/modules/state/state_head.py")
     assert f'self.media_type not in ["{media_type}", ' in source("util/state/common.py")
+
+
+def test_a_driver_is_no_worker_and_a_worker_is(ray_session):
+    import ray
+
+    assert not _private.is_worker()
+    assert ray.get(ray.remote(num_cpus=0)(_private.is_worker).remote())

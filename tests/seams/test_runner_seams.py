@@ -303,13 +303,6 @@ def test_a_future_knows_its_final_state_once_it_has_waited(ray_session):
     assert state.message == "done"
 
 
-def test_a_driver_is_no_worker_and_a_worker_is(ray_session):
-    import ray
-
-    assert not _private.is_worker()
-    assert ray.get(ray.remote(num_cpus=0)(_private.is_worker).remote())
-
-
 def test_a_value_is_serialized_as_ray_serializes_results(ray_session):
     import ray
 

@@ -1,0 +1,92 @@
+"""How often the gate promotes a model over its equal, and over one that is 2 % worse, on the flights.
+
+    uv run python benchmarks/promotion.py [MODELS]      21
+
+Trains so many models of the same hyperparameters with different seeds on the training rows that ``process`` made, and
+lets each be the candidate against each other one (a random one of the two is the champion): an equal that is promoted
+is a mistake. The worse champion is a model of another seed with so few rounds that it is 2 % worse on average. Compared
+on the test rows with the options of evaluation and gate as they are; slices, which can only refuse, are left out.
+"""
+
+import itertools
+import sys
+import tempfile
+
+import numpy as np
+from quality import Task, opened
+
+from rayworks import ray_running
+from rayworks.data import processing, split_rows
+from rayworks.evaluation import comparison, gate
+from rayworks.metrics import METRICS
+from rayworks.params import EvaluateOptions, ProcessOptions, PromoteOptions
+from rayworks.records import Evaluation, Metrics
+from rayworks.training.loops.xgboost import DEFAULTS
+
+WORSE = 0.02
+ROUNDS = 2000
+METRIC = METRICS["rmse"]
+
+
+def predictions(task: Task, seed: int) -> list[np.ndarray]:
+    """Return the predictions for the test rows after each twentieth of the best number of rounds."""
+    import xgboost as xgb
+
+    train = xgb.QuantileDMatrix(*task.train, enable_categorical=True)
+    validation = xgb.QuantileDMatrix(*task.validation, enable_categorical=True, ref=train)
+    parameters = {"objective": "reg:squarederror", **DEFAULTS, "seed": seed}
+    evals = [(validation, "validation")]
+    booster = xgb.train(parameters, train, ROUNDS, evals=evals, early_stopping_rounds=50, verbose_eval=False)
+    test, best = xgb.DMatrix(task.test[0], enable_categorical=True), booster.best_iteration + 1
+    ends = np.unique(np.linspace(1, best, 21).astype(int))[1:]
+    return [booster.predict(test, iteration_range=(0, int(end))).astype("float64") for end in ends]
+
+
+def rmse(task: Task, predicted: np.ndarray) -> float:
+    value = METRIC.measure(task.test[1], predicted)
+    assert value is not None
+    return value
+
+
+def is_promoted(task: Task, groups: np.ndarray, candidate: np.ndarray, champion: np.ndarray) -> bool:
+    """Return whether the gate finds the candidate better than the champion."""
+    rows, confidence = len(groups), EvaluateOptions().confidence
+    evaluation = Evaluation.model_construct(
+        metric="rmse",
+        candidate=Metrics(rows=rows, values={"rmse": rmse(task, candidate)}),
+        champion=Metrics(rows=rows, values={"rmse": rmse(task, champion)}),
+        champion_error="",
+        baseline=Metrics(rows=rows, values={"rmse": float(np.std(task.test[1]))}),
+        slices=(),
+        interval=comparison.interval(METRIC, task.test[1], candidate, champion, groups, confidence=confidence),
+    )
+    return all(check.passed for check in gate.checks(evaluation, None, PromoteOptions()))
+
+
+def main(models: int = 21) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with ray_running():
+            dataset = processing.stage("example://flights", "arr_delay", ProcessOptions(), storage_uri=folder).run()
+        task = opened(dataset, folder)
+        _, _, times = split_rows.sampled(task.whole, ["test"], task.whole.split("test").rows)
+    assert times is not None
+    groups = comparison.groups_in_order(times)
+    curves: list[list[np.ndarray]] = []
+    for seed in range(models):
+        curves.append(predictions(task, seed))
+        sys.stderr.write(f"seed {seed}: RMSE {rmse(task, curves[-1][-1]):.4f}\n")
+    whole = [curve[-1] for curve in curves]
+    best = np.mean([rmse(task, predicted) for predicted in whole])
+    losses = [np.mean([rmse(task, curve[end]) for curve in curves]) / best - 1 for end in range(len(curves[0]))]
+    end = int(np.argmin(np.abs(np.array(losses) - WORSE)))
+    random = np.random.default_rng(0)
+    pairs = [tuple(random.permutation(pair)) for pair in itertools.combinations(range(models), 2)]
+    equal = np.mean([is_promoted(task, groups, whole[a], whole[b]) for a, b in pairs])
+    better = np.mean([is_promoted(task, groups, whole[a], curves[b][end]) for a, b in pairs])
+    sys.stdout.write(f"{len(pairs)} pairs of {models} models, {len(groups):,} test rows, mean RMSE {best:.4f}\n")
+    sys.stdout.write(f"promoted over an equal: {equal:.1%}\n")
+    sys.stdout.write(f"promoted over one that is {losses[end]:.2%} worse: {better:.1%}\n")
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

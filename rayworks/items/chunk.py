@@ -43,6 +43,8 @@ class Chunk:
     """How often a worker ended while it processed this chunk."""
     is_suspect: bool = False
     """Whether a worker ended while it processed these items, perhaps with others."""
+    runs_alone: bool = False
+    """Whether the run has no other chunk on Ray meanwhile."""
 
 
 @dataclass

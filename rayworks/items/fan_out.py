@@ -31,11 +31,8 @@ CHUNKS_WITHOUT_SLOTS = 16
 """Chunks that ask an autoscaler for the first nodes."""
 PARTS_AFTER_CRASH = 32
 """Into how many parts a chunk is divided whose worker ended: few levels, since each costs a worker and a time limit."""
-CRASHES = {"WorkerCrashedError": 2, "OutOfMemoryError": 3, "NodeDiedError": 5}
-"""After how many ends of its worker an item alone is the one to blame.
-
-A worker also runs out of memory when others on its node take all, and a node may go for reasons of its own.
-"""
+CRASHES = {"WorkerCrashedError": 2, "OutOfMemoryError": 2, "NodeDiedError": 5}
+"""After how many ends of its worker an item alone is the one to blame: a node may go for reasons of its own."""
 
 
 def fan_out(
@@ -159,6 +156,9 @@ class _Pending:
     slots: Callable[[], int]
     started: float = field(default_factory=time.monotonic)
     again: deque[Chunk] = field(default_factory=deque[Chunk])
+    alone: deque[Chunk] = field(default_factory=deque[Chunk])
+    """Chunks that are processed when no other one is on Ray."""
+    on_ray: int = 0
 
     def __post_init__(self) -> None:
         self.remaining = sum(map(len, self.gaps))
@@ -169,9 +169,17 @@ class _Pending:
     def __next__(self) -> Chunk:
         """Return the next chunk. There may be more after a ``StopIteration``: what a lost worker had."""
         if self.again:
-            return self.again.popleft()
-        if not self.gaps:
+            chunk = self.again.popleft()
+        elif self.gaps:
+            chunk = self._next_of_gaps()
+        elif self.alone and not self.on_ray:
+            chunk = self.alone.popleft()
+        else:
             raise StopIteration
+        self.on_ray += 1
+        return chunk
+
+    def _next_of_gaps(self) -> Chunk:
         gap = self.gaps.popleft()
         count = min(self.size.next(self.remaining, self.slots(), time.monotonic() - self.started), len(gap))
         if count < len(gap):
@@ -213,6 +221,7 @@ class _Run:
         )
         with contextlib.closing(cast(Generator[Outcome | None], outcomes)):
             for outcome in outcomes:
+                self._pending.on_ray -= 1
                 if outcome is None:  # its items are processed again
                     continue
                 self._add(outcome)
@@ -291,9 +300,14 @@ class _Run:
                 part = Range(first, min(first + size - 1, items.last))
                 self._pending.again.append(self._pending.chunk(part, is_suspect=True))
             return None
+        if "OutOfMemoryError" in _class_names(error) and not chunk.runs_alone:
+            # Ray ends the task that started last, not the one that takes the memory.
+            self._pending.alone.append(replace(chunk, is_suspect=True, runs_alone=True))
+            return None
         failure = self._crashed(chunk, error, crashes)
         if crashes < (1 if failure.kind == calls.TIMEOUT else limit) + self._work.options.retries:
-            self._pending.again.append(replace(chunk, crashes=crashes, is_suspect=True))
+            queue = self._pending.alone if chunk.runs_alone else self._pending.again
+            queue.append(replace(chunk, crashes=crashes, is_suspect=True))
             return None
         parts.write_failures(self._work.folder, items, [failure])
         return Outcome(1, failed=1, kinds=Counter([failure.kind]), first_failure=chunks.sentence(failure))

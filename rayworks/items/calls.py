@@ -56,6 +56,8 @@ class Calls:
         """One entry for each item so far, in order; what stands for a failed item means nothing."""
         self._started: float | None = None
         """When the call began that goes on; None between calls."""
+        self._retried: int | None = None
+        """Position of the item that is called again."""
         self.failures: dict[int, Failure] = {}
         """By number of the item, from the first of all."""
         self.seconds = 0.0
@@ -104,7 +106,8 @@ class Calls:
         def look() -> None:
             named = None
             while not ended.wait(seconds / LOOKS_PER_STALL):
-                number, started = self._first + len(self._results), self._started
+                position = len(self._results) if self._retried is None else self._retried
+                number, started = self._first + position, self._started
                 if started is None or started == named or time.perf_counter() - started < seconds:
                     continue
                 named = started
@@ -165,7 +168,7 @@ class Calls:
                 self._call_again(position, attempts=attempt + 2)
 
     def _call_again(self, position: int, attempts: int) -> None:
-        item = self._items[position]
+        item, self._retried = self._items[position], position
         started = self._started = time.perf_counter()
         try:
             result = self._call(item) if self._options.batch_size is None else self._results_of([item])[0]

@@ -193,6 +193,20 @@ def test_the_slowest_items_are_known(tmp_path: Path):
     assert slowest.seconds >= 0.2
 
 
+def test_a_retry_that_takes_long_is_named_by_its_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    called: list[int] = []
+
+    def work(number: int) -> None:
+        called.append(number)
+        if number == 1:
+            time.sleep(0.5 if called.count(1) == 2 else 0.0)
+            raise ValueError("no")
+
+    options, part = FanOutOptions(retries=1, retry_seconds=0), Inline(range(3)).part(0, 3)
+    chunk.process(Work(work, options, str(tmp_path), stall_seconds=0.2), Chunk(Range(0, 2), part))
+    assert capsys.readouterr().err.startswith("Item 1 has taken ")
+
+
 def test_a_call_that_takes_long_is_named_with_what_it_is_doing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def work(number: int) -> None:
         time.sleep(0.5 if number == 2 else 0.0)

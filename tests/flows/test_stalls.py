@@ -50,7 +50,9 @@ def test_a_task_that_others_keep_waiting_is_named_with_who_holds_what_and_said_t
     state = run(body)
     assert state.is_completed(), state.message
     line = log_line(client, state, "Ray has not started a task run of want_two")
-    assert "It requests 2 CPU; there is 2 CPU (1 CPU free). It may wait for hold-" in line["message"]
+    # Ray reports what is free a moment later.
+    assert "It requests 2 CPU; there is 2 CPU (" in line["message"]
+    assert "CPU free). It may wait for hold-" in line["message"]
     assert line["level"] == 30
 
 
@@ -65,7 +67,8 @@ def test_a_request_that_no_node_can_meet_is_named(client: SyncPrefectClient):
         del waits  # the end of the flow cancels it
 
     line = log_line(client, run(body), "Ray has not started a task run of want_fifty")
-    assert "It requests 50 CPU; there is 2 CPU (2 CPU free). No node has as much" in line["message"]
+    assert "It requests 50 CPU; there is 2 CPU (" in line["message"]
+    assert "CPU free). No node has as much" in line["message"]
 
 
 @task

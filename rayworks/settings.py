@@ -8,6 +8,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rayworks import storage
 from rayworks.errors import ParameterError
 
+STALL_SECONDS = 300.0
+"""After how long a task run that shows nothing is named in the log, unless the setting says otherwise."""
+
 
 class Settings(BaseSettings):
     """Settings of an installation, read from the environment when constructed (never at import)."""
@@ -36,7 +39,7 @@ class Settings(BaseSettings):
         default=600, gt=0, description="How long a cluster may take to start, including the time to wait for nodes."
     )
     stall_seconds: float = Field(
-        default=300,
+        default=STALL_SECONDS,
         gt=0,
         description="After how long a task run that shows nothing is named in the log, with what it is doing. One that "
         "Ray has not started is named after a minute, or after this time if it is shorter.",

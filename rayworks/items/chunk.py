@@ -15,6 +15,7 @@ from rayworks.items.function import is_built, name_of
 from rayworks.items.options import FanOutOptions
 from rayworks.items.parts import Failure, Range
 from rayworks.items.sources import Part
+from rayworks.settings import STALL_SECONDS
 
 ATTEMPTS = "attempts"
 """Folder where a worker notes that it processes items during which another one ended."""
@@ -29,7 +30,7 @@ class Work:
     options: FanOutOptions
     folder: str
     """URI of the run's results."""
-    stall_seconds: float = 300.0
+    stall_seconds: float = STALL_SECONDS
     """After how long a call is named in the output of its worker, with what it is doing."""
 
 
@@ -88,15 +89,15 @@ def process(work: Work, chunk: Chunk) -> Outcome:
         parts.write_results(work.folder, chunk.items, results)
     if chunk.is_suspect:
         storage.delete(_attempt_uri(work.folder, chunk.items))
+    # With GPUs Ray ends the process, to free their memory, so the next chunk prepares again.
+    repeated = prepared - started if work.options.num_gpus else 0.0
     first = min(calls.failures, default=None)
     return Outcome(
         items=len(items),
         failed=len(calls.failures),
         seconds=calls.seconds,
         chunk_seconds=time.perf_counter() - prepared,
-        repeated_seconds=prepared - started
-        if work.options.num_gpus
-        else 0.0,  # Ray ends the process, to free the GPU's memory
+        repeated_seconds=repeated,
         bytes=parts.size_of(results) if numbers else 0,
         kinds=Counter(failure.kind for failure in calls.failures.values()),
         slowest=sorted(calls.slowest, key=lambda slow: -slow.seconds),

@@ -17,7 +17,7 @@ from rayworks.items.chunk import Chunk, Outcome, Work
 from rayworks.items.chunk_size import ChunkSize
 from rayworks.items.options import FanOutOptions
 from rayworks.items.parts import Failure, Range
-from rayworks.items.result import FanOutResult, SlowItems, kinds_text
+from rayworks.items.result import FanOutResult, kinds_text
 from rayworks.items.slots import Slots
 from rayworks.items.sources import Inline, Source
 from rayworks.progress import Progress, shown
@@ -347,7 +347,7 @@ class _Run:
             found=self._found,
             seconds=time.monotonic() - self._started,
             call_seconds=done.seconds,
-            slowest=tuple(SlowItems(seconds=s.seconds, first=s.first, count=s.count) for s in done.slowest),
+            slowest=tuple(done.slowest),
         )
 
 

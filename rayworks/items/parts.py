@@ -30,8 +30,6 @@ ITEM, RESULT = "item", "result"
 """Columns: the number of the item from 0, and what the function returned where that is no dictionary."""
 ENCODING = b"rayworks.result"
 """Key of a Parquet file's metadata: whether its results are values, rows (dictionaries), or pickled."""
-PLAIN = (bool, int, float, str, bytes)
-"""Types whose values come back from Parquet as they were."""
 
 
 @dataclass(frozen=True)

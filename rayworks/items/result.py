@@ -2,25 +2,16 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rayworks.items import parts
+from rayworks.items.calls import Slow
+from rayworks.items.parts import Failure
 from rayworks.records import Record
-
-if TYPE_CHECKING:
-    from rayworks.items.parts import Failure
-
 
 FAILURES_SHOWN = 100
 SLOW_SECONDS = 0.1
 """Items that took less are not named as the slowest."""
-
-
-class SlowItems(Record):
-    """Items whose calls took long: one, or a few that were timed together."""
-
-    seconds: float
-    first: int
-    count: int
 
 
 class FanOutResult(Record):
@@ -38,21 +29,17 @@ class FanOutResult(Record):
     """From the first call to the last result."""
     call_seconds: float
     """Of all calls together."""
-    slowest: tuple[SlowItems, ...]
+    slowest: tuple[Slow, ...]
 
     def results(self) -> Iterator[tuple[int, Any]]:
         """Yield number and result of every item that did not fail, in the order of the items.
 
         Results are read a file at a time, so any number of them fits into memory.
         """
-        from rayworks.items import parts
-
         return parts.read_results(self.uri)
 
-    def failures(self) -> "Iterator[Failure]":
+    def failures(self) -> Iterator[Failure]:
         """Yield the failures in the order of the items."""
-        from rayworks.items import parts
-
         return parts.read_failures(self.uri)
 
     @property
@@ -74,7 +61,7 @@ def kinds_text(kinds: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda pair: -pair[1]))
 
 
-def _slow_text(slow: SlowItems) -> str:
+def _slow_text(slow: Slow) -> str:
     last = slow.first + slow.count - 1
     items = f"item {slow.first}" if slow.count == 1 else f"items {slow.first} to {last} together"
     return f"{items} {slow.seconds:.3g} s"
@@ -82,8 +69,6 @@ def _slow_text(slow: SlowItems) -> str:
 
 def failure_rows(uri: str) -> list[dict[str, Any]]:
     """Return the first failures beneath the folder of a fan-out, as rows of a table in the Prefect UI."""
-    from rayworks.items import parts
-
     columns = ("item", "value", "kind", "error", "attempts", "seconds", "worker")
     failures = islice(parts.read_failures(uri), FAILURES_SHOWN)
     return [{name: getattr(failure, name) for name in columns} for failure in failures]

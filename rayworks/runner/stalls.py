@@ -17,8 +17,6 @@ from rayworks.runner import _private
 if TYPE_CHECKING:
     from rayworks.runner.in_flight import SubmittedTaskRun
 
-STALL_SECONDS = 300.0
-"""After how long a task run is named that shows nothing, unless a setting says otherwise."""
 WAITING_SECONDS = 60.0
 """After how long a task run is named that Ray has not started."""
 CHECKS_PER_LIMIT = 4

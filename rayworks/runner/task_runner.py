@@ -36,7 +36,7 @@ from rayworks.runner.worker import (
     remote_run_task,
     remote_run_task_with_more_memory,
 )
-from rayworks.settings import Settings
+from rayworks.settings import STALL_SECONDS, Settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput
@@ -100,7 +100,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
         self._session = RaySession()
         self._outbox = outbox_of_worker() or Outbox()
         self._in_flight = InFlight(self._outbox)
-        self._stall_seconds = stalls.STALL_SECONDS
+        self._stall_seconds = STALL_SECONDS
         # Before Ray starts, so that the log shows what a cluster waits for. Prefect starts a flow's runner before the
         # flow run's context (PrefectHQ/prefect#17776), but a run of a deployment is known by its environment.
         attach_run_log(flow_run_of_process.id)

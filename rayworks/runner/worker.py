@@ -11,8 +11,9 @@ from rayworks.errors import TransferError
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
-from rayworks.runner.stalls import STALL_SECONDS, QuietTaskWatch
+from rayworks.runner.stalls import QuietTaskWatch
 from rayworks.runner.transactions import Around, Staged
+from rayworks.settings import STALL_SECONDS
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput, State

@@ -164,7 +164,8 @@ class TrainOptions(Options):
         default=True,
         title="Refit",
         description="When the best number of rounds is known, train again on training and validation rows together. "
-        "Rounds grow with the rows. Training takes about twice as long.",
+        "Rounds grow with the rows. Where rows are split by time, the number is the mean of two validations: on the "
+        "newest rows, and on earlier ones. Training takes two to three times as long.",
     )
     workers: int = Field(
         default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its shard of the rows."

@@ -217,8 +217,11 @@ class ModelRef(Record):
     metric: str
     validation: float = Field(description="Metric on the validation split at the best round.")
     best_round: int
+    earlier_best_round: int | None = Field(
+        default=None, description="Best round on an earlier part of the training rows. None if not split by time."
+    )
     refit_rounds: int | None = Field(
-        default=None, description="Rounds of the second pass, on training and validation rows. None if there was none."
+        default=None, description="Rounds of the refit, on training and validation rows. None if there was none."
     )
     seconds: float
     workers: int
@@ -250,7 +253,6 @@ class Interval(Record):
     low: float
     high: float
     confidence: float
-    rows: int
 
 
 class SliceMetrics(Record):

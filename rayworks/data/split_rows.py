@@ -8,7 +8,8 @@ directly saves the start and the copies of a Ray Data ingest, for data that a wo
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import polars as pl
 
@@ -19,6 +20,19 @@ from rayworks.records import Dataset, SplitName
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+
+SAMPLED_TIMES = 1_000_000  # 8 MB
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An earlier time that divides the training rows as the dataset is divided: those before it train, as many as the
+    dataset validates are from then on. ``train`` and ``validation`` are the numbers of these rows, about."""
+
+    time: int
+    train: int
+    validation: int
 
 
 def row_range(rows: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -57,17 +71,49 @@ def encoded(
         yield features.encode(frame, inputs), features.encode_target(frame[dataset.target.name], dataset.target)
 
 
-def split_values(dataset: Dataset, rows: pl.DataFrame) -> "np.ndarray | None":
-    """Return what assigned each row to its split: its time, as a number, or its key; None for a random split.
+def earlier_origin(dataset: Dataset) -> Origin | None:
+    """Return an earlier origin of a dataset that is split by time; None where too few rows would be left to train."""
+    rows, validation = dataset.split("train").rows, dataset.split("validation").rows
+    if dataset.split_method != "time" or rows < 2 * validation:
+        return None
+    step = -(-rows // SAMPLED_TIMES)
+    frames_of_times = frames(dataset, "train", [cast(str, dataset.split_column)])
+    times = pl.concat([_times(dataset, frame).gather_every(step) for frame in frames_of_times]).sort()
+    time = cast(int, times[len(times) * (rows - validation) // rows])
+    train = rows * int((times < time).sum()) // len(times)
+    return Origin(time, train, rows - train) if train and train < rows else None
 
-    Rows without a time come first, since they train.
+
+def encoded_at(
+    dataset: Dataset, origin: Origin, part: Literal["train", "validation"], *, rank: int = 0, world_size: int = 1
+) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
+    """Yield a worker's shard of the training rows before ``origin``, or since then, as :func:`encoded` does.
+
+    A shard has its share of each row group: where rows are in the order of time, contiguous shards would be empty.
     """
+    inputs = dataset.feature_set.features
+    names = [*(feature.name for feature in inputs), dataset.target.name, cast(str, dataset.split_column)]
+    for frame in frames(dataset, "train", names):
+        is_before = _times(dataset, frame) < origin.time
+        rows = frame.filter(is_before if part == "train" else ~is_before)
+        first, last = row_range(len(rows), rank, world_size)
+        if shard := last - first:
+            rows = rows.slice(first, shard)
+            yield features.encode(rows, inputs), features.encode_target(rows[dataset.target.name], dataset.target)
+
+
+def _times(dataset: Dataset, rows: pl.DataFrame) -> pl.Series:
+    """Return the time of each row as a number. Rows without a time come first, since they train."""
+    return rows[cast(str, dataset.split_column)].to_physical().cast(pl.Int64).fill_null(-(2**63))
+
+
+def split_values(dataset: Dataset, rows: pl.DataFrame) -> "np.ndarray | None":
+    """Return what assigned each row to its split: its time, as a number, or its key; None for a random split."""
     if dataset.split_column is None:
         return None
-    values = rows[dataset.split_column]
     if dataset.split_method == "time":
-        return values.to_physical().fill_null(strategy="min").to_numpy()
-    return values.cast(pl.String).fill_null("").to_numpy()
+        return _times(dataset, rows).to_numpy()
+    return rows[dataset.split_column].cast(pl.String).fill_null("").to_numpy()
 
 
 def sampled(

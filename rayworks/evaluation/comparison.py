@@ -104,4 +104,4 @@ def interval(
     count = len(without)
     error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
     width = float(error * stats.t.ppf((1 + confidence) / 2, count - 1))
-    return Interval(low=whole - width, high=whole + width, confidence=confidence, rows=len(groups))
+    return Interval(low=whole - width, high=whole + width, confidence=confidence)

@@ -150,8 +150,8 @@ def _log_run(client: "MlflowClient", run_id: str, model: ModelRef) -> None:
     points += [(f"validation_{model.metric}", p.validation, p.round) for p in model.curve]
     metrics = [Metric(name, value, 0, step) for name, value, step in points]
     metrics += [Metric("best_round", model.best_round, 0, 0), Metric("seconds", model.seconds, 0, 0)]
-    if model.refit_rounds is not None:
-        metrics.append(Metric("refit_rounds", model.refit_rounds, 0, 0))
+    rounds = {"earlier_best_round": model.earlier_best_round, "refit_rounds": model.refit_rounds}
+    metrics += [Metric(name, value, 0, 0) for name, value in rounds.items() if value is not None]
     parameters = [
         Param(name, str(value)) for name, value in {**model.hyperparameters, "workers": model.workers}.items()
     ]

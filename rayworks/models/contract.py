@@ -66,8 +66,9 @@ class ExplainedModel(Protocol):
 class TrainContext(Protocol):
     """What a training loop receives on each of its workers. It is the same in training and in a trial of tuning.
 
-    A training runs the loop twice, unless ``train.refit`` is off: the second time on training and validation rows
-    together, with the number of rounds that the first found.
+    A training runs the loop several times, unless ``train.refit`` is off: on the training rows, where these are split
+    by time again on an earlier part of them, and last on training and validation rows together, with the number of
+    rounds that were found.
     """
 
     hyperparameters: dict[str, Any]

@@ -118,7 +118,11 @@ def _where_it_ended(model: ModelRef) -> str:
         text = f"Validation still improved in the last round, {last}: more rounds may give a better model."
     if model.refit_rounds is None:
         return f"{text} The model is that of round {model.best_round}."
-    return f"{text} The model is that of {model.refit_rounds} rounds on training and validation rows together."
+    refit = f"The model is that of {model.refit_rounds} rounds on training and validation rows together"
+    if model.earlier_best_round is None:
+        return f"{text} {refit}."
+    earlier = f"On an earlier part of the rows, round {model.earlier_best_round} was the best."
+    return f"{text} {earlier} {refit}, as many per row as in the mean of both."
 
 
 def of_slices(evaluation: Evaluation) -> list[Figure]:

@@ -26,7 +26,9 @@ class LastRound(Record):
     rounds: int
     """The most rounds of this pass."""
     validation: float | None
-    """None in the second pass, which learns from the validation rows too."""
+    """None in the refit, which learns from the validation rows too."""
+    earlier: bool = False
+    """Whether this pass learns from an earlier part of the training rows."""
 
 
 def write(run_uri: str, last: LastRound) -> None:
@@ -61,4 +63,5 @@ def shown(run_uri: str, *, metric: str, progress: Progress) -> Generator[None]:
 def _in_words(last: LastRound, metric: str) -> str:
     if last.validation is None:
         return f"round {last.round} of {last.rounds} on training and validation rows"
-    return f"round {last.round} of at most {last.rounds}, validation {metric} {last.validation:.4g}"
+    rows = " on earlier rows" if last.earlier else ""
+    return f"round {last.round} of at most {last.rounds}{rows}, validation {metric} {last.validation:.4g}"

@@ -101,6 +101,7 @@ def _train(
         metric=metric,
         validation=best.validation,
         best_round=best.round,
+        earlier_best_round=outcome.earlier_best_round,
         refit_rounds=outcome.refit_rounds,
         seconds=time.monotonic() - started,
         workers=options.workers,

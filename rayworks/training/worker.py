@@ -3,14 +3,14 @@
 """What runs on each Ray Train worker: the training loop in its context, with checkpoints. Rank 0 saves the model."""
 
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-from pydantic import TypeAdapter
 
 from rayworks import __version__, storage
 from rayworks.data import split_rows
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-CURVE = "curve.json"
-REFIT = "refit.json"
+PASSES = "passes.json"
 STARTS = "starts.json"
 BAD_DATA = "bad_data.json"
 ROUNDS_PER_DECISION = 5  # the workers agree by a broadcast whether a checkpoint is due
-CURVES = TypeAdapter(list[CurvePoint])
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class Outcome:
     """What a worker returns: the learning curve, or an error that would fail a restart in the same way."""
 
     curve: tuple[CurvePoint, ...] = ()
+    earlier_best_round: int | None = None
     refit_rounds: int | None = None
     restarts: int = 0
     error: RayworksError | None = None
@@ -67,10 +66,11 @@ class Starts(Record):
     count: int
 
 
-class Refit(Record):
-    """In a checkpoint: that it is one of the second pass, on training and validation rows together."""
+class Passes(Record):
+    """In a checkpoint: the learning curves of the passes that validate, and the rounds of the refit once it began."""
 
-    rounds: int
+    curves: tuple[tuple[CurvePoint, ...], ...]
+    refit_rounds: int | None
 
 
 class BadData(Record):
@@ -85,7 +85,8 @@ class BadData(Record):
 class WorkerContext(loop.LoopContext):
     """The context of a training loop on a Ray Train worker.
 
-    The loop may run twice: after :meth:`start_refit`, it learns from training and validation rows together.
+    The loop runs once for each pass, see :meth:`start_next_pass`: on the training rows, where rows are split by time
+    also on an earlier part of these, and in the refit on training and validation rows together.
     """
 
     def __init__(self, job: Job) -> None:
@@ -104,12 +105,13 @@ class WorkerContext(loop.LoopContext):
         )
         self._job = job
         self._checkpoint = self._download_checkpoint()
-        curve = self._checkpoint / CURVE if self._checkpoint else None
-        self.curve: list[CurvePoint] = CURVES.validate_json(curve.read_bytes()) if curve else []
-        refit = self._checkpoint / REFIT if self._checkpoint else None
+        stored_passes = self._checkpoint / PASSES if self._checkpoint else None
+        passes = Passes.model_validate_json(stored_passes.read_bytes()) if stored_passes else None
+        self.curves: list[list[CurvePoint]] = [list(curve) for curve in passes.curves] if passes else [[]]
         self.refit_rounds: int | None = None
-        if refit and refit.exists():
-            self._refit(Refit.model_validate_json(refit.read_bytes()).rounds)
+        if passes and passes.refit_rounds:
+            self._refit(passes.refit_rounds)
+        self._origin = split_rows.earlier_origin(job.dataset) if job.options.refit else None
         self.restarts = self._count_start() if self.rank == 0 else 0
         self._checkpointed = self._shown = time.monotonic()
 
@@ -126,36 +128,64 @@ class WorkerContext(loop.LoopContext):
         storage.write_record(uri, Starts(count=earlier + 1))
         return earlier
 
-    def start_refit(self) -> None:
-        """Begin the second pass: rounds in proportion to the rows, from the best round of the first pass.
+    @property
+    def is_earlier(self) -> bool:
+        """Whether this pass is that on an earlier part of the training rows."""
+        return self.refit_rounds is None and len(self.curves) == 2
+
+    def best_round(self, number: int) -> int | None:
+        """Return the best round of a pass; None if there was no such pass."""
+        if number >= len(self.curves):
+            return None
+        return METRICS[self.metric].best(self.curves[number], lambda point: point.validation).round
+
+    def start_next_pass(self) -> None:
+        """Begin the pass on earlier rows, if the dataset has an earlier origin; then the refit.
 
         Raises:
             TrainingError: The loop reported no round.
         """
+        if not self.curves[-1]:
+            raise loop.no_report(self._job.options.loop)
+        self._checkpoint, self.hyperparameters = None, dict(self._job.hyperparameters)
+        if self._origin and not self.is_earlier:
+            self.curves.append([])
+        else:
+            self._refit(self._rounds_of_refit())
+
+    def _rounds_of_refit(self) -> int:
+        """Return the rounds that all rows need: as many per row as the passes needed on average.
+
+        Where data drift, the newest rows alone say too little: on the flights the best round of one validation differs
+        by a fifth between seeds.
+        """
         import ray.train.collective
 
-        if not self.curve:
-            raise loop.no_report(self._job.options.loop)
-        best = METRICS[self.metric].best(self.curve, lambda point: point.validation).round
-        if self.world_size > 1:  # each may have seen another validation metric
-            best = ray.train.collective.broadcast_from_rank_zero(best)
         train, validation = (self._job.dataset.split(name).rows for name in ("train", "validation"))
-        self._refit(math.ceil(best * (train + validation) / train))
-        self._checkpoint = None
+        rows_of_passes = [train, *([self._origin.train] if self._origin else [])]
+        best = [cast(int, self.best_round(number)) / rows for number, rows in enumerate(rows_of_passes)]
+        rounds = math.ceil(statistics.mean(best) * (train + validation))
+        if self.world_size == 1:
+            return rounds
+        return ray.train.collective.broadcast_from_rank_zero(rounds)  # each may have seen other validation metrics
 
     def _refit(self, rounds: int) -> None:
         self.refit_rounds = self.rounds = self.early_stopping_rounds = rounds
-        self.hyperparameters = dict(self._job.hyperparameters)
 
     def batches(self, split: SplitName, rows: int = 65_536) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
-        """Yield this worker's shard of a split; in the second pass, those of training and validation to train on."""
+        """Yield this worker's shard of a split, of the rows of this pass."""
+        for features, labels in self._shard(split):
+            for start in range(0, len(labels), rows):
+                yield features.iloc[start : start + rows], labels[start : start + rows]
+
+    def _shard(self, split: SplitName) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
+        dataset, rank, world_size = self._job.dataset, self.rank, self.world_size
+        if self._origin and self.is_earlier and split != "test":
+            return split_rows.encoded_at(dataset, self._origin, split, rank=rank, world_size=world_size)
         splits: tuple[SplitName, ...] = ("train", "validation") if split == "train" and self.refit_rounds else (split,)
-        for name in splits:
-            for features, labels in split_rows.encoded(
-                self._job.dataset, name, rank=self.rank, world_size=self.world_size
-            ):
-                for start in range(0, len(labels), rows):
-                    yield features.iloc[start : start + rows], labels[start : start + rows]
+        return chain.from_iterable(
+            split_rows.encoded(dataset, name, rank=rank, world_size=world_size) for name in splits
+        )
 
     def restore(self) -> Path | None:
         """Return the folder of the last checkpoint, if this is a restart."""
@@ -164,18 +194,18 @@ class WorkerContext(loop.LoopContext):
     def report(
         self, round: int, *, validation: float, train: float | None = None, save: Callable[[Path], None] | None = None
     ) -> None:
-        """Add a round to the learning curve, show it, and write a checkpoint if one is due.
+        """Add a round to the learning curve of the pass, show it, and write a checkpoint if one is due.
 
-        The second pass adds nothing to the curve: it has learned from the validation rows.
+        The refit has no curve: it has learned from the validation rows.
         """
         validation = loop.check_finite(round, validation)
         if self.refit_rounds is None:
-            self.curve.append(CurvePoint(round=round, train=train, validation=validation))
+            self.curves[-1].append(CurvePoint(round=round, train=train, validation=validation))
         now = time.monotonic()
         if self.rank == 0 and now - self._shown > round_progress.SECONDS:
             self._shown = now
             shown = validation if self.refit_rounds is None else None
-            last = round_progress.LastRound(round=round, rounds=self.rounds, validation=shown)
+            last = round_progress.LastRound(round=round, rounds=self.rounds, validation=shown, earlier=self.is_earlier)
             round_progress.write(self._job.run_uri, last)
         if save is not None and self._is_due(round, now - self._checkpointed > self._job.options.checkpoint_seconds):
             self._write_checkpoint(round, save)
@@ -196,9 +226,9 @@ class WorkerContext(loop.LoopContext):
             checkpoint = None
             if self.rank == 0:
                 save(Path(name))
-                (Path(name) / CURVE).write_bytes(CURVES.dump_json(self.curve))
-                if self.refit_rounds:
-                    (Path(name) / REFIT).write_text(Refit(rounds=self.refit_rounds).model_dump_json())
+                curves = tuple(tuple(curve) for curve in self.curves)
+                passes = Passes(curves=curves, refit_rounds=self.refit_rounds)
+                (Path(name) / PASSES).write_text(passes.model_dump_json())
                 checkpoint = ray.train.Checkpoint(name)
             ray.train.report({"round": round}, checkpoint=checkpoint)
 
@@ -226,20 +256,17 @@ def train(config: dict[str, Any]) -> Outcome:
             _store_bad_data(job, error)  # others may wait for this worker: all restart, and each reads the error
             raise
         return Outcome(error=error)  # every worker fails in the same way, and would again
-    return Outcome(tuple(context.curve), context.refit_rounds, context.restarts)
+    return Outcome(tuple(context.curves[0]), context.best_round(1), context.refit_rounds, context.restarts)
 
 
 def _fit(job: Job, context: WorkerContext) -> Model:
-    """Run the loop; then again on training and validation rows, unless the options say otherwise.
+    """Run the loop; unless the options say otherwise, to find the rounds, and with these on all rows.
 
-    A restart from a checkpoint of the second pass does not repeat the first.
+    A restart from a checkpoint does not repeat the passes before it.
     """
-    if context.refit_rounds is None:
-        model = loop.run(job.options.loop, context)
-        if not job.options.refit:
-            return model
-        del model  # its memory is needed
-        context.start_refit()
+    while job.options.refit and context.refit_rounds is None:
+        loop.run(job.options.loop, context)  # nothing holds the model: its memory is needed
+        context.start_next_pass()
     return loop.run(job.options.loop, context)
 
 

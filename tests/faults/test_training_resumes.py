@@ -14,11 +14,14 @@ from rayworks.training import training
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.mark.parametrize("refit", [0, 1], ids=["first run of the loop", "refit"])
-def test_a_killed_worker_resumes_from_its_checkpoint(refit: int, tmp_path: Path):
+@pytest.mark.parametrize("killed_in", ["first", "earlier", "refit"])
+def test_a_killed_worker_resumes_from_its_checkpoint(killed_in: str, tmp_path: Path):
     random = np.random.default_rng(0)
     features = random.normal(size=(2000, 3)).round(3)
-    pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b")).write_csv(tmp_path / "data.csv")
+    rows = pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b"))
+    if killed_in == "earlier":  # a pass of data that are split by time
+        rows = rows.with_columns(time=pl.datetime(2025, 1, 1) + pl.duration(hours=pl.int_range(2000)))
+    rows.write_csv(tmp_path / "data.csv")
     dataset = processing.stage(str(tmp_path / "data.csv"), "y", ProcessOptions(), storage_uri=str(tmp_path)).run()
     log = tmp_path / "rounds.log"
     options = TrainOptions(
@@ -26,7 +29,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(refit: int, tmp_path: Path)
         rounds=12,
         early_stopping_rounds=12,
         checkpoint_seconds=0.01,
-        hyperparameters={"log": str(log), "storage": str(tmp_path), "refit": refit},
+        hyperparameters={"log": str(log), "storage": str(tmp_path), "killed_in": killed_in},
     )
     model = training.stage(dataset, options, storage_uri=str(tmp_path)).run()
     rounds = [int(line) for line in log.read_text().split()]
@@ -36,4 +39,4 @@ def test_a_killed_worker_resumes_from_its_checkpoint(refit: int, tmp_path: Path)
     assert restarts[0] > 1
     assert [point.round for point in model.curve] == list(range(1, 13))
     assert model.refit_rounds is not None
-    assert rounds[-1] == (model.refit_rounds if refit else 12)
+    assert rounds[-1] == (model.refit_rounds if killed_in == "refit" else 12)

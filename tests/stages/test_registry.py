@@ -41,7 +41,7 @@ def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, b
         tracking_uri=tracking_uri,
     ).run()
     values = {name: value * (1 - better) for name, value in result.candidate.values.items()}
-    interval = Interval(low=better, high=better, confidence=0.95, rows=150) if better else result.interval
+    interval = Interval(low=better, high=better, confidence=0.95) if better else result.interval
     candidate = result.candidate.model_copy(update={"values": values})
     return result.model_copy(update={"candidate": candidate, "interval": interval})
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,32 @@ def test_the_loop_runs_again_on_training_and_validation_rows(workers: int, amoun
     train, validation = (splits.split(name).rows for name in ("train", "validation"))
     options = TrainOptions(loop=f"{LOOPS}:counts_rows", rounds=4, workers=workers, hyperparameters={"log": str(log)})
     model = training.stage(amounts, options, storage_uri=str(tmp_path)).run()
-    runs = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    runs = [tuple(map(int, line.split()[:2])) for line in log.read_text().splitlines()]
     first, second = ([rows for rounds, rows in runs if rounds == most] for most in (4, model.refit_rounds))
     assert model.refit_rounds == math.ceil(2 * (train + validation) / train)
     assert (sum(first), sum(second)) == (train, train + validation)
     assert (model.best_round, len(model.curve)) == (2, 3)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rows_split_by_time_also_find_the_rounds_on_an_earlier_part_of_them(workers: int, tmp_path: Path):
+    log, start = tmp_path / "rows.log", datetime(2025, 1, 1)
+    days = pl.DataFrame({"day": [start + timedelta(days=day) for day in range(1000)], "amount": range(1000)})
+    days.with_columns(length=pl.col("amount") % 7).sample(fraction=1, shuffle=True, seed=0).write_parquet(
+        tmp_path / "days.parquet"
+    )
+    dataset = processing.stage(
+        str(tmp_path / "days.parquet"), "amount", ProcessOptions(), storage_uri=str(tmp_path)
+    ).run()
+    options = TrainOptions(loop=f"{LOOPS}:counts_rows", rounds=4, workers=workers, hyperparameters={"log": str(log)})
+    model = training.stage(dataset, options, storage_uri=str(tmp_path)).run()
+    runs = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
+    passes = [runs[first : first + workers] for first in range(0, len(runs), workers)]
+    assert [sum(rows for _, rows, _, _ in shards) for shards in passes] == [700, 550, 850]
+    first, earlier, _ = ((max(run[2] for run in shards), min(run[3] for run in shards)) for shards in passes)
+    assert (first, earlier) == ((699, 700), (549, 550))
+    assert (model.best_round, model.earlier_best_round) == (2, 2)
+    assert model.refit_rounds == math.ceil((2 / 700 + 2 / 550) / 2 * 850)
 
 
 def test_without_refit_the_loop_runs_once(amounts: DatasetRef, tmp_path: Path):

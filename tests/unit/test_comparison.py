@@ -41,7 +41,7 @@ def test_a_model_that_is_better_is_found():
 def test_two_equal_models_differ_by_nothing():
     actual, predicted = np.arange(100.0), np.arange(100.0) + 1
     found = interval("rmse", actual, predicted, predicted)
-    assert found == Interval(low=0.0, high=0.0, confidence=0.95, rows=100)
+    assert found == Interval(low=0.0, high=0.0, confidence=0.95)
 
 
 def test_any_metric_of_probabilities_has_an_interval():

@@ -19,7 +19,7 @@ def measured(value: float, metric: str = "rmse") -> Metrics:
 def interval(candidate: float, rival: float, metric: str, noise: float) -> Interval:
     """What other rows may show, if the metric varies by ``noise`` from rows to rows."""
     improvement = METRICS[metric].improvement(candidate, rival)
-    return Interval(low=improvement - noise, high=improvement + noise, confidence=0.95, rows=1000)
+    return Interval(low=improvement - noise, high=improvement + noise, confidence=0.95)
 
 
 def evaluation(

@@ -6,7 +6,7 @@ import pytest
 from made_up_run import EVIL
 
 from rayworks import storage
-from rayworks.reporting import charts, report
+from rayworks.reporting import charts, figures, report
 
 
 def test_the_page_shows_the_verdict_candidate_champion_and_baseline():
@@ -142,3 +142,21 @@ def test_tables_have_rounded_numbers():
     assert (first["candidate"], first["rows"], first["against champion"]) == ("6.00", 300, "-20.0%")
     [first, *_] = report.readable(report.slice_rows(made_up_run.evaluation(champion=False)))
     assert first["champion"] == "—"
+
+
+@pytest.mark.parametrize(
+    ("passes", "says"),
+    [
+        ({}, "The model is that of round 2."),
+        ({"refit_rounds": 3}, "The model is that of 3 rounds on training and validation rows together."),
+        (
+            {"earlier_best_round": 4, "refit_rounds": 5},
+            "On an earlier part of the rows, round 4 was the best. The model is that of 5 rounds on training and "
+            "validation rows together, as many per row as in the mean of both.",
+        ),
+    ],
+)
+def test_the_learning_curve_says_which_rounds_the_model_has(passes: dict[str, int], says: str):
+    figure = figures.of_curve(made_up_run.run()["model"].model_copy(update=passes))
+    assert figure
+    assert figure.note.endswith(f"more rounds may give a better model. {says}")

@@ -5,6 +5,7 @@ delimiter or a line end, and the record then has as many values as the header. O
 the line of that quote is lost: the parser alone would take all lines up to the next quote for one value.
 """
 
+import codecs
 import csv
 import re
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def _header(text: bytes, uri: str) -> _Header:
     line = lines.readline()
     if declared := re.fullmatch(r"sep=([,;\t|])\s*", line):
         line = lines.readline()
-    delimiter = declared[1] if declared else max(",;\t|", key=line.count)
+    delimiter = declared[1] if declared else max(",;\t|", key=re.sub(r'"(?:[^"]|"")*"', "", line).count)
     try:  # a quoted name may hold a line break
         names = next(csv.reader(chain([line], lines), delimiter=delimiter, strict=True), []) if line else []
     except csv.Error as error:
@@ -147,6 +148,8 @@ def _parsed(text: bytes, row: int, header: _Header) -> tuple[pl.DataFrame, list[
 
     if not text.strip(b"\r\n"):
         return pl.DataFrame(schema=dict.fromkeys(header.names, pl.String)), malformed
+    if text.startswith(codecs.BOM_UTF8):  # a value: Arrow drops one
+        text = codecs.BOM_UTF8 + text
     read = arrow_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=header.names)
     parse = arrow_csv.ParseOptions(delimiter=header.delimiter, newlines_in_values=True, invalid_row_handler=reject)
     types = dict.fromkeys(header.names, pa.string())

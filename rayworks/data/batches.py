@@ -1,5 +1,6 @@
 """What every format is read into: batches of rows, with the lines that are no rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,9 +32,16 @@ class Batch:
 
 
 def check_names(names: Sequence[str], uri: str) -> None:
-    """Raise ``DataError`` if two columns have the same name."""
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    """Check the names of a file's columns.
+
+    Raises:
+        DataError: Two are the same, or one of them is a pattern of names to Polars, in which no value has it then.
+    """
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError("two columns have the same name", where=uri, detail=", ".join(repeated), remedy="Rename one")
+    if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
+        what = "a column has a name that means a pattern of names"
+        raise DataError(what, where=uri, detail=", ".join(patterns), remedy="Rename it: * and ^…$ cannot be names")
 
 
 def unreadable(uri: str, kind: str, error: Exception) -> DataError:

@@ -19,7 +19,7 @@ from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
 from rayworks.data.reading import Chunk
-from rayworks.data.statistics import Statistics
+from rayworks.data.statistics import Statistics, value_counts
 from rayworks.errors import StorageError
 from rayworks.params import ProcessOptions
 from rayworks.progress import Progress
@@ -124,9 +124,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
                 writers.write(name, part)
                 counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
                 if part[plan.target].dtype != pl.Float64:
-                    classes = part[plan.target].value_counts()
-                    rows_of_class = dict(zip(classes[plan.target], classes["count"], strict=True))
-                    counts.classes.setdefault(name, Counter()).update(rows_of_class)
+                    counts.classes.setdefault(name, Counter()).update(value_counts(part[plan.target]))
     counts.check(chunk.uri, records)
     return counts
 
@@ -137,9 +135,11 @@ def _rejected(invalid: pl.DataFrame, file: str) -> pl.DataFrame:
     plain = [
         name
         for name, dtype in invalid.schema.items()
-        if not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)
+        if name not in (validation.ROW, validation.REASON)
+        and not dtype.is_nested()
+        and not isinstance(dtype, pl.Binary | pl.Object)
     ]
-    record = pl.struct(pl.col(plain).exclude(validation.ROW, validation.REASON)).struct.json_encode()
+    record = invalid[plain].to_struct("record").struct.json_encode()
     return invalid.select(
         pl.lit(file).alias("file"),
         pl.col(validation.ROW).cast(pl.Int64).alias("row"),

@@ -14,7 +14,7 @@ import polars as pl
 
 from rayworks import storage
 from rayworks.data import csv_files, json_lines, parquet_files
-from rayworks.data.batches import Batch
+from rayworks.data.batches import Batch, check_names
 from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.records import SourceFile
 
@@ -211,6 +211,7 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
         rows = batch.records - len(batch.malformed)
         added = [pl.Series(name, [partitions[name]], pl.String).new_from_index(0, rows) for name in named]
         batch.rows = batch.rows.hstack(added) if added else batch.rows
+        check_names(batch.rows.columns, chunk.uri)
         if columns is not None:
             batch.rows = batch.rows[[name for name in columns if name in batch.rows.columns]]
         yield batch

@@ -10,6 +10,7 @@ from rayworks.data.manifest import RowCounts
 from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
 
+NAMES = ["a*", "^.*", "count$", "count", "time", "rows", "a.b", "len"]
 COLUMNS = ["id", "desc", "x", "y"]
 
 
@@ -73,3 +74,18 @@ def test_a_split_by_time_counts_the_times_that_folders_name(tmp_path: Path):
     assert column is not None
     plan = plan.with_times([planning.count_times(chunk, column) for chunk in chunks])
     assert "test from 2022-01-09" in plan.splitter.describe()
+
+
+@pytest.mark.parametrize("target", ["a*", "^.*", "count"])
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_names_of_columns_are_taken_literally(tmp_path: Path, name: str, target: str):
+    table = pl.DataFrame({column: [f"{(i + place) % 5}" for i in range(300)] for place, column in enumerate(NAMES)})
+    table = table.with_columns(pl.Series("when", [f"2022-01-01 00:{i % 60:02}:00" for i in range(300)]))
+    table.write_csv(tmp_path / name) if name == "a.csv" else table.write_parquet(tmp_path / name)
+    chunks = reading.chunks(reading.source_files(str(tmp_path / name)))
+    plan = planning.make_plan(chunks, target, ProcessOptions(), str(tmp_path / "dataset"))
+    plan = plan.with_times([planning.count_times(chunk, column) for chunk in chunks if (column := plan.time_column)])
+    counts = processing.process_chunk(chunks[0], plan)
+    parts = pl.concat([pl.read_parquet(tmp_path / "dataset" / part / "*.parquet") for part in counts.splits])
+    assert len(parts) == counts.rows_in == 300
+    assert {column: parts[column].cast(pl.Float64).sum() for column in NAMES} == dict.fromkeys(NAMES, 600.0)

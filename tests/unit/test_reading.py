@@ -125,6 +125,18 @@ def test_a_parquet_file_with_two_columns_of_the_same_name_is_refused(tmp_path: P
         read(tmp_path / "a.parquet")
 
 
+@pytest.mark.parametrize("column", ["*", "^a.*$", "^$"])
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl", "column=1/a.csv"])
+def test_a_column_whose_name_is_a_pattern_to_polars_is_refused(tmp_path: Path, name: str, column: str):
+    path = tmp_path / name.replace("column", column)
+    path.parent.mkdir(exist_ok=True)
+    frame = pl.DataFrame({"ab": [1], "y" if "=" in name else column: [2]})
+    write = {".csv": pl.DataFrame.write_csv, ".parquet": pl.DataFrame.write_parquet}
+    write.get(path.suffix, pl.DataFrame.write_ndjson)(frame, path)
+    with pytest.raises(DataError, match=r"(?i)a name that means a pattern of names: .*cannot be names"):
+        read(tmp_path)
+
+
 def test_missing_data_is_refused_with_its_uri(tmp_path: Path):
     with pytest.raises(StorageError, match=r"does not exist.*missing"):
         reading.source_files(str(tmp_path / "missing.csv"))
@@ -248,8 +260,8 @@ def test_parquet_is_read_with_types_that_polars_does_not_have(tmp_path: Path):
             "zone": pa.array([0, 1_000_000, None], zone),
             "list": pa.array([[0], None, []], pa.list_(pa.struct([("wide", wide), ("zone", zone)]).field(1).type)),
             "struct": pa.nulls(3, pa.struct([("wide", wide), ("zone", zone)])),
-            "*": [1, 2, 3],
-            "^w.*$": [4, 5, 6],
+            "a*b": [1, 2, 3],
+            "^w.*": [4, 5, 6],
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
@@ -257,7 +269,7 @@ def test_parquet_is_read_with_types_that_polars_does_not_have(tmp_path: Path):
     assert rows["wide"].to_list() == [0.3, -1.25, None]
     assert rows["zone"].dt.epoch("s").to_list() == [0, 1, None]
     assert rows.columns == table.column_names
-    assert read(tmp_path / "a.parquet", columns=["^w.*$", "*"])[0].columns == ["^w.*$", "*"]
+    assert read(tmp_path / "a.parquet", columns=["^w.*", "a*b"])[0].columns == ["^w.*", "a*b"]
 
 
 def test_timestamps_that_spark_wrote_are_read_in_all_years(tmp_path: Path):

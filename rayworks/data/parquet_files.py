@@ -19,7 +19,7 @@ def opened(uri: str) -> Generator[Any]:
 
     with storage.open_input(uri) as source:
         try:
-            # Spark's old timestamps count nanoseconds from 1677 to 2262 alone if they are not read as microseconds.
+            # Nanoseconds, Arrow's default for the timestamps of old Spark, end in the years 1677 and 2262.
             file: Any = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
             check_names(file.schema_arrow.names, uri)
             yield file
@@ -67,6 +67,10 @@ def _known(kind: Any) -> Any:
         return pa.timestamp(kind.unit, "UTC")
     if pa.types.is_list(kind):
         return pa.list_(_known(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_known(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(_known(kind.key_type), _known(kind.item_type))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_known(field.type)) for field in kind])
     return kind

@@ -258,7 +258,9 @@ def test_parquet_is_read_with_types_that_polars_does_not_have(tmp_path: Path):
         {
             "wide": pa.array(["0.3", "-1.25", None]).cast(wide),
             "zone": pa.array([0, 1_000_000, None], zone),
-            "list": pa.array([[0], None, []], pa.list_(pa.struct([("wide", wide), ("zone", zone)]).field(1).type)),
+            "list": pa.array([[0], None, []], pa.list_(zone)),
+            "large list": pa.nulls(3, pa.large_list(wide)),
+            "map": pa.nulls(3, pa.map_(zone, wide)),
             "struct": pa.nulls(3, pa.struct([("wide", wide), ("zone", zone)])),
             "a*b": [1, 2, 3],
             "^w.*": [4, 5, 6],

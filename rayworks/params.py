@@ -21,7 +21,7 @@ def _number(value: Any) -> Any:
 def _text_encoding(name: str) -> str:
     """Check that Python can read text in this encoding."""
     try:
-        b"".decode(name)
+        " ".encode(name)
     except LookupError:
         raise ValueError(
             f"{name} is not an encoding of text; common ones are utf-8, latin-1, cp1252 and utf-16"

@@ -11,9 +11,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from rayworks.data import reading
 from rayworks.errors import DataError, StorageError
+from rayworks.params import ProcessOptions
 
 
 def read(
@@ -237,6 +239,12 @@ def test_text_files_are_read_in_the_encoding_that_was_named(tmp_path: Path, enco
     (tmp_path / "b.jsonl").write_bytes(json.dumps({"city": "Mülheim", "y": 1}, ensure_ascii=False).encode(encoding))
     rows, _ = read(tmp_path, encoding)
     assert rows.to_dict(as_series=False) == {"city": ["Mülheim"] * 2, "y": ["1"] * 2}
+
+
+@pytest.mark.parametrize("encoding", ["no-such", "base64", ""])
+def test_an_unknown_encoding_is_refused_with_those_that_are_common(encoding: str):
+    with pytest.raises(ValidationError, match=f"{encoding} is not an encoding of text; common ones are utf-8"):
+        ProcessOptions(encoding=encoding)
 
 
 def test_json_with_half_a_character_is_rejected_with_the_reason(tmp_path: Path):

@@ -91,8 +91,8 @@ def _header(text: bytes, uri: str) -> _Header:
             raise DataError("the CSV file has no usable header", where=uri, detail="the file is empty", remedy=remedy)
         reason, remedy = "its first line names no column", "Give each column a name"
         raise DataError("the CSV file has no usable header", where=uri, detail=reason, remedy=remedy)
-    check_names([name for name in names if name], uri)
     named = [name or f"unnamed_{place}" for place, name in enumerate(names, start=1)]
+    check_names(named, uri)
     return _Header(named, delimiter, len(text.decode()[: lines.tell()].encode()))
 
 

@@ -65,9 +65,10 @@ def test_other_files_in_a_folder_are_ignored(tmp_path: Path):
         ("", "empty"),
         ("\n1,2\n", "names no column|empty"),
         (",\n1,2\n", "names no column"),
+        ("unnamed_2,\n1,2\n", r"two columns have the same name: .*\(unnamed_2\)"),
         ("a,b,a\n1,2,3\n", r"two columns have the same name: .*\(a\)"),
     ],
-    ids=["empty file", "blank line", "no names", "repeated column"],
+    ids=["empty file", "blank line", "no names", "a name that is given", "repeated column"],
 )
 def test_a_csv_file_without_a_usable_header_is_refused_in_a_sentence(tmp_path: Path, content: str, words: str):
     (tmp_path / "a.csv").write_text(content)

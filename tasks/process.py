@@ -1,5 +1,7 @@
 """Turn raw data into a dataset."""
 
+from collections.abc import Sequence
+
 from prefect import task
 
 from rayworks import resources
@@ -12,6 +14,9 @@ from rayworks.settings import Settings
 
 @task(name="process")
 @resources(num_cpus=0, shared_storage=True)
-def process(uri: str, target: str, options: ProcessOptions, name: str | None = None) -> DatasetRef:
+def process(
+    uri: str, target: str, options: ProcessOptions, name: str | None = None, only: Sequence[str] | None = None
+) -> DatasetRef:
     """Validate, split and store raw data as Parquet, with features and statistics."""
-    return run_stage(processing.stage(uri, target, options, storage_uri=Settings().storage_uri, name=name))
+    storage_uri = Settings().storage_uri
+    return run_stage(processing.stage(uri, target, options, storage_uri=storage_uri, name=name, only=only))

@@ -8,6 +8,7 @@ The manifest is written last.
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -47,9 +48,18 @@ def name_of(uri: str) -> str:
 
 
 def stage(
-    uri: str, target: str, options: ProcessOptions, *, storage_uri: str, name: str | None = None
+    uri: str,
+    target: str,
+    options: ProcessOptions,
+    *,
+    storage_uri: str,
+    name: str | None = None,
+    only: Sequence[str] | None = None,
 ) -> Stage[DatasetRef]:
     """Return the stage that creates a dataset from the data at ``uri``. Lists the files, to know their versions.
+
+    Args:
+        only: The URIs of the files to read of those at ``uri``. None: all.
 
     Its ``create`` raises the same errors, and leaves no partial dataset.
 
@@ -57,6 +67,8 @@ def stage(
         DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
     files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
+    if only is not None:
+        files = [file for file in files if file.source.uri in set(only)]
     sources, name = [file.source for file in files], name or name_of(uri)
     folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources))
     manifest_uri = storage.join(folder, manifest.FILE)

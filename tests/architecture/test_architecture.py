@@ -126,7 +126,7 @@ def test_a_file_in_flows_and_tasks_defines_one_function(folder: str):
         assert len(definitions) <= 1, f"{path} defines {[node.name for node in definitions]}"
 
 
-ML_ROOMS = ("data", "models", "training", "evaluation", "serving", "reporting")
+ML_ROOMS = ("data", "models", "monitoring", "training", "evaluation", "serving", "reporting")
 
 
 @pytest.mark.parametrize("room", ML_ROOMS)

@@ -47,7 +47,8 @@ def test_the_form_describes_every_parameter_and_its_defaults_are_valid(entrypoin
     check(form["properties"], "")
     assert undescribed == []
     defaults = {name: field["default"] for name, field in form["properties"].items() if "default" in field}
-    flow.validate_parameters({**dict.fromkeys(form["required"], "text"), **defaults})
+    required = {name: 1 if form["properties"][name]["type"] == "integer" else "text" for name in form["required"]}
+    flow.validate_parameters({**required, **defaults})
 
 
 def test_a_literal_parameter_is_a_list_of_choices():

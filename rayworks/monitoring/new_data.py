@@ -1,0 +1,146 @@
+"""Decide what a watch does next, and which objects a retraining learns from. Pure, but for listing the source.
+
+At most one batch is open at a time: what arrives while a model is retrained waits for the next batch. So two
+retrainings of one watch never run beside each other, and many small arrivals cost one retraining.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rayworks import storage
+from rayworks.data import reading
+from rayworks.monitoring.arrivals import Batch, BatchResult, Ledger, RunState
+from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.records import SourceFile
+
+
+@dataclass(frozen=True)
+class Wait:
+    """There is nothing to do now."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start a flow run for a batch."""
+
+    batch: Batch
+    attempt: int
+
+
+Step = Wait | Start | Batch | BatchResult
+"""A ``Batch`` or a ``BatchResult`` is to be added to the ledger."""
+
+
+def listed(source: str) -> tuple[SourceFile, ...]:
+    """Return the data files at ``source``, a folder or a glob; none where nothing exists yet.
+
+    Raises:
+        StorageError: It cannot be listed.
+        DataError: There are files, but none of a known format.
+    """
+    if not any(character in source for character in "*?[") and not storage.exists(source):
+        return ()
+    return tuple(file.source for file in reading.source_files(source) if file.source.bytes)
+
+
+def next_step(
+    ledger: Ledger, objects: Iterable[SourceFile], run: RunState | None, options: WatchOptions, now: datetime
+) -> Step:
+    """Return the next step of a watch. It has been taken when the ledger says so; then there is another one.
+
+    Args:
+        objects: What is at the source.
+        run: The flow run of the last attempt for the open batch; None if there was none.
+        now: The time, with its time zone.
+    """
+    if batch := ledger.open_batch:
+        return _step_of(batch, ledger, run, options, now)
+    known = ledger.known
+    new = [file for file in objects if file not in known]
+    complete = [file for file in new if _is_settled(file, options, now)]
+    if not ledger.batches and options.first == "history":
+        return Batch(number=0, objects=tuple(complete), created=now)
+    if complete:
+        number = ledger.batches[-1].number + 1 if ledger.batches else 1
+        return Batch(number=number, objects=tuple(complete), created=now)
+    if new:
+        return Wait(f"{_counted(len(new))} may still be written")
+    return Wait("nothing has arrived")
+
+
+def _step_of(batch: Batch, ledger: Ledger, run: RunState | None, options: WatchOptions, now: datetime) -> Step:
+    """Return the next step of the open batch."""
+    if batch.number == 0:
+        return BatchResult(batch=0, state="history", ended=now)
+    attempts = len(ledger.attempts.get(batch.number, ()))
+    if run is None:
+        return Start(batch, attempts + 1)
+    if run.kind == "active":
+        return Wait(f"batch {batch.number} is being learned")
+    if run.kind == "cancelled":
+        return BatchResult(batch=batch.number, state="failed", reason="its run was cancelled", ended=now)
+    reason = run.message or "its run ended without a result"
+    if attempts >= options.attempts:
+        return BatchResult(batch=batch.number, state="failed", reason=reason, ended=now)
+    again = (run.ended or now) + timedelta(seconds=options.retry_seconds) * 2 ** (attempts - 1)
+    if now < again:
+        return Wait(f"batch {batch.number} failed, and is tried again at {again:%H:%M:%S} UTC: {reason}")
+    return Start(batch, attempts + 1)
+
+
+def _is_settled(file: SourceFile, options: WatchOptions, now: datetime) -> bool:
+    return file.modified is None or now - file.modified >= timedelta(seconds=options.settle_seconds)
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} object{'s' if count > 1 else ''}"
+
+
+def in_words(step: Start | Batch | BatchResult) -> str:
+    """Return what a step did, for people."""
+    match step:
+        case Batch(number=0, objects=objects):
+            return f"the history has {_counted(len(objects))}"
+        case Batch(number=number, objects=objects):
+            return f"batch {number} has {_counted(len(objects))}"
+        case Start(batch=batch, attempt=attempt):
+            return f"a retraining was started for batch {batch.number}" + (
+                f", attempt {attempt}" if attempt > 1 else ""
+            )
+        case BatchResult(state="history"):
+            return "the history is known"
+        case BatchResult(batch=batch, reason=reason):
+            return f"batch {batch} failed: {reason}"
+
+
+def missing(ledger: Ledger, objects: Iterable[SourceFile]) -> tuple[str, ...]:
+    """Return the URIs of objects that arrived and are no longer there."""
+    present = {file.uri for file in objects}
+    return tuple(sorted({file.uri for file in ledger.known} - present))
+
+
+def uris_to_learn(ledger: Ledger, batch: int, objects: Iterable[SourceFile], window: Window) -> tuple[str, ...]:
+    """Return the URIs of all data that a retraining for a batch learns from: those of the batch, and older ones.
+
+    Older batches that failed are left out, since a file that cannot be processed would fail every later one as well.
+
+    Args:
+        objects: What is at the source. What was deleted cannot be learned from.
+    """
+    learned = [
+        each
+        for each in ledger.batches
+        if each.number == batch
+        or (each.number < batch and each.number in ledger.results and ledger.results[each.number].state != "failed")
+    ]
+    current = next(each for each in learned if each.number == batch)
+    if window.batches is not None:
+        learned = learned[-window.batches :]
+    if window.days is not None:
+        oldest = current.created - timedelta(days=window.days)
+        learned = [each for each in learned if each is current or each.created >= oldest]
+    present = {file.uri for file in objects}
+    return tuple(sorted({file.uri for each in learned for file in each.objects} & present))

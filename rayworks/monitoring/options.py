@@ -1,0 +1,64 @@
+"""The parameters of ``watch`` and ``retrain``, which are forms in the Prefect UI and arguments on the command line."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayworks.form import Options, parameter
+
+WatchName = Annotated[
+    str,
+    parameter(
+        "Watch",
+        "A name of its own for what is watched, in lower case, such as flights-live. It has a ledger on the storage.",
+    ),
+    Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"),
+]
+Source = Annotated[
+    str,
+    parameter("Source", "Where new data arrive: a folder or a glob, such as s3://lake/flights/ or /data/*.parquet."),
+]
+
+
+BatchNumber = Annotated[int, parameter("Batch", "The number of the batch in the ledger of the watch."), Field(ge=1)]
+Arrived = Annotated[
+    tuple[str, ...], parameter("Arrived", "Files of the batch, for people to see: the ledger says what is learned.")
+]
+
+
+class WatchOptions(Options):
+    """When new objects become a batch, and how often a batch is tried."""
+
+    first: Literal["history", "batch"] = Field(
+        default="history",
+        title="At the first look",
+        description="What is there already: history, which later retrainings learn from, or a first batch.",
+    )
+    settle_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=86_400,
+        title="Settling time",
+        description="Seconds without a change until an object is complete. 0 where objects appear whole, as on S3.",
+    )
+    attempts: int = Field(
+        default=3, ge=1, le=100, title="Attempts", description="How often a batch is tried before it has failed."
+    )
+    retry_seconds: float = Field(
+        default=300,
+        ge=0,
+        le=86_400,
+        title="Wait before a retry",
+        description="Seconds after a failed attempt. They double with each further one.",
+    )
+
+
+class Window(Options):
+    """Which data a retraining learns from, beside the batch that arrived."""
+
+    batches: int | None = Field(
+        default=None, ge=1, title="Batches", description="The last batches, the new one among them. None: all."
+    )
+    days: float | None = Field(
+        default=None, gt=0, title="Days", description="Batches that arrived in so many days before. None: all."
+    )

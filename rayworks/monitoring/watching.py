@@ -1,0 +1,65 @@
+"""A look of a watch at its source: take every step that is due, one fact of the ledger after the other.
+
+A look that is killed anywhere, or runs twice at a time, loses nothing and starts nothing twice: the next one takes the
+step that is missing.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from rayworks.monitoring import arrivals, new_data
+from rayworks.monitoring.arrivals import Attempt, Batch, Ledger, RunState
+from rayworks.monitoring.new_data import Start, Wait
+from rayworks.monitoring.options import WatchOptions
+
+logger = logging.getLogger(__name__)
+
+
+def look(
+    uri: str,
+    source: str,
+    options: WatchOptions,
+    *,
+    start: Callable[[Batch, int], str],
+    state: Callable[[str], RunState],
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> list[str]:
+    """Take all steps that are due, and return in words what was done and what is waited for.
+
+    Args:
+        uri: The folder of the ledger.
+        source: A folder or a glob.
+        start: Starts the retraining of a batch and returns the id of its flow run; the same batch and attempt return
+            the run that is there.
+        state: Returns the state of that flow run.
+
+    Raises:
+        StorageError, DataError: The source cannot be listed, or has no data.
+    """
+    said: list[str] = []
+    while True:
+        run = _last_run(arrivals.read(uri), state)
+        ledger = arrivals.read(uri)  # after the state of the run, whose last act is to add its result
+        objects = new_data.listed(source)
+        step = new_data.next_step(ledger, objects, run, options, now())
+        if isinstance(step, Wait):
+            for missing in new_data.missing(ledger, objects):
+                logger.warning("%s is no longer there: retrainings go on without it", missing)
+            said.append(step.reason)
+            logger.info("%s", step.reason)
+            return said
+        if isinstance(step, Start):
+            flow_run_id = start(step.batch, step.attempt)
+            fact = Attempt(batch=step.batch.number, number=step.attempt, flow_run_id=flow_run_id, started=now())
+        else:
+            fact = step
+        if arrivals.add(uri, fact):
+            said.append(new_data.in_words(step))
+            logger.info("%s", said[-1])
+
+
+def _last_run(ledger: Ledger, state: Callable[[str], RunState]) -> RunState | None:
+    """Return the state of the last attempt for the open batch."""
+    attempts = ledger.attempts.get(ledger.open_batch.number) if ledger.open_batch else None
+    return state(attempts[-1].flow_run_id) if attempts else None

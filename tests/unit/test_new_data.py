@@ -1,0 +1,198 @@
+"""A watch loses no object and starts one retraining at a time, wherever it or a run is killed."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from rayworks.monitoring import arrivals, new_data, watching
+from rayworks.monitoring.arrivals import Attempt, Batch, BatchResult, Ledger, RunState
+from rayworks.monitoring.new_data import Start, Wait
+from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.records import SourceFile
+
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+STATES: tuple[Literal["history", "failed", "done"], ...] = ("history", "failed", "done")
+FIRST_BATCH = WatchOptions(first="batch", settle_seconds=60, attempts=3, retry_seconds=100)
+
+
+def file(name: str, *, age: float = 3600, size: int = 10) -> SourceFile:
+    return SourceFile(uri=f"/data/{name}.csv", bytes=size, modified=NOON - timedelta(seconds=age))
+
+
+def ledger(*names: str, attempts: int = 0, state: Literal["done"] | None = None) -> Ledger:
+    """A ledger whose batch 1 has the files of ``names``."""
+    batch = Batch(number=1, objects=tuple(file(name) for name in names), created=NOON)
+    started = tuple(Attempt(batch=1, number=n + 1, flow_run_id=f"run-{n}", started=NOON) for n in range(attempts))
+    results = {1: BatchResult(batch=1, state=state, ended=NOON)} if state else {}
+    return Ledger((batch,), {1: started}, results)
+
+
+def step(known: Ledger, *objects: SourceFile, run: RunState | None = None, options: WatchOptions = FIRST_BATCH):
+    return new_data.next_step(known, objects, run, options, NOON)
+
+
+def test_what_is_there_at_the_first_look_is_history_unless_it_is_to_be_a_batch():
+    objects = (file("a"), file("b"))
+    assert step(Ledger(), *objects) == Batch(number=1, objects=objects, created=NOON)
+    history = step(Ledger(), *objects, options=WatchOptions())
+    assert isinstance(history, Batch)
+    assert history == Batch(number=0, objects=objects, created=NOON)
+    assert step(Ledger((history,)), *objects) == BatchResult(batch=0, state="history", ended=NOON)
+
+
+def test_a_batch_has_all_complete_objects_that_are_new():
+    objects = (file("a"), file("b"), file("c"), file("still-written", age=5))
+    assert step(ledger("a", state="done"), *objects) == Batch(number=2, objects=objects[1:3], created=NOON)
+
+
+def test_an_object_that_is_overwritten_is_new_and_one_that_is_deleted_is_missing():
+    done = ledger("a", "b", state="done")
+    overwritten = file("a", size=11)
+    assert step(done, overwritten) == Batch(number=2, objects=(overwritten,), created=NOON)
+    assert new_data.missing(done, [overwritten]) == ("/data/b.csv",)
+
+
+def test_an_object_that_may_still_be_written_waits():
+    assert step(ledger("a", state="done"), file("a"), file("b", age=59)) == Wait("1 object may still be written")
+    assert step(ledger("a", state="done"), file("a")) == Wait("nothing has arrived")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "run", "expected"),
+    [
+        (0, None, "start 1"),
+        (1, RunState("active"), "wait"),
+        (1, RunState("failed", "no", NOON), "wait"),
+        (1, RunState("failed", "no", NOON - timedelta(seconds=101)), "start 2"),
+        (2, RunState("failed", "no", NOON - timedelta(seconds=101)), "wait"),
+        (2, RunState("completed", "", NOON - timedelta(seconds=201)), "start 3"),
+        (3, RunState("failed", "no", NOON - timedelta(days=1)), "failed: no"),
+        (3, RunState("completed", "", NOON), "failed: its run ended without a result"),
+        (1, RunState("cancelled", "", NOON), "failed: its run was cancelled"),
+    ],
+)
+def test_a_failed_attempt_is_repeated_with_growing_waits_until_the_batch_has_failed(
+    attempts: int, run: RunState | None, expected: str
+):
+    taken = step(ledger("a", attempts=attempts), file("a"), file("new"), run=run)
+    if isinstance(taken, Start):
+        assert expected == f"start {taken.attempt}"
+    elif isinstance(taken, BatchResult):
+        assert expected == f"{taken.state}: {taken.reason}"
+    else:
+        assert expected == "wait"
+
+
+@pytest.mark.parametrize(
+    ("window", "names"),
+    [
+        (Window(), ["history", "second", "third"]),
+        (Window(batches=2), ["second", "third"]),
+        (Window(days=1.5), ["second", "third"]),
+        (Window(batches=1), ["third"]),
+    ],
+)
+def test_a_retraining_learns_from_the_window_without_failed_batches_and_deleted_objects(
+    window: Window, names: list[str]
+):
+    objects = {name: file(name) for name in ("history", "failed", "second", "deleted", "third")}
+    batches = (("history",), ("failed",), ("second", "deleted"), ("third",))
+    made = tuple(
+        Batch(number=number, objects=tuple(objects[name] for name in inside), created=NOON + timedelta(days=number))
+        for number, inside in enumerate(batches)
+    )
+    results = {number: BatchResult(batch=number, state=state, ended=NOON) for number, state in enumerate(STATES)}
+    present = [found for name, found in objects.items() if name != "deleted"]
+    uris = new_data.uris_to_learn(Ledger(made, {}, results), 3, present, window)
+    assert list(uris) == sorted(f"/data/{name}.csv" for name in names)
+
+
+class KilledError(Exception):
+    pass
+
+
+class World:
+    """Runs and a watcher that may be killed before or after any of their effects, on a real storage."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, lives: Iterator[int]) -> None:
+        self.uri, self.source, self.lives, self.left = str(folder / "ledger"), folder / "data", lives, next(lives)
+        self.runs: dict[str, RunState] = {}  # by idempotency key
+        self.learned: list[int] = []
+        self.now = datetime.now(UTC)
+        self.source.mkdir()
+        add = arrivals.add
+
+        def added(uri: str, fact: Batch | Attempt | BatchResult) -> bool:
+            self.effect()
+            is_added = add(uri, fact)
+            self.effect()
+            return is_added
+
+        monkeypatch.setattr(arrivals, "add", added)
+
+    def effect(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.left = next(self.lives)
+            raise KilledError
+
+    def start(self, batch: Batch, attempt: int) -> str:
+        key = f"{batch.number}/{attempt}"
+        self.runs.setdefault(key, RunState("active"))  # a repeated key returns the run that is there
+        self.effect()
+        return key
+
+    def look(self) -> None:
+        watching.look(
+            self.uri,
+            str(self.source),
+            FIRST_BATCH,
+            start=self.start,
+            state=self.runs.__getitem__,
+            now=lambda: self.now,
+        )
+
+    def retrain(self) -> None:
+        """Run what is active, as the flow ``retrain`` does: its last effect is the result of the batch."""
+        active = [key for key, run in self.runs.items() if run.kind == "active"]
+        assert len(active) <= 1
+        for key in active:
+            batch = int(key.split("/")[0])
+            try:
+                if arrivals.add(self.uri, BatchResult(batch=batch, state="done", ended=self.now)):
+                    self.learned.append(batch)
+                self.runs[key] = RunState("completed", ended=self.now)
+            except KilledError:
+                self.runs[key] = RunState("failed", "killed", self.now)
+
+
+@pytest.mark.parametrize("lives", list(itertools.product(range(4), repeat=3)))
+def test_no_object_is_lost_and_no_batch_learned_twice_wherever_watch_and_retrain_are_killed(
+    lives: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    world = World(tmp_path, monkeypatch, iter([*lives, 10**6]))
+    for number in range(12):
+        world.now += timedelta(hours=1)
+        if number < 3:
+            (world.source / f"{number}.csv").write_text("a\n1\n")
+        with contextlib.suppress(KilledError):
+            world.look()
+        world.retrain()
+    ledger = arrivals.read(world.uri)
+    arrived = [found.uri for batch in ledger.batches for found in batch.objects]
+    assert sorted(arrived) == [str(world.source / f"{number}.csv") for number in range(3)]
+    assert ledger.open_batch is None
+    assert {result.state for result in ledger.results.values()} == {"done"}
+    assert len(world.learned) == len(set(world.learned))
+
+
+def test_of_two_watchers_one_makes_the_batch(tmp_path: Path):
+    uri = str(tmp_path / "ledger")
+    batches = [Batch(number=1, objects=(file(name),), created=NOON) for name in ("a", "b")]
+    assert [arrivals.add(uri, batch) for batch in batches] == [True, False]
+    assert arrivals.read(uri) == Ledger((batches[0],))

@@ -7,7 +7,6 @@ The manifest is written last.
 
 import json
 import re
-from collections import Counter
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -120,10 +119,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
                 part = valid.filter(parts == name)
                 writers.write(name, part)
                 counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
-                if part[plan.target].dtype != pl.Float64:
-                    classes = part[plan.target].value_counts()
-                    rows_of_class = dict(zip(classes[plan.target], classes["count"], strict=True))
-                    counts.classes.setdefault(name, Counter()).update(rows_of_class)
+                counts.count_classes(name, part[plan.target])
     return counts
 
 

@@ -34,7 +34,10 @@ SUFFIXES: dict[str, Format] = {
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 CHUNK_ROWS = 500_000  # a chunk is one task: large enough to hide its start, small enough to spread over workers
 BATCH_ROWS = 100_000  # rows in memory at a time, and in each row group that is written
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+MISSING_TEXT = (  # those of pandas, and the question mark of the UCI repository
+    *("", "?", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
+    *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
 
 
 @dataclass(frozen=True)

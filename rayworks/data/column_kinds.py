@@ -229,8 +229,8 @@ def _dtype_of_text(present: pl.Series) -> tuple[Dtype, str]:
             others = present.filter(~fits).value_counts(sort=True, name="rows")
             warning = (
                 f"it counts as text: {1 - share:.1%} of its values are not {KINDS_IN_WORDS[dtype]}, such as "
-                f"{others[present.name][0]!r}. Declare its kind to reject these rows, or set process.missing_values if "
-                "they mean a missing value"
+                f"{others[present.name][0]!r}. Declare the kind {'numeric' if dtype == 'float' else dtype} to reject "
+                "these rows, or set process.missing_values if they mean a missing value"
             )
     return "string", warning
 

@@ -126,6 +126,12 @@ class ProcessOptions(Options):
         description='By column name, such as {"age": {"kind": "numeric", "minimum": 0, "required": true}}. '
         "Also allowed and maximum. Kinds: numeric, categorical, boolean, timestamp, ignored. Others are inferred.",
     )
+    missing_values: list[str] | None = Field(
+        default=None,
+        title="Missing values",
+        description='Texts that mean a missing value, such as ["NA", "-"]. None: the usual ones, such as NA, n/a, NaN, '
+        "null, None and ?. An empty value is always missing.",
+    )
     feature_function: str | None = Field(
         default=None,
         title="Feature function",

@@ -36,7 +36,11 @@ class Column(Record):
     minimum: float | None = None
     maximum: float | None = None
     allowed: tuple[str, ...] | None = Field(default=None, description="The valid values, as text.")
+    missing: tuple[str, ...] | None = Field(
+        default=None, description="The texts that mean a missing value. None: the usual ones."
+    )
     note: str = Field(default="", description="Why it has this kind: 'every value differs', 'constant'.")
+    warning: str = Field(default="", description="Why it may hold something else than was inferred.")
 
 
 class Feature(Record):
@@ -150,6 +154,7 @@ class Dataset(Record):
         description="Number of rejected rows by reason. A row counts under its first reason only."
     )
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
+    warnings: tuple[str, ...] = Field(default=(), description="What may have been understood wrongly, in sentences.")
     rejected_uri: str = Field(
         description="Folder of Parquet files with the rejected rows, each with file, row and reason."
     )

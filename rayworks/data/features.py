@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 
 from rayworks import import_path
+from rayworks.data import validation
 from rayworks.errors import DataError, ParameterError
 from rayworks.records import Column, Feature, FeatureSet, Target, TimestampPart
 
@@ -34,12 +35,12 @@ def plan(sample: pl.DataFrame, columns: Sequence[Column], function: str | None, 
         target: Name of the target column.
 
     Raises:
-        ParameterError: The function cannot be loaded, or does not just add columns.
+        ParameterError: The function cannot be loaded, does not just add columns, or adds others for a single row.
         DataError: No column is left to predict from.
     """
     taken = {target, *(column.name for column in columns)}
     features = [feature for column in columns for feature in _of_column(column.name, column.kind, sample, taken)]
-    for added in _added(sample, function).iter_columns() if function else ():
+    for added in _added_to_any_rows(sample, function).iter_columns() if function else ():
         if added.name in taken:
             raise ParameterError(
                 "the feature function adds a column whose name already exists",
@@ -85,11 +86,56 @@ def transform(raw: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
         raw: Typed rows with the columns of ``feature_set``.
 
     Raises:
-        ParameterError: The feature function failed, or did not just add columns.
+        ParameterError: The feature function failed, did not just add columns, or added others than for the sample.
     """
-    if feature_set.function:
-        raw = raw.hstack(_added(raw, feature_set.function))
-    return raw.select(_expression(feature).alias(feature.name) for feature in feature_set.features)
+    expressions = [_expression(feature).alias(feature.name) for feature in feature_set.features]
+    if not feature_set.function:
+        return raw.select(expressions)
+    added = _added(raw, feature_set.function)
+    sources = [feature.source for feature in feature_set.features]
+    planned = [name for name in dict.fromkeys(sources) if name not in raw.columns]
+    # A time that is the same in the whole sample has no features.
+    _check_columns(
+        feature_set.function, planned, [c.name for c in added if c.name in sources or not c.dtype.is_temporal()]
+    )
+    try:
+        transformed = raw.hstack(added).select(expressions)
+    except pl.exceptions.PolarsError as error:
+        raise ParameterError(
+            "the feature function returned a column of another type than for the sample",
+            where=feature_set.function,
+            detail=str(error).splitlines()[0],
+            remedy="Return columns of the same types for any rows",
+        ) from error
+    _check_numbers(transformed.select(f.name for f in feature_set.features if f.source in planned), feature_set)
+    return transformed
+
+
+def _check_columns(path: str, planned: Sequence[str], added: Sequence[str]) -> None:
+    missing, extra = [n for n in planned if n not in added], [n for n in added if n not in planned]
+    if missing or extra:
+        lists = (("missing", missing), ("extra", extra))
+        raise ParameterError(
+            "the feature function adds other columns to some rows than to others",
+            where=path,
+            detail="; ".join(f"{word}: {', '.join(names[:10])}" for word, names in lists if names),
+            remedy="Add the same columns to any rows, even to a single one: pd.get_dummies, for example, needs a "
+            "pd.Categorical with all categories",
+        )
+
+
+def _check_numbers(added: pl.DataFrame, feature_set: FeatureSet) -> None:
+    """Refuse numbers that a model would take for infinite."""
+    numbers = [name for name, dtype in added.schema.items() if dtype.is_float()]
+    too_large = added.select((pl.col(numbers).abs() > validation.LARGEST) & ~pl.col(numbers).is_nan()).sum()
+    rows = {name: count for name, count in (too_large.row(0, named=True) if numbers else {}).items() if count}
+    if rows:
+        raise ParameterError(
+            "the feature function returned infinite or too large numbers",
+            where=str(feature_set.function),
+            detail=", ".join(f"{name} in {count:,} of {len(added):,} rows" for name, count in rows.items()),
+            remedy="Return NaN where there is no value, such as after a division by zero",
+        )
 
 
 def _expression(feature: Feature) -> pl.Expr:
@@ -97,6 +143,14 @@ def _expression(feature: Feature) -> pl.Expr:
     if feature.part:
         return PARTS[feature.part](column).cast(pl.Float64)
     return column.cast(pl.Float64 if feature.kind == "numeric" else pl.String)
+
+
+def _added_to_any_rows(sample: pl.DataFrame, path: str) -> pl.DataFrame:
+    """The columns that the user's function adds to ``sample``, if it adds the same to a single row: the served model
+    gets single rows."""
+    added = _added(sample, path)
+    _check_columns(path, added.columns, _added(sample.head(1), path).columns)
+    return added
 
 
 def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
@@ -173,5 +227,6 @@ def encode_target(values: pl.Series, target: Target) -> "np.ndarray":
     """Return amounts as float64, or class numbers as int64."""
     if target.problem == "regression":
         return values.cast(pl.Float64).to_numpy()
-    numbers = values.replace_strict(list(target.classes), list(range(len(target.classes))), return_dtype=pl.Int64)
+    labels = pl.Series(target.classes, dtype=values.dtype)
+    numbers = values.replace_strict(labels, pl.Series(range(len(labels))), return_dtype=pl.Int64)
     return numbers.to_numpy()

@@ -4,8 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import polars as pl
+
 from rayworks import storage
-from rayworks.data import column_kinds, planning
+from rayworks.data import column_kinds, planning, splitting
+from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
 from rayworks.data.statistics import Statistics
 from rayworks.errors import DataError
@@ -16,6 +19,7 @@ from rayworks.records import (
     Dataset,
     DatasetRef,
     Feature,
+    Label,
     SourceFile,
     Split,
     SplitName,
@@ -44,7 +48,14 @@ class RowCounts:
     """Rejected rows by reason, without the single value."""
     splits: dict[SplitName, Statistics] = field(default_factory=dict[SplitName, Statistics])
     classes: dict[SplitName, Counter[Any]] = field(default_factory=dict[SplitName, Counter[Any]])
-    """Rows of each class; empty for regression."""
+    """Rows by the target's value. When there are too many values for classes, the rest is not counted."""
+
+    def count_classes(self, split: SplitName, values: pl.Series) -> None:
+        """Count the target's values of some rows of a split."""
+        counted = self.classes.setdefault(split, Counter())
+        if len(counted) <= CLASSES_CEILING:
+            rows = values.alias("value").value_counts(name="rows").head(CLASSES_CEILING + 1)
+            counted.update(dict(rows.iter_rows()))
 
     def check(self, file: str, records: int) -> None:
         """Check that each record of a file was either kept or rejected.
@@ -72,7 +83,9 @@ class RowCounts:
         for name, statistics in other.splits.items():
             self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
         for name, classes in other.classes.items():
-            self.classes.setdefault(name, Counter()).update(classes)
+            counted = self.classes.setdefault(name, Counter())
+            if len(counted) <= CLASSES_CEILING:
+                counted.update(classes)
 
 
 def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list[SourceFile], name: str) -> Dataset:
@@ -81,7 +94,7 @@ def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list
     Raises:
         DataError: Nothing can be learned from these data: no valid rows, an empty split, a target with one value.
     """
-    rows = {part: statistics.rows for part, statistics in counts.splits.items()}
+    rows: dict[SplitName, int] = {part: statistics.rows for part, statistics in counts.splits.items()}
     if not sum(rows.values()):
         raise planning.no_valid_rows(counts.reasons, counts.rows_in, files[0].uri)
     if empty := [part for part in SPLITS if not rows.get(part)]:
@@ -94,12 +107,13 @@ def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list
     train = counts.splits["train"]
     features = tuple(_with_categories(feature, train, options.max_categories) for feature in plan.feature_set.features)
     ignored = tuple(c for c in plan.columns if c.kind == "ignored" and c.name != plan.target)
-    classes = sorted(counts.classes.get("train", Counter[Any]()).items())
+    target = _target(plan, counts, options)
+    classes = {str(label): counts.classes["train"][label] for label in target.classes}
     return Dataset(
         name=name,
         fingerprint=plan.uri.rpartition("-")[2],
         uri=plan.uri,
-        target=_target(plan, counts, options),
+        target=target,
         splits=_splits(plan, counts, features),
         sources=tuple(files),
         feature_set=plan.feature_set.model_copy(update={"features": features, "ignored": ignored}),
@@ -109,8 +123,12 @@ def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list
         rows_in=counts.rows_in,
         rows_kept=sum(rows.values()),
         rows_rejected=counts.reasons.total(),
-        class_counts={str(label): count for label, count in classes},
+        class_counts={label: rows for label, rows in classes.items() if rows},
         reasons=dict(counts.reasons.most_common()),
+        warnings=(
+            *(f"column {column.name}: {column.warning}" for column in plan.columns if column.warning),
+            *splitting.warnings(plan.splitter, rows),
+        ),
         rejected_uri=storage.join(plan.uri, "rejected"),
     )
 
@@ -139,12 +157,15 @@ def _with_categories(feature: Feature, train: Statistics, max_categories: int) -
 
 
 def _target(plan: Plan, counts: RowCounts, options: ProcessOptions) -> Target:
-    """The target, with its classes or as an amount."""
-    if counts.classes:
-        classes = tuple(sorted(set[Any]().union(*counts.classes.values())))
-        rows = sum(split.total() for split in counts.classes.values())
-        problem = column_kinds.problem_of_classes(classes, options.problem, plan.target, rows)
-        return Target(name=plan.target, problem=problem, classes=classes)
+    """The target, with its classes or as an amount, as all rows show it."""
+    rows = sum(statistics.rows for statistics in counts.splits.values())
+    classes: list[Label] = sorted(set[Any]().union(*counts.classes.values()))
+    if all(isinstance(label, float) and label.is_integer() for label in classes):
+        classes = [int(label) for label in classes]
+    if column_kinds.infer_problem(classes, rows, options.problem) == "classification":
+        warning = next(column.warning for column in plan.columns if column.name == plan.target)
+        problem = column_kinds.problem_of_classes(classes, options.problem, plan.target, rows, warning)
+        return Target(name=plan.target, problem=problem, classes=tuple(classes))
     _, _, _, low, high = counts.splits["train"].moments[plan.target]
     if low == high:
         raise DataError(

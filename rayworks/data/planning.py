@@ -67,9 +67,6 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
     """
     sample = _sample(chunks, options.sample_rows)
     columns = column_kinds.infer_columns(sample, target, options)
-    valid, _ = validation.validate(sample, columns, target)
-    problem = column_kinds.infer_problem(valid[target], options.problem)
-    columns = tuple(_as_target(c, problem) if c.name == target else c for c in columns)
     valid, rejected = validation.validate(sample, columns, target)
     if valid.is_empty():
         raise no_valid_rows(Counter(rejected[validation.REASON].to_list()), len(sample), chunks[0].uri)
@@ -79,14 +76,6 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
     edges = edges_of(with_features(valid, feature_set))
     distinct_at_most = max(DISTINCT_AT_MOST, 2 * options.max_categories)
     return Plan(folder, target, columns, feature_set, splitter, edges, distinct_at_most)
-
-
-def _as_target(column: Column, problem: str) -> Column:
-    """Amounts are stored as floats; classes that are whole numbers stay whole numbers."""
-    dtype = "float" if problem == "regression" else "integer" if column.dtype == "float" else column.dtype
-    return column.model_copy(
-        update={"dtype": dtype, "kind": "categorical" if column.kind == "ignored" else column.kind}
-    )
 
 
 def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
@@ -125,9 +114,10 @@ def count_times(chunk: Chunk, column: Column) -> pl.DataFrame:
         into the latest of them.
     """
     frames: list[pl.DataFrame] = []
+    missing = validation.missing_text(column)
     for batch in reading.batches(chunk, [column.name]):
         if column.name in batch.rows.columns:
-            time = validation.typed(column.name, batch.rows.schema[column.name], "timestamp").alias("time")
+            time = validation.typed(column.name, batch.rows.schema[column.name], "timestamp", missing).alias("time")
             frames.append(batch.rows.select(time).drop_nulls().group_by("time").agg(pl.len().alias("rows")))
     empty = pl.DataFrame(schema={"time": pl.Datetime("us"), "rows": pl.UInt32})
     counts = pl.concat([empty, *frames]).group_by("time").agg(pl.col("rows").sum()).sort("time")

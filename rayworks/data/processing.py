@@ -7,7 +7,6 @@ The manifest is written last.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -20,7 +19,7 @@ from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
 from rayworks.data.reading import Chunk
-from rayworks.data.statistics import Statistics, value_counts
+from rayworks.data.statistics import Statistics
 from rayworks.errors import StorageError
 from rayworks.params import ProcessOptions
 from rayworks.progress import Progress
@@ -135,8 +134,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
                 part = valid.filter(parts == name)
                 writers.write(name, part)
                 counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
-                if part[plan.target].dtype != pl.Float64:
-                    counts.classes.setdefault(name, Counter()).update(value_counts(part[plan.target]))
+                counts.count_classes(name, part[plan.target])
     counts.check(chunk.uri, records)
     return counts
 

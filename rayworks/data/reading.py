@@ -36,7 +36,10 @@ TABLE_LOGS = {
     "Apache Hudi": re.compile(r"/\.hoodie/"),
     "Apache Iceberg": re.compile(r"/metadata/[^/]+\.metadata\.json$"),
 }
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+MISSING_TEXT = (  # those of pandas, and the question mark of the UCI repository
+    *("", "?", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
+    *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
 
 
 class DataFile(NamedTuple):

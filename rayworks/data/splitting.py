@@ -1,7 +1,7 @@
 """Assign rows to training, validation and test. The same row always gets the same split. Pure."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
@@ -10,7 +10,7 @@ import polars as pl
 
 from rayworks.errors import DataError, ParameterError
 from rayworks.params import SplitOptions
-from rayworks.records import SPLITS, Column, SplitMethod
+from rayworks.records import SPLITS, Column, SplitMethod, SplitName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,4 +143,23 @@ def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
         splitter.seed,
         validation_from=ordered["time"][first],
         test_from=ordered["time"][last],
+    )
+
+
+def warnings(splitter: Splitter, rows: Mapping[SplitName, int]) -> tuple[str, ...]:
+    """Return a sentence if the rows of the splits are far from the shares, because rows with one time or key stay
+    together. The shares of a random split differ by chance only."""
+    wanted = {
+        "train": 1 - splitter.validation - splitter.test,
+        "validation": splitter.validation,
+        "test": splitter.test,
+    }
+    total = sum(rows.values())
+    far = [name for name in SPLITS if not 0.5 < rows[name] / total / wanted[name] < 2]
+    if splitter.by == "random" or not far:
+        return ()
+    shares = ", ".join(f"{rows[name] / total:.0%} {name} instead of {wanted[name]:.0%}" for name in SPLITS)
+    return (
+        f"the split by {splitter.column} is uneven: {shares}. Rows with the same {splitter.column} stay together. "
+        "Choose another column, or set process.split.by to random",
     )

@@ -22,6 +22,7 @@ TIMESTAMP_FORMATS = (
     "%m/%d/%Y",
 )
 TRUE_TEXT, FALSE_TEXT = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+LARGEST = 3.4028234663852886e38  # of float32, which models compute with: anything beyond becomes infinite
 POLARS_TYPES = {
     "integer": pl.Int64,
     "float": pl.Float64,
@@ -38,11 +39,16 @@ WORDS = {
 }
 
 
-def typed(name: str, source: pl.DataType, dtype: str) -> pl.Expr:
-    """Return the column ``name`` of type ``source``, converted to ``dtype``; null where it is missing or invalid."""
+def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
+    """Return the column ``name`` of type ``source``, converted to ``dtype``; null where it is missing or invalid.
+
+    Values that are not plain, such as lists, become empty text. ``missing`` are the texts that mean a missing value.
+    """
     column = pl.col(name)
+    if not is_plain(source):
+        return pl.when(column.is_not_null()).then(pl.lit(""))
     if source == pl.String:
-        text = present_text(column)
+        text = present_text(column, missing)
         match dtype:
             case "timestamp":
                 return timestamp(text)
@@ -55,20 +61,41 @@ def typed(name: str, source: pl.DataType, dtype: str) -> pl.Expr:
                 number = text.cast(pl.Float64, strict=False)
                 return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
             case _:
-                number = text.cast(pl.Float64, strict=False)
-                return pl.when(number.is_finite()).then(number)
+                return _within_range(text.cast(pl.Float64, strict=False))
     if dtype == "float":
-        number = column.cast(pl.Float64, strict=False)
-        return pl.when(number.is_finite()).then(number)
+        return _within_range(column.cast(pl.Float64, strict=False))
+    if dtype == "integer" and source.is_float():
+        return pl.when(column == column.floor()).then(column).cast(pl.Int64, strict=False)
+    if dtype == "string" and source.is_float():  # a column of whole numbers has floats where some are missing
+        number = column.fill_nan(None)
+        whole = (number == number.floor()) & (number.abs() < 2**53)
+        return (
+            pl.when(whole).then(number.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(number.cast(pl.String))
+        )
     if dtype == "timestamp" and isinstance(source, pl.Datetime) and source.time_zone:
         column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return column.cast(POLARS_TYPES[dtype], strict=False)
 
 
-def present_text(column: pl.Expr) -> pl.Expr:
-    """Return text without surrounding blanks; null for the usual marks of a missing value."""
+def is_plain(dtype: pl.DataType) -> bool:
+    """Return whether values of a type can be numbers, text, truth values or times."""
+    return not (dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration | pl.Time))
+
+
+def _within_range(number: pl.Expr) -> pl.Expr:
+    """The number; null if it is NaN, infinite, or too large."""
+    return pl.when(number.abs() <= LARGEST).then(number)
+
+
+def present_text(column: pl.Expr, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
+    """Return text without surrounding blanks; null for the texts that mean a missing value."""
     text = column.str.strip_chars()
-    return pl.when(~text.is_in(MISSING_TEXT)).then(text)
+    return pl.when(~text.is_in(list(missing))).then(text)
+
+
+def missing_text(column: Column) -> Sequence[str]:
+    """Return the texts that mean a missing value in a column."""
+    return MISSING_TEXT if column.missing is None else column.missing
 
 
 def timestamp(text: pl.Expr) -> pl.Expr:
@@ -79,37 +106,42 @@ def timestamp(text: pl.Expr) -> pl.Expr:
     return pl.coalesce(*formats, zoned.dt.replace_time_zone(None))
 
 
-def is_missing(name: str, source: pl.DataType) -> pl.Expr:
+def is_missing(name: str, source: pl.DataType, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
     """Return whether the raw value is missing."""
     if source == pl.String:
-        return present_text(pl.col(name)).is_null()
+        return present_text(pl.col(name), missing).is_null()
     return pl.col(name).is_null() | pl.col(name).is_nan() if source.is_float() else pl.col(name).is_null()
 
 
 def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Split ``raw`` into typed rows that satisfy ``columns``, and rejected raw rows.
 
-    A column that the raw rows lack is null. The target must have a value.
+    A column that the raw rows lack is null. The target must have a value. The rules of ignored columns hold as well.
 
     Returns:
-        Valid rows with exactly ``columns``, typed (the target is one of them), and rejected raw rows with the first
-        reason in ``REASON``.
+        Valid rows with exactly ``columns`` without the ignored ones, typed (the target is one of them), and rejected
+        raw rows with the first reason in ``REASON``.
     """
-    used = [column for column in columns if column.kind != "ignored"]
+    checked = [column for column in columns if column.kind != "ignored" or _has_rules(column)]
     present = dict(raw.schema)
     values = [
-        typed(c.name, present[c.name], c.dtype).alias(c.name)
+        typed(c.name, present[c.name], c.dtype, missing_text(c)).alias(c.name)
         if c.name in present
         else pl.lit(None, POLARS_TYPES[c.dtype]).alias(c.name)
-        for c in used
+        for c in checked
     ]
     converted = raw.select(*values, *([ROW] if ROW in raw.columns else []))
-    reasons = [reason for c in used for reason in _reasons(c, raw, converted, target)]
+    reasons = [reason for c in checked for reason in _reasons(c, raw, converted, target)]
+    converted = converted.drop(c.name for c in checked if c.kind == "ignored")
     if not reasons:
         return converted, raw.clear().with_columns(pl.lit("").alias(REASON))
     reason = pl.select(pl.coalesce(*reasons)).to_series()
     bad = reason.is_not_null()
     return converted.filter(~bad), raw.with_columns(reason.alias(REASON)).filter(bad)
+
+
+def _has_rules(column: Column) -> bool:
+    return column.required or (column.minimum, column.maximum, column.allowed) != (None, None, None)
 
 
 def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target: str) -> list[pl.Series]:
@@ -123,12 +155,8 @@ def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target:
             reasons.append(raw.select(pl.when(bad).then(reason)).to_series())
 
     if name in raw.columns and value.null_count() > raw[name].null_count():  # else every value was converted
-        missing = raw.select(is_missing(name, raw.schema[name])).to_series()
-        shown = pl.col(name).cast(pl.String, strict=False).str.slice(0, 60)
-        add(
-            value.is_null() & ~missing,
-            pl.format(f"column {{}}: '{{}}' is not {WORDS[column.dtype]}", pl.lit(name), shown.fill_null("?")),
-        )
+        missing = raw.select(is_missing(name, raw.schema[name], missing_text(column))).to_series()
+        add(value.is_null() & ~missing, _not_understood(column))
     if name == target:
         add(value.is_null(), pl.lit(f"the target {name} is missing"))
     elif column.required:
@@ -138,9 +166,26 @@ def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target:
     if column.maximum is not None:
         add((value > column.maximum).fill_null(False), pl.lit(f"column {name}: more than {column.maximum:g}"))
     if column.allowed is not None:
-        allowed = value.cast(pl.String).is_in(list(column.allowed)).fill_null(True)
+        allowed = value.is_in(allowed_values(column.allowed, column.dtype).implode()).fill_null(True)
         add(~allowed, pl.lit(f"column {name}: not one of the allowed values"))
     return reasons
+
+
+def _not_understood(column: Column) -> pl.Expr:
+    """The reason to reject a value that is not of the type of its column."""
+    text = pl.col(column.name).cast(pl.String, strict=False)
+    problem = pl.lit(f"is not {WORDS[column.dtype]}")
+    if column.dtype == "float":
+        number = text.str.strip_chars().cast(pl.Float64, strict=False).abs()
+        too_large = (number > LARGEST) & number.is_finite()
+        problem = pl.when(too_large).then(pl.lit("is too large for a model")).otherwise(problem)
+    return pl.format("column {}: '{}' {}", pl.lit(column.name), text.str.slice(0, 60).fill_null("?"), problem)
+
+
+def allowed_values(allowed: Sequence[str], dtype: str) -> pl.Series:
+    """Return the values that a column of type ``dtype`` may have; null for text that is not of that type."""
+    texts = pl.DataFrame({"allowed": list(allowed)}, {"allowed": pl.String})
+    return texts.select(typed("allowed", pl.String(), dtype, missing=())).to_series()
 
 
 def reason_class(reason: str) -> str:

@@ -30,6 +30,8 @@ from rayworks.reporting.charts import number
 TRIALS_SHOWN = 20
 SOURCES_SHOWN = 12
 VALUES_SHOWN = 4
+CLASSES_SHOWN = 6
+IGNORED_SHOWN = 10
 TERMINAL_REASONS = 3
 MARKDOWN_REASONS = 5
 MODELS = ("candidate", "champion", "baseline")
@@ -75,6 +77,7 @@ def html(**run: Unpack[Run]) -> str:
         rayworks=__version__,
         metrics=metric_rows(evaluation) if evaluation else [],
         columns=_column_rows(run["dataset"]),
+        understood=understood(run["dataset"]),
         trials=trial_rows(tune)[:TRIALS_SHOWN] if tune else [],
         slices=slice_rows(evaluation) if evaluation else [],
         sources=run["dataset"].sources[:SOURCES_SHOWN],
@@ -237,7 +240,7 @@ def _column_rows(dataset: Dataset) -> list[Row]:
             "features": features[column.name],
             "missing": f"{summary.missing / max(summary.rows, 1):.1%}" if summary else "",
             "values": _values(summary) if summary else "",
-            "note": "; ".join(filter(None, ["declared" if column.declared else "", column.note])),
+            "note": column.note,
         }
 
     return [row(column) for column in (*dataset.feature_set.columns, *dataset.feature_set.ignored)]
@@ -258,6 +261,7 @@ def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
     dataset, tune, evaluation, decision = run["dataset"], run["tune"], run["evaluation"], run["decision"]
     lines = [("rows", _row_counts(dataset))]
     lines += [("rejected", f"{rows:,}: {reason}") for reason, rows in islice(dataset.reasons.items(), TERMINAL_REASONS)]
+    lines += understood(dataset)
     if tune:
         lines.append(("best trial", _best_trial(tune)))
     if evaluation:
@@ -267,6 +271,29 @@ def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
     if decision:
         lines += [("verdict", verdict(run)), ("reason", decision.reason)]
     return [*lines, *run["links"].items()]
+
+
+def understood(dataset: Dataset) -> list[tuple[str, str]]:
+    """Return what was inferred from the data, label and text: the kind of problem, the ignored columns, and warnings.
+
+    A wrong guess shows here, before anything is trained.
+    """
+    target, ignored = dataset.target, dataset.feature_set.ignored
+    if target.classes:
+        shown = ", ".join(
+            f"{label} ({dataset.class_counts.get(str(label), 0):,})" for label in target.classes[:CLASSES_SHOWN]
+        )
+        more = ", …" if len(target.classes) > CLASSES_SHOWN else ""
+        problem = f"{target.problem} with {len(target.classes)} classes (training rows): {shown}{more}"
+    else:
+        statistics = {column.name: column for column in dataset.split("train").statistics}
+        problem = f"regression: {_values(statistics[target.name])}"
+    lines = [("target", f"{target.name}, {problem}")]
+    if ignored:
+        shown = ", ".join(f"{column.name} ({column.note})" for column in ignored[:IGNORED_SHOWN])
+        more = f", and {len(ignored) - IGNORED_SHOWN} more" if len(ignored) > IGNORED_SHOWN else ""
+        lines.append(("ignored", f"{shown}{more}"))
+    return [*lines, *(("warning", warning) for warning in dataset.warnings)]
 
 
 def _row_counts(dataset: Dataset) -> str:
@@ -296,6 +323,7 @@ def markdown(**run: Unpack[Run]) -> str:
         parts.append("\n".join(f"- {line}" for line in lines))
     reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in islice(dataset.reasons.items(), MARKDOWN_REASONS))
     parts.append(f"**Rows:** {_row_counts(dataset)}" + (f" ({_plain(reasons)})" if reasons else ""))
+    parts += [f"**{label.capitalize()}:** {_plain(text)}" for label, text in understood(dataset)]
     parts.append(f"**Best trial:** {_plain(_best_trial(tune))}" if tune else "")
     parts.append("\n".join(f"- {_plain(name)}: {_link(address)}" for name, address in run["links"].items()))
     return "\n\n".join(part for part in parts if part) + "\n"

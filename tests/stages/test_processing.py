@@ -109,6 +109,14 @@ def test_columns_without_plain_values_are_ignored_with_a_note(tmp_path: Path, st
     assert dataset.target.classes == (0, 1)
 
 
+def test_the_kind_of_problem_follows_from_all_rows(tmp_path: Path, storage_uri: str):
+    amounts = ["0.00"] * 200 + [f"{i}.25" for i in range(400)]
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i % 17},{amount}\n" for i, amount in enumerate(amounts)))
+    options = ProcessOptions(sample_rows=100)
+    dataset = manifest.load(processing.stage(str(tmp_path / "a.csv"), "y", options, storage_uri=storage_uri).run())
+    assert (dataset.target.problem, dataset.rows_kept) == ("regression", 600)
+
+
 def test_the_same_data_with_the_same_options_is_processed_once(tmp_path: Path, storage_uri: str):
     uri = passengers(tmp_path)
     first = processing.stage(uri, "survived", ProcessOptions(), storage_uri=storage_uri).run()

@@ -15,3 +15,22 @@ def that_changes_x(rows):
 
 def that_fails(rows):
     return rows.assign(z=1 / 0)
+
+
+def that_makes_dummies(rows):
+    import pandas as pd
+
+    return pd.concat([rows, pd.get_dummies(rows["x"], prefix="c")], axis=1)
+
+
+def that_divides_by_zero(rows):
+    return rows.assign(ratio=rows["x"] / (rows["x"] - 2))
+
+
+def of_the_largest(rows):
+    """It looks the same for the sample and for a single row of it."""
+    return rows.assign(**({"big": 1.0} if rows["x"].max() > 10 else {"x_small": rows["x"]}))
+
+
+def of_two_types(rows):
+    return rows.assign(z="text" if rows["x"].max() > 10 else 1.0)

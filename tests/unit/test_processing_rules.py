@@ -78,6 +78,31 @@ def test_reasons_are_counted_without_their_values():
     assert validation.reason_class("column age: 'a: 'b' is c' is not a number") == "column age: not a number"
 
 
+def test_a_number_that_is_infinite_for_a_model_is_rejected_with_its_reason():
+    raw = pl.DataFrame({"x": ["1.797e308", "-1e39", "inf", "3e38"], "y": ["1"] * 4})
+    good, bad = validation.validate(raw, [column("x"), column("y")], "y")
+    assert good["x"].to_list() == [3e38]
+    assert [validation.reason_class(reason) for reason in bad[validation.REASON]] == [
+        "column x: too large for a model",
+        "column x: too large for a model",
+        "column x: not a number",
+    ]
+
+
+def test_whole_numbers_are_the_same_text_whether_stored_as_integers_or_floats():
+    texts = [pl.DataFrame({"k": v}).select(validation.typed("k", v.dtype, "string"))["k"].to_list() for v in NUMBERS]
+    assert texts == [["1", "2", None], ["1", "2", None], ["1", "2.5", None]]
+
+
+NUMBERS = [pl.Series([1, 2, None]), pl.Series([1.0, 2.0, float("nan")]), pl.Series([1.0, 2.5, None])]
+
+
+def test_a_fraction_in_a_column_of_whole_numbers_is_rejected():
+    good, bad = validation.validate(pl.DataFrame({"k": [1.0, 1.5]}), [column("k", dtype="integer")], "")
+    assert good["k"].to_list() == [1]
+    assert bad[validation.REASON].to_list() == ["column k: '1.5' is not a whole number"]
+
+
 # --- features
 
 
@@ -126,6 +151,10 @@ def test_a_feature_function_adds_columns():
     [
         ("that_drops_rows", "same rows"),
         ("that_changes_x", "changed or dropped columns.*x"),
+        (
+            "that_makes_dummies",
+            r"other columns to some rows than to others: .*\(missing: c_2.0\).*Add the same",
+        ),
         ("that_fails", r"ZeroDivisionError.*feature_functions.py:\d+"),
         ("missing", "has no function 'missing'"),
     ],
@@ -133,6 +162,20 @@ def test_a_feature_function_adds_columns():
 def test_a_feature_function_that_does_more_than_add_columns_is_refused(name: str, words: str):
     with pytest.raises(ParameterError, match=words):
         with_function(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("that_divides_by_zero", r"infinite or too large numbers: .*\(ratio in 1 of 2 rows\).*NaN"),
+        ("of_the_largest", r"other columns to some rows.*\(missing: x_small; extra: big\)"),
+        ("of_two_types", "a column of another type than for the sample"),
+    ],
+)
+def test_a_feature_function_whose_columns_depend_on_the_rows_is_refused(name: str, words: str):
+    feature_set = with_function(name)
+    with pytest.raises(ParameterError, match=words):
+        features.transform(pl.DataFrame({"x": [2.0, 11.0]}), feature_set)
 
 
 def test_a_feature_function_that_adds_the_target_is_refused():
@@ -180,6 +223,15 @@ def test_the_newest_rows_are_the_test_split_and_rows_of_one_time_stay_together()
     splitter = splitting.with_thresholds(splitter, pl.DataFrame({"time": times, "rows": [10] * 100}))
     parts = splitter.assign(pl.DataFrame({"t": times}), "a", pl.Series(range(100)))
     assert parts.to_list() == ["train"] * 70 + ["validation"] * 15 + ["test"] * 15
+
+
+def test_a_split_far_from_its_shares_has_a_warning():
+    splitter = splitting.choose(SplitOptions(), [column("t", "timestamp", "timestamp")])
+    [warning] = splitting.warnings(splitter, {"train": 95, "validation": 5, "test": 900})
+    assert "0% validation instead of 15%, 90% test instead of 15%" in warning
+    assert splitting.warnings(splitter, {"train": 650, "validation": 150, "test": 200}) == ()
+    at_random = splitting.choose(SplitOptions(by="random"), ())
+    assert splitting.warnings(at_random, {"train": 2, "validation": 1, "test": 7}) == ()
 
 
 def test_a_split_by_time_needs_a_timestamp_column():

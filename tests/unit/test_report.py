@@ -52,6 +52,19 @@ def test_a_run_that_only_processed_data_has_a_report():
     assert report.summary(**made_up_run.run(**only_data))[0] == ("rows", "10,234 in, 10,000 kept, 234 rejected")
 
 
+def test_what_the_data_were_taken_for_is_in_every_output():
+    warned = made_up_run.dataset("binary").model_copy(update={"warnings": ("the split by t is uneven",)})
+    run = made_up_run.run(dataset=warned)
+    lines = report.summary(**run)
+    assert ("target", "delay, binary with 2 classes (training rows): no (100), yes (200)") in lines
+    assert ("ignored", "id (every value differs)") in lines
+    assert ("warning", "the split by t is uneven") in lines
+    for text in ("binary with 2 classes", "every value differs", "the split by t is uneven"):
+        assert text in report.html(**run)
+        assert text in report.markdown(**run)
+    assert ("target", "delay, regression: 0 to 4.00, mean 3.50") in report.summary(**made_up_run.run())
+
+
 def test_a_champion_that_could_not_be_scored_is_in_every_output():
     run = made_up_run.run(evaluation=made_up_run.evaluation(champion=False))
     assert "The champion is gone" in report.html(**run)

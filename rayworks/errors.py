@@ -32,6 +32,17 @@ def _rebuild(kind: type[RayworksError], what: str, where: str, detail: str, reme
     return kind(what, where=where, detail=detail, remedy=remedy)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if there is no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def named(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message: ``KeyError: 'fare'``."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 class ParameterError(RayworksError):
     """A parameter is invalid: an unknown column, a bad import path, contradicting options."""
 

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from rayworks.errors import first_line
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -43,6 +45,7 @@ class RunProgress:
 
     def __init__(self, console: "Console", flow_run_id: "UUID") -> None:
         self._console, self._flow_run_id = console, flow_run_id
+        self._lines: list[TaskLine] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, name="rayworks-progress", daemon=True)
 
@@ -54,6 +57,10 @@ class RunProgress:
         self._ended.set()
         self._thread.join()
 
+    def failed_tasks(self) -> list[str]:
+        """Return the tasks that failed, as the table last showed them."""
+        return [line.name for line in self._lines if line.state in ("Failed", "Crashed")]
+
     def _show(self) -> None:
         from prefect.client.orchestration import get_client
         from rich.live import Live
@@ -64,11 +71,11 @@ class RunProgress:
             while True:
                 has_ended = self._ended.wait(POLL_SECONDS)
                 try:
-                    lines = task_lines(client, self._flow_run_id)
+                    lines = self._lines = task_lines(client, self._flow_run_id)
                     live.update(table(lines))
                 except Exception as error:  # the progress must not fail the flow, which reports a lost API itself
-                    if str(error) != problem:
-                        problem = str(error)
+                    if first_line(error) != problem:
+                        problem = first_line(error)
                         live.console.print(f"[dim]no progress: {escape(problem)}[/]")
                     if has_ended:
                         return
@@ -96,7 +103,7 @@ def _task_line(run: "TaskRun", percent: float, description: str) -> TaskLine:
     """Return the line of a task run, of which a progress artifact has ``percent`` and ``description``."""
     message = description
     if run.state and run.state.name in ENDED_WITH_MESSAGE:
-        message = (run.state.message or "").removeprefix("Task run encountered an exception ")
+        message = (run.state.message or "").removeprefix("Task run encountered an exception ").partition("\n")[0]
     elif run.state_name == "Running" and description:
         message = f"{percent:.0f} % {description}"
     seconds = run.estimated_run_time.total_seconds()

@@ -9,7 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rayworks import storage
-from rayworks.errors import ParameterError, RayworksError, named
+from rayworks.errors import ParameterError, RayworksError, named, noted_tasks
 from rayworks.ray_error import unwrapped
 from rayworks.run_progress import RunProgress
 from rayworks.settings import Settings
@@ -112,31 +112,15 @@ def _run_with_progress(flow: "Flow[..., Any]", parameters: dict[str, Any], conso
 
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run(flow, parameters=flow.serialize_parameters(parameters))
-    progress = RunProgress(console, flow_run.id)
-    try:
-        with progress:
-            return run_flow(flow, flow_run=flow_run, parameters=parameters)
-    except RayworksError:
-        raise
-    except Exception as error:
-        raise _TaskError(progress.failed_tasks()) from error
-
-
-class _TaskError(Exception):
-    """An error that nobody foresaw, as its cause, and the tasks that failed."""
-
-    def __init__(self, tasks: list[str]) -> None:
-        super().__init__()
-        self.tasks = tasks
+    with RunProgress(console, flow_run.id):
+        return run_flow(flow, flow_run=flow_run, parameters=parameters)
 
 
 def _unforeseen(error: BaseException, flow: str, parameters: dict[str, Any]) -> str:
     """Return a sentence about an error that nobody foresaw: what failed, on which input, and where the traceback is."""
-    tasks, reason = "", error
-    if isinstance(error, _TaskError) and error.__cause__:
-        tasks, reason = f" in {', '.join(error.tasks)}" if error.tasks else "", error.__cause__
+    tasks = f" in {', '.join(noted_tasks(error))}" if noted_tasks(error) else ""
     first = next((f" ({name} {value})" for name, value in parameters.items()), "")
-    return f"The flow {flow} failed{tasks}{first}: {named(unwrapped(reason))}. {_store_traceback(reason)}"
+    return f"The flow {flow} failed{tasks}{first}: {named(unwrapped(error))}. {_store_traceback(error)}"
 
 
 def _escaped(text: object) -> str:

@@ -45,7 +45,6 @@ class RunProgress:
 
     def __init__(self, console: "Console", flow_run_id: "UUID") -> None:
         self._console, self._flow_run_id = console, flow_run_id
-        self._lines: list[TaskLine] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, name="rayworks-progress", daemon=True)
 
@@ -57,10 +56,6 @@ class RunProgress:
         self._ended.set()
         self._thread.join()
 
-    def failed_tasks(self) -> list[str]:
-        """Return the tasks that failed, as the table last showed them."""
-        return [line.name for line in self._lines if line.state in ("Failed", "Crashed")]
-
     def _show(self) -> None:
         from prefect.client.orchestration import get_client
         from rich.live import Live
@@ -71,7 +66,7 @@ class RunProgress:
             while True:
                 has_ended = self._ended.wait(POLL_SECONDS)
                 try:
-                    lines = self._lines = task_lines(client, self._flow_run_id)
+                    lines = task_lines(client, self._flow_run_id)
                     live.update(table(lines))
                 except Exception as error:  # the progress must not fail the flow, which reports a lost API itself
                     if first_line(error) != problem:

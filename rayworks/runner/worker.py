@@ -2,13 +2,12 @@
 
 import functools
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from rayworks.errors import RayworksError, TransferError, first_line
+from rayworks.errors import RayworksError, TransferError, first_line, note_task
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
@@ -148,7 +147,7 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
                 raise
             state = _crashed_by(error)  # of the task; Ray would end this process, and say that it had died
         staged = flow_run.staged
-        return _with_error_to_send(state), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
+        return _with_error_to_send(state, task.name), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
 
 
 def _check_result(task_run_id: UUID, task: "Task[..., Any]", result: Any) -> None:
@@ -170,10 +169,10 @@ def _crashed_by(system_exit: SystemExit) -> "State[Any]":
     return Crashed(message=f"The task called sys.exit({system_exit.code!r}): raise an error instead, or return")
 
 
-def _with_error_to_send(state: "State[Any]") -> "State[Any]":
+def _with_error_to_send(state: "State[Any]", task: str) -> "State[Any]":
     """Return a failed state with an error that the driver can unpickle, or else with one that quotes it.
 
-    A traceback is not pickled, so it travels as a note of the error.
+    An error that is not ours gets a note of the task and its traceback.
     """
     if not (state.is_failed() or state.is_crashed()):
         return state
@@ -183,7 +182,7 @@ def _with_error_to_send(state: "State[Any]") -> "State[Any]":
     data: Any = state.data
     error = data if isinstance(data, BaseException) else getattr(data, "result", None)  # of a record
     if isinstance(error, BaseException) and not isinstance(error, RayworksError):
-        error.add_note(f"In the worker:\n{''.join(traceback.format_exception(error))}")
+        note_task(error, task)
     try:
         pickle.loads(pickle.dumps(state))
     except Exception as reason:

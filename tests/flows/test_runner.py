@@ -51,7 +51,7 @@ def test_the_error_of_a_task_is_raised_unchanged():
 
     message, (trace,) = run(body).result()
     assert message == "an error of the task"
-    assert trace.startswith("In the worker:\nTraceback")
+    assert trace.startswith("In task fail\nTraceback")
     assert "in fail\n" in trace, "pickle drops the traceback"
 
 

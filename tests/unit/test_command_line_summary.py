@@ -1,6 +1,7 @@
 """What a command prints of its flow's result."""
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rayworks import command_line
-from rayworks.errors import DataError
+from rayworks.errors import DataError, note_task
 from rayworks.params import ServeOptions
 from rayworks.ray_error import unwrapped
 
@@ -43,9 +44,10 @@ def test_an_error_that_nobody_foresaw_is_said_with_task_and_input_and_its_traceb
     error: Exception, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAYWORKS_STORAGE_URI", str(tmp_path))
-    failed = command_line._TaskError(["train"])
-    failed.__cause__ = error
-    sentence = command_line._unforeseen(failed, "pipeline", {"uri": "rides.csv", "target": "fare"})
+    note_task(error, "train")
+    sentence = command_line._unforeseen(
+        pickle.loads(pickle.dumps(error)), "pipeline", {"uri": "rides.csv", "target": "fare"}
+    )
     (stored,) = tmp_path.glob("errors/*.txt")
     assert (
         sentence == f"The flow pipeline failed in train (uri rides.csv): {words}. The traceback is stored in {stored}."

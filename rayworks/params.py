@@ -3,7 +3,7 @@
 import contextlib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rayworks.form import Options, parameter
 from rayworks.metrics import DEFAULT, DecidingMetric
@@ -16,6 +16,17 @@ def _number(value: Any) -> Any:
             with contextlib.suppress(ValueError):
                 return kind(value)
     return value
+
+
+def _text_encoding(name: str) -> str:
+    """Check that Python can read text in this encoding."""
+    try:
+        " ".encode(name)
+    except LookupError:
+        raise ValueError(
+            f"{name} is not an encoding of text; common ones are utf-8, latin-1, cp1252 and utf-16"
+        ) from None
+    return name
 
 
 Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
@@ -100,6 +111,11 @@ class ProcessOptions(Options):
 
     format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
         default="auto", title="Format", description="auto: inferred from the file names."
+    )
+    encoding: Annotated[str, AfterValidator(_text_encoding)] = Field(
+        default="utf-8",
+        title="Encoding",
+        description="Of CSV and JSON lines: utf-8, latin-1, cp1252, utf-16, or another that Python knows.",
     )
     problem: Literal["auto", "regression", "binary", "multiclass"] = Field(
         default="auto", title="Kind of problem", description="auto: inferred from the target's values."

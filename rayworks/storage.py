@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Generator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
     from pyarrow.lib import NativeFile
 
+NO_FOLDERS = {
+    **dict.fromkeys(("http", "https"), "a web server neither lists its files nor says when they changed"),
+    **dict.fromkeys(("zip", "tar", "libarchive"), "an archive"),
+}
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
@@ -40,6 +44,13 @@ def filesystem(uri: str) -> "tuple[FileSystem, str]":
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     scheme, _, rest = uri.partition("://")
+    if scheme in NO_FOLDERS or "::" in scheme:
+        raise StorageError(
+            "this URI names no folder or object store",
+            where=uri,
+            detail=NO_FOLDERS.get(scheme, "an address within another one"),
+            remedy="Download or unpack the files, and name the folder that they are in",
+        )
     try:
         with explained(uri, "reach"):  # requests the region of an S3 bucket
             return fs.FileSystem.from_uri(uri if scheme == "file" else f"{scheme}://{quote(rest, safe='/:@')}")
@@ -206,6 +217,17 @@ def exists(uri: str) -> bool:
         return files.get_file_info(path).type != fs.FileType.NotFound
 
 
+class Listing(NamedTuple):
+    """What is beneath a URI."""
+
+    folder: str
+    """The path of the folder that was listed; of a single file, its folder."""
+    files: "list[tuple[str, FileInfo]]"
+    """As :func:`list_files` returns them."""
+    everything: list[str]
+    """Paths of all files beneath the folder, also of hidden ones and of those that a glob does not match."""
+
+
 def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
     """List the files at ``uri``: a file, all files beneath a folder, or the matches of a glob (``*``, ``?``, ``[``).
 
@@ -217,6 +239,11 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
     Raises:
         StorageError: It does not exist, or has no files.
     """
+    return listing(uri).files
+
+
+def listing(uri: str) -> Listing:
+    """Like :func:`list_files`, with the folder and everything beneath it."""
     from pyarrow import fs
 
     with explained(uri, "list"):
@@ -232,18 +259,19 @@ def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
             raise FileNotFoundError(uri)
         path = info.path
         prefix = uri.partition("://")[0] + "://" if "://" in uri and not uri.startswith("file://") else ""
-        is_file = info.type == fs.FileType.File
-        infos = [info] if is_file else files.get_file_info(fs.FileSelector(path, recursive=True))
+        if info.type == fs.FileType.File:
+            return Listing(str(PurePosixPath(path).parent), [(prefix + path, info)], [])
+        beneath = [i for i in files.get_file_info(fs.FileSelector(path, recursive=True)) if i.type == fs.FileType.File]
         listed = [
             (prefix + info.path, info)
-            for info in infos
-            if info.type == fs.FileType.File
-            and (not pattern or _matches(info.path, f"{path}/{pattern}"))
+            for info in beneath
+            if (not pattern or _matches(info.path, f"{path}/{pattern}"))
             and not any(part.startswith((".", "_")) for part in PurePosixPath(info.path).relative_to(path).parts)
         ]
         if not listed:
             raise FileNotFoundError(uri)
-        return sorted(listed, key=lambda pair: pair[0])
+        everything = [info.path.removeprefix(f"{path}/") for info in beneath]
+        return Listing(path, sorted(listed, key=lambda pair: pair[0]), everything)
 
 
 def _matches(path: str, pattern: str) -> bool:

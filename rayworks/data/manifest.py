@@ -46,6 +46,25 @@ class RowCounts:
     classes: dict[SplitName, Counter[Any]] = field(default_factory=dict[SplitName, Counter[Any]])
     """Rows of each class; empty for regression."""
 
+    def check(self, file: str, records: int) -> None:
+        """Check that each record of a file was either kept or rejected.
+
+        Args:
+            file: The file that was read.
+            records: How many records it has, counted without parsing them.
+
+        Raises:
+            DataError: Some are in no count, or in two.
+        """
+        kept, rejected = sum(split.rows for split in self.splits.values()), self.reasons.total()
+        if not records == self.rows_in == kept + rejected:
+            raise DataError(
+                "the rows of a file do not add up",
+                where=file,
+                detail=f"{records:,} records in the file, {self.rows_in:,} read, {kept:,} kept, {rejected:,} rejected",
+                remedy="Write the file as Parquet, and report its first lines as a fault of rayworks",
+            )
+
     def merge(self, other: "RowCounts") -> None:
         """Add the counts of another chunk."""
         self.rows_in += other.rows_in

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from rayworks.data import column_kinds, features, reading, splitting, validation
+from rayworks.data.batches import Batch
 from rayworks.data.reading import Chunk
 from rayworks.data.splitting import Splitter
 from rayworks.data.statistics import DISTINCT_AT_MOST, edges_of
@@ -106,7 +107,7 @@ def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
         return pl.concat([frame.cast(pl.String, strict=False) for frame in frames], how="diagonal")
 
 
-def _first_batches(chunk: Chunk, rows: int) -> Iterator[reading.Batch]:
+def _first_batches(chunk: Chunk, rows: int) -> Iterator[Batch]:
     """The batches with the first ``rows`` rows of a chunk."""
     for batch in reading.batches(chunk):
         batch.rows = batch.rows.head(rows)

@@ -15,10 +15,11 @@ import polars as pl
 
 from rayworks import code_digest, import_path, parallel, reuse, storage
 from rayworks.data import manifest, planning, reading, validation
+from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
-from rayworks.data.reading import BATCH_ROWS, Chunk
-from rayworks.data.statistics import Statistics
+from rayworks.data.reading import Chunk
+from rayworks.data.statistics import Statistics, value_counts
 from rayworks.errors import StorageError
 from rayworks.params import ProcessOptions
 from rayworks.progress import Progress
@@ -56,7 +57,7 @@ def stage(
         DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
     files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
-    sources, name = [file for file, _ in files], name or name_of(uri)
+    sources, name = [file.source for file in files], name or name_of(uri)
     folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources))
     manifest_uri = storage.join(folder, manifest.FILE)
 
@@ -65,10 +66,11 @@ def stage(
         return dataset.ref() if dataset else None
 
     def create(progress: Progress) -> DatasetRef:
-        progress(0.0, "inspecting the data")
+        empty = sum(not file.bytes for file in sources)
+        progress(0.0, f"inspecting the data{f', {empty} files without a byte are skipped' if empty else ''}")
         storage.delete(folder)  # part files of a run that was killed
         try:
-            chunks = reading.chunks(files)
+            chunks = reading.chunks(files, options.encoding)
             plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks)
             dataset = manifest.assemble(plan, _write_parts(plan, chunks, progress), options, sources, name)
             storage.write_record(manifest_uri, dataset)
@@ -103,27 +105,27 @@ def _with_times(plan: Plan, chunks: list[Chunk]) -> Plan:
 def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
     """Read, validate, add features, split, and write the part files of one chunk."""
     counts = RowCounts()
-    file = chunk.uri.rpartition("/")[2]
+    records = 0
     with ExitStack() as stack:
         writers = _PartWriters(stack, plan.uri, f"part-{chunk.number:05}.parquet")
         for batch in reading.batches(chunk):
-            rows = batch.rows.with_row_index(validation.ROW, batch.first_row)
+            rows = batch.rows.with_columns(batch.numbers.alias(validation.ROW))
             valid, invalid = validation.validate(rows, plan.columns, plan.target)
             rejected = pl.concat([_rejected(invalid, chunk.uri), _malformed(batch.malformed, chunk.uri)])
+            records += batch.records
             counts.rows_in += len(rows) + len(batch.malformed)
             counts.reasons.update(validation.reason_class(reason) for reason in rejected["reason"])
             writers.write("rejected", rejected)
             numbers = valid[validation.ROW]
             valid = planning.with_features(valid.drop(validation.ROW), plan.feature_set)
-            parts = plan.splitter.assign(valid, file, numbers)
+            parts = plan.splitter.assign(valid, chunk.path, numbers)
             for name in SPLITS:
                 part = valid.filter(parts == name)
                 writers.write(name, part)
                 counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
                 if part[plan.target].dtype != pl.Float64:
-                    classes = part[plan.target].value_counts()
-                    rows_of_class = dict(zip(classes[plan.target], classes["count"], strict=True))
-                    counts.classes.setdefault(name, Counter()).update(rows_of_class)
+                    counts.classes.setdefault(name, Counter()).update(value_counts(part[plan.target]))
+    counts.check(chunk.uri, records)
     return counts
 
 
@@ -133,9 +135,11 @@ def _rejected(invalid: pl.DataFrame, file: str) -> pl.DataFrame:
     plain = [
         name
         for name, dtype in invalid.schema.items()
-        if not dtype.is_nested() and not isinstance(dtype, pl.Binary | pl.Object)
+        if name not in (validation.ROW, validation.REASON)
+        and not dtype.is_nested()
+        and not isinstance(dtype, pl.Binary | pl.Object)
     ]
-    record = pl.struct(pl.col(plain).exclude(validation.ROW, validation.REASON)).struct.json_encode()
+    record = invalid[plain].to_struct("record").struct.json_encode()
     return invalid.select(
         pl.lit(file).alias("file"),
         pl.col(validation.ROW).cast(pl.Int64).alias("row"),

@@ -47,8 +47,8 @@ class Splitter:
 
         Args:
             rows: Typed rows.
-            file: Name of their file. A random split depends on it and on the row number, so new files do not move the
-                rows of existing ones.
+            file: Path of their file in the folder of the data. A random split depends on it and on the row number, so
+                new files do not move the rows of existing ones.
             numbers: Number of each row in that file.
         """
         if self.by == "time":

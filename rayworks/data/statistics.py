@@ -35,6 +35,12 @@ def _as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def value_counts(values: pl.Series) -> dict[Any, int]:
+    """Return how often each value occurs."""
+    distinct, counts = values.alias("value").value_counts().get_columns()
+    return dict(zip(distinct, counts, strict=True))
+
+
 @dataclass
 class Statistics:
     """Counts of one split."""
@@ -62,8 +68,7 @@ class Statistics:
                 self._add_bins(values.name, _histogram(present, self.edges.get(values.name)))
         for name, dtype in rows.schema.items():
             if dtype == pl.String:
-                counts = rows[name].drop_nulls().value_counts()
-                self._add_values(name, dict(zip(counts[name], counts["count"], strict=True)))
+                self._add_values(name, value_counts(rows[name].drop_nulls()))
 
     def merge(self, other: "Statistics") -> None:
         """Add the counts of another chunk."""

@@ -51,7 +51,7 @@ def of(columns: pl.DataFrame, options: EvaluateOptions) -> list[Slice]:
     slices: list[Slice] = []
     for column in columns.iter_columns():
         values = slice_values(column)
-        for value, rows in values.value_counts(sort=True).head(SHOWN).iter_rows():
+        for value, rows in values.alias("value").value_counts(sort=True).head(SHOWN).iter_rows():
             if rows >= options.minimum_slice_rows:
                 slices.append(Slice(column.name, value, (values == value).to_numpy()))
     return slices

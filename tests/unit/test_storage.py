@@ -185,3 +185,17 @@ def test_writing_to_the_path_of_a_folder_is_reported(tmp_path: Path):
     with pytest.raises(StorageError, match=r"Cannot write: .*folder \(.*irectory"):
         storage.write_bytes(str(tmp_path / "folder"), b"")
     assert everything(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://host/data.csv",
+        "https://host/data.csv?raw=true",
+        "zip://a.csv::/tmp/a.zip",
+        "simplecache::s3://lake/a.csv",
+    ],
+)
+def test_addresses_that_are_no_folders_are_refused_with_a_remedy(uri: str):
+    with pytest.raises(StorageError, match=r"names no folder or object store.*Download or unpack the files"):
+        storage.list_files(uri)

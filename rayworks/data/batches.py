@@ -1,0 +1,51 @@
+"""What every format is read into: batches of rows, with the lines that are no rows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from rayworks.errors import DataError
+
+BATCH_ROWS = 100_000  # rows in memory at a time, and in each row group that is written
+
+
+@dataclass
+class Batch:
+    """Consecutive records of a file: rows, and lines that are no rows."""
+
+    rows: pl.DataFrame
+    first_row: int
+    """Number of the first record in its file, from 1."""
+    records: int
+    """How many records the file has here, counted without the parser of the rows."""
+    malformed: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
+    """Row number, text and reason of the lines that could not be parsed as rows."""
+
+    @property
+    def numbers(self) -> pl.Series:
+        """The number of each row in its file."""
+        numbers = pl.int_range(self.first_row, self.first_row + len(self.rows) + len(self.malformed), eager=True)
+        taken = [number for number, _, _ in self.malformed]
+        return numbers.filter(~numbers.is_in(taken)) if taken else numbers
+
+
+def check_names(names: Sequence[str], uri: str) -> None:
+    """Check the names of a file's columns.
+
+    Raises:
+        DataError: Two are the same, or one of them is a pattern of names to Polars, in which no value has it then.
+    """
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError("two columns have the same name", where=uri, detail=", ".join(repeated), remedy="Rename one")
+    if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
+        what = "a column has a name that means a pattern of names"
+        raise DataError(what, where=uri, detail=", ".join(patterns), remedy="Rename it: * and ^…$ cannot be names")
+
+
+def unreadable(uri: str, kind: str, error: Exception) -> DataError:
+    """Return the error for a file that a library cannot read as ``kind``."""
+    detail = str(error).splitlines()[0]
+    remedy = "Check the file, or set process.format"
+    return DataError(f"the file is not readable as {kind}", where=uri, detail=detail, remedy=remedy)

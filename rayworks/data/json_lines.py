@@ -1,0 +1,62 @@
+"""Read JSON lines in batches of rows, with all values as text."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import polars as pl
+
+from rayworks.data import text_files
+from rayworks.data.batches import BATCH_ROWS, Batch
+
+
+def batches(uri: str, encoding: str) -> Iterator[Batch]:
+    """Yield the objects of a file, at most ``BATCH_ROWS`` at a time. Lines that are no objects are malformed.
+
+    Raises:
+        StorageError: The file cannot be read.
+        DataError: It is not text of this encoding.
+    """
+    row = 1
+    for block in text_files.blocks(uri, encoding):
+        lines = [line for line in block.splitlines() if line.strip()]
+        for start in range(0, len(lines), BATCH_ROWS):
+            batch = _batch(lines[start : start + BATCH_ROWS], row)
+            yield batch
+            row += batch.records
+
+
+def _batch(lines: list[bytes], first_row: int) -> Batch:
+    records: list[dict[str, str | None]] = []
+    malformed: list[tuple[int, str, str]] = []
+    for row, line in enumerate(lines, start=first_row):
+        text = line.decode()
+        record = _record(text)
+        if isinstance(record, str):
+            malformed.append((row, text, record))
+        else:
+            records.append(record)
+    names = dict.fromkeys(name for record in records for name in record)
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return Batch(pl.DataFrame(columns, dict.fromkeys(names, pl.String)), first_row, len(lines), malformed)
+
+
+def _record(line: str) -> dict[str, str | None] | str:
+    """The values of a line as text, or the reason why it cannot be used."""
+    try:
+        parsed: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    if not isinstance(parsed, dict):
+        return "not a JSON object"
+    items = cast(dict[str, Any], parsed).items()
+    record = {
+        key: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in items
+    }
+    if "\\u" in line:
+        try:
+            "".join(text for pair in record.items() for text in pair if text).encode()
+        except UnicodeEncodeError as error:
+            return f"not text: \\u{ord(error.object[error.start]):x} is half of a character"
+    return record

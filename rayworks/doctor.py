@@ -27,7 +27,7 @@ PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "events", ("list",)),
 )
 """What a run needs of the Kubernetes API: group, resource, verbs."""
-OUTSIDE_PERMISSIONS = (("", "pods/portforward", ("create",)),)
+OUTSIDE_PERMISSIONS = (("", "pods", ("get",)), ("", "pods/portforward", ("create",)))
 """What a driver outside of Kubernetes needs as well."""
 
 

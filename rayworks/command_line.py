@@ -9,7 +9,8 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rayworks import storage
-from rayworks.errors import ParameterError, RayworksError
+from rayworks.errors import ParameterError, RayworksError, named, noted_tasks
+from rayworks.ray_error import unwrapped
 from rayworks.run_progress import RunProgress
 from rayworks.settings import Settings
 
@@ -95,13 +96,12 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
         _print_summary(result, console, time.monotonic() - started)
         return 0
     except RayworksError as error:
-        console.print(f"\n[red]✗[/] {_escaped(error)}")
+        console.print(f"\n[red]✗[/] {_escaped(unwrapped(error))}")
     except KeyboardInterrupt:
         console.print("\n[yellow]✗[/] Cancelled. Finished stages are stored: run the same command to resume.")
         return INTERRUPTED
-    except BaseException as error:  # the user gets one line of any error; the traceback is stored
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        console.print(f"\n[red]✗[/] {_escaped(first_line)} {_escaped(_store_traceback(error))}")
+    except BaseException as error:  # nobody foresaw it: the user gets a sentence, and the traceback is stored
+        console.print(f"\n[red]✗[/] {_escaped(_unforeseen(error, flow.name, parameters))}")
     return FAILED
 
 
@@ -114,6 +114,13 @@ def _run_with_progress(flow: "Flow[..., Any]", parameters: dict[str, Any], conso
         flow_run = client.create_flow_run(flow, parameters=flow.serialize_parameters(parameters))
     with RunProgress(console, flow_run.id):
         return run_flow(flow, flow_run=flow_run, parameters=parameters)
+
+
+def _unforeseen(error: BaseException, flow: str, parameters: dict[str, Any]) -> str:
+    """Return a sentence about an error that nobody foresaw: what failed, on which input, and where the traceback is."""
+    tasks = f" in {', '.join(noted_tasks(error))}" if noted_tasks(error) else ""
+    first = next((f" ({name} {value})" for name, value in parameters.items()), "")
+    return f"The flow {flow} failed{tasks}{first}: {named(unwrapped(error))}. {_store_traceback(error)}"
 
 
 def _escaped(text: object) -> str:

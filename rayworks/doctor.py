@@ -2,12 +2,13 @@
 
 import functools
 import importlib.metadata
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from rayworks import storage
-from rayworks.cluster import preflight
+from rayworks.cluster import _private, preflight
 from rayworks.cluster.kubernetes import raycluster_manifest
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError, in_a_pod
 from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
@@ -26,7 +27,7 @@ PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "events", ("list",)),
 )
 """What a run needs of the Kubernetes API: group, resource, verbs."""
-OUTSIDE_PERMISSIONS = (("", "pods/portforward", ("create",)),)
+OUTSIDE_PERMISSIONS = (("", "pods", ("get",)), ("", "pods/portforward", ("create",)))
 """What a driver outside of Kubernetes needs as well."""
 
 
@@ -111,10 +112,11 @@ def _kubernetes(settings: Settings) -> Iterator[Line]:
         # The API server checks a dry run as a real request: known kind, permission, schema, webhooks.
         name = f"{manifest['metadata']['name'][: raycluster_manifest.LONGEST_NAME]}-dry-run"
         needs = raycluster_manifest.Needs(name=name, namespace=api.namespace, image=settings.image)
-        cluster = raycluster_manifest.for_run(manifest, needs)
-        yield _line("RayCluster dry run", functools.partial(_dry_run, api, cluster))
-        for image in raycluster_manifest.images(cluster):
-            yield _image(api, image)
+        if raycluster_manifest.token_secret(manifest) and _private.TOKEN_VARIABLE not in os.environ:
+            yield _line("token", functools.partial(_token, api, manifest))
+        yield _line("RayCluster dry run", functools.partial(_dry_run, api, manifest, needs))
+        for image in raycluster_manifest.images(manifest, settings.image):
+            yield _image(api, str(image))
 
 
 def _permissions(api: KubernetesApi) -> Line:
@@ -130,8 +132,20 @@ def _permissions(api: KubernetesApi) -> Line:
     return Line("pass", "permissions", f"all that a run needs in {api.namespace}")
 
 
-def _dry_run(api: KubernetesApi, cluster: Object) -> str:
-    api.create(RAYCLUSTER, cluster, dry_run=True)
+def _token(api: KubernetesApi, manifest: Object) -> str:
+    secret = manifest["spec"]["authOptions"].get("secretName", "")  # without it, KubeRay creates one for each cluster
+    named = f"Secret {secret}" if secret else "the Secret of each cluster"
+    if not api.may("get", "", "secrets", name=secret):
+        raise RayworksError(
+            "the account may not read the token that the cluster wants",
+            where=named,
+            remedy="Grant it the verb get on that Secret, or set RAY_AUTH_TOKEN",
+        )
+    return f"from {named}"
+
+
+def _dry_run(api: KubernetesApi, manifest: Object, needs: raycluster_manifest.Needs) -> str:
+    api.create(RAYCLUSTER, raycluster_manifest.for_run(manifest, needs), dry_run=True)
     return "the API server accepts it"
 
 

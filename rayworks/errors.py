@@ -1,5 +1,7 @@
 """Exceptions with structured facts: what is wrong, with which object, the detail, and what to do next."""
 
+import traceback
+
 
 class RayworksError(Exception):
     """Base class of failures that the user can act on.
@@ -30,6 +32,31 @@ class RayworksError(Exception):
 
 def _rebuild(kind: type[RayworksError], what: str, where: str, detail: str, remedy: str) -> RayworksError:
     return kind(what, where=where, detail=detail, remedy=remedy)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if there is no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def named(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message: ``KeyError: 'fare'``."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
+TASK_NOTE = "In task "
+
+
+def note_task(error: BaseException, task: str) -> None:
+    """Note in an error which task raised it, and the traceback: pickle keeps notes, but no traceback."""
+    error.add_note(f"{TASK_NOTE}{task}\n{''.join(traceback.format_exception(error))}")
+
+
+def noted_tasks(error: BaseException) -> list[str]:
+    """Return the tasks that raised an error, the innermost first, if they were noted."""
+    first_lines = [note.partition("\n")[0] for note in getattr(error, "__notes__", ())]
+    return [line.removeprefix(TASK_NOTE) for line in first_lines if line.startswith(TASK_NOTE)]
 
 
 class ParameterError(RayworksError):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rayworks import code_digest
-from rayworks.errors import ParameterError
+from rayworks.errors import ParameterError, named
 
 
 def load(path: str) -> Callable[..., Any]:
@@ -33,7 +33,7 @@ def load(path: str) -> Callable[..., Any]:
         raise ParameterError(
             "the module could not be imported",
             where=module_name,
-            detail=f"{type(error).__name__}: {error}",
+            detail=named(error),
             remedy=f"Check the spelling, or that {module_name.partition('.')[0]}.py is in {os.getcwd()} or installed",
         ) from error
     function = getattr(module, attribute, None)

@@ -22,6 +22,11 @@ def cause(error: BaseException) -> BaseException:
     return innermost
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """Return what failed in a Ray task, if ``error`` is Ray's report of that: its message is a trace."""
+    return cause(error) if isinstance(getattr(error, "cause", None), BaseException) else error
+
+
 @dataclass(frozen=True)
 class MemoryReport:
     """What Ray reports of a task that it ended because its node ran out of memory."""

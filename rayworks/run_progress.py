@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from rayworks.errors import first_line
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -67,8 +69,8 @@ class RunProgress:
                     lines = task_lines(client, self._flow_run_id)
                     live.update(table(lines))
                 except Exception as error:  # the progress must not fail the flow, which reports a lost API itself
-                    if str(error) != problem:
-                        problem = str(error)
+                    if first_line(error) != problem:
+                        problem = first_line(error)
                         live.console.print(f"[dim]no progress: {escape(problem)}[/]")
                     if has_ended:
                         return
@@ -96,7 +98,7 @@ def _task_line(run: "TaskRun", percent: float, description: str) -> TaskLine:
     """Return the line of a task run, of which a progress artifact has ``percent`` and ``description``."""
     message = description
     if run.state and run.state.name in ENDED_WITH_MESSAGE:
-        message = (run.state.message or "").removeprefix("Task run encountered an exception ")
+        message = (run.state.message or "").removeprefix("Task run encountered an exception ").partition("\n")[0]
     elif run.state_name == "Running" and description:
         message = f"{percent:.0f} % {description}"
     seconds = run.estimated_run_time.total_seconds()

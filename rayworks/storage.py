@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from rayworks.errors import StorageError
+from rayworks.errors import StorageError, first_line
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -198,7 +198,7 @@ def read_record(uri: str, kind: type[RecordT]) -> RecordT:
         raise StorageError(
             f"this is not a {kind.__name__}",
             where=uri,
-            detail=str(error).splitlines()[0],
+            detail=first_line(error),
             remedy="It was written by another version or another program: delete it and create it again",
         ) from error
 

@@ -125,6 +125,9 @@ def processes_in_own_sessions() -> Generator[None]:
 
 # Token authentication
 
+TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
+"""The variable in which Ray looks for a token first. It is documented."""
+
 
 def accepts_this_process(address: str, timeout: float) -> bool:
     """Return whether the Ray at ``address`` accepts the token of this process, or its lack of one.
@@ -179,6 +182,20 @@ def send_token() -> None:
     from ray._private.authentication import authentication_token_setup
 
     cast(Any, authentication_token_setup)._enable_token_auth()
+
+
+def use_token(token: str | None) -> None:
+    """Let this process and its children send a token, or none again. Ray caches what it has read of both variables."""
+    from ray import _raylet
+
+    if token is None:
+        for name in (TOKEN_VARIABLE, "RAY_AUTH_MODE"):
+            os.environ.pop(name, None)
+        cast(Any, _raylet).Config.initialize("")
+    else:
+        os.environ[TOKEN_VARIABLE] = token
+        send_token()
+    cast(Any, _raylet).AuthenticationTokenLoader.instance().reset_cache()
 
 
 def is_worker() -> bool:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import httpx
 
 from rayworks import storage
-from rayworks.errors import ClusterError, StorageError
+from rayworks.errors import ClusterError, StorageError, first_line
 from rayworks.settings import Settings
 
 PACKAGES = ("ray", "prefect", "rayworks")
@@ -153,7 +153,7 @@ class Preflight:
         except RayError as error:
             if node_id not in _alive():
                 return None
-            message = str(error).strip().splitlines()[-1]
+            message = (str(error).strip() or type(error).__name__).splitlines()[-1]
             return View(self._nodes[node_id], {}, (f"a worker could not start ({message})",))
 
 
@@ -217,7 +217,7 @@ def http_problem(url: str) -> str:
     try:
         httpx.get(url, timeout=REQUEST_SECONDS, follow_redirects=True).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return str(error).partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return ""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from rayworks.errors import DataError
+from rayworks.errors import DataError, first_line
 
 BATCH_ROWS = 100_000  # rows in memory at a time, and in each row group that is written
 
@@ -46,6 +46,5 @@ def check_names(names: Sequence[str], uri: str) -> None:
 
 def unreadable(uri: str, kind: str, error: Exception) -> DataError:
     """Return the error for a file that a library cannot read as ``kind``."""
-    detail = str(error).splitlines()[0]
     remedy = "Check the file, or set process.format"
-    return DataError(f"the file is not readable as {kind}", where=uri, detail=detail, remedy=remedy)
+    return DataError(f"the file is not readable as {kind}", where=uri, detail=first_line(error), remedy=remedy)

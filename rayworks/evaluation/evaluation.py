@@ -14,9 +14,10 @@ import polars as pl
 from rayworks import code_digest, metrics, parallel, reuse, storage
 from rayworks.data import features, manifest, split_rows
 from rayworks.data.validation import POLARS_TYPES
-from rayworks.errors import DataError, ParameterError, RegistryError, StorageError, TrainingError
+from rayworks.errors import DataError, ParameterError, RegistryError, StorageError, named
 from rayworks.evaluation import baseline, comparison, plots, slices
 from rayworks.models import stored
+from rayworks.models.predictions import finite
 from rayworks.models.tabular import TabularModel
 from rayworks.params import EvaluateOptions
 from rayworks.progress import Progress
@@ -206,19 +207,9 @@ def score_shard(
         for rows in split_rows.frames(dataset, "test", names, rank=rank, world_size=world_size):
             actual = features.encode_target(rows[dataset.target.name], dataset.target)
             champion_scores, error = _score_champion(champion, rows)
-            yield Scores(rows.select(columns), actual, _finite(candidate.score(rows)), champion_scores, error)
+            yield Scores(rows.select(columns), actual, finite(candidate.score(rows)), champion_scores, error)
 
     return _joined(list(scores()))
-
-
-def _finite(predicted: np.ndarray) -> np.ndarray:
-    if not np.isfinite(predicted).all():
-        raise TrainingError(
-            "the model's predictions are not finite numbers",
-            detail=f"{(~np.isfinite(predicted)).sum():,} NaN or infinite values",
-            remedy="Fix the training loop or its hyperparameters: the learning rate may be too high",
-        )
-    return predicted
 
 
 def _score_champion(champion: TabularModel | None, rows: pl.DataFrame) -> tuple[np.ndarray | None, str]:
@@ -226,11 +217,11 @@ def _score_champion(champion: TabularModel | None, rows: pl.DataFrame) -> tuple[
     if champion is None:
         return None, ""
     try:
-        return _finite(champion.score(_as_trained(rows, champion))), ""
+        return finite(champion.score(_as_trained(rows, champion))), ""
     except (RegistryError, StorageError, ConnectionError, TimeoutError):  # an outage says nothing about the champion
         raise
     except Exception as error:  # user code may raise anything; the candidate is evaluated anyway
-        return None, f"The champion cannot score these rows: {type(error).__name__}: {error}"
+        return None, f"The champion cannot score these rows: {named(error)}"
 
 
 def _as_trained(rows: pl.DataFrame, model: TabularModel) -> pl.DataFrame:

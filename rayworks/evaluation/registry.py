@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayworks import __version__, reuse, storage, storage_lock
 from rayworks.data import manifest
-from rayworks.errors import RegistryError
+from rayworks.errors import RegistryError, first_line
 from rayworks.evaluation import gate
 from rayworks.models import _private, stored
 from rayworks.params import PromoteOptions
@@ -42,7 +42,7 @@ def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
         raise RegistryError(
             "the model registry failed",
             where=tracking_uri,
-            detail=str(error).splitlines()[0],
+            detail=first_line(error),
             remedy="Check RAYWORKS_MLFLOW_TRACKING_URI, that the server responds, and that its disk is not full",
         ) from error
 

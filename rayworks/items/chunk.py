@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from rayworks import import_path, storage
-from rayworks.errors import ParameterError
+from rayworks.errors import ParameterError, named
 from rayworks.items import parts
 from rayworks.items.calls import Calls, Slow, worker_name
 from rayworks.items.function import is_built, name_of
@@ -140,7 +140,7 @@ def _callable(work: Work) -> Callable[..., Any]:
             raise ParameterError(
                 "the class cannot be built",
                 where=name_of(function),
-                detail=f"{type(error).__name__}: {error}",
+                detail=named(error),
                 remedy="Correct its constructor, or the arguments",
             ) from error
     elif work.options.arguments:

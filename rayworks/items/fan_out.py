@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from rayworks import capacity, code_digest, import_path, parallel, ray_error, reuse, storage
 from rayworks.cluster import places
-from rayworks.errors import ItemsError, ParameterError, StorageError, TransferError
+from rayworks.errors import ItemsError, ParameterError, StorageError, TransferError, first_line
 from rayworks.items import calls, function, parts, slots, sources
 from rayworks.items import chunk as chunks
 from rayworks.items.chunk import Chunk, Outcome, Work
@@ -288,7 +288,7 @@ class _Run:
             raise TransferError(
                 "a worker cannot load the function or the items",
                 where=self._name,
-                detail=str(ray_error.cause(error)).splitlines()[0].removeprefix("System error: "),
+                detail=first_line(ray_error.cause(error)).removeprefix("System error: "),
                 remedy="Install the module on the nodes of Ray, or put it beside the program that is started",
             ) from error
         if limit is None:

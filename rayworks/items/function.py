@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from rayworks import code_digest, import_path, reuse
-from rayworks.errors import ParameterError
+from rayworks.errors import ParameterError, named
 from rayworks.items.options import FanOutOptions
 
 
@@ -69,7 +69,7 @@ def fingerprint(work: Callable[..., Any] | str) -> str:
         raise ParameterError(
             "the function cannot be sent to workers",
             where=name_of(inner),
-            detail=f"{type(error).__name__}: {error}",
+            detail=named(error),
             remedy="Open files and connections within the function, or in a class that is built in each worker",
         ) from error
     code = _code_facts(getattr(inner, "__code__", None))  # in a notebook there is no file

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from pydantic import BaseModel
 
 from rayworks import reuse, storage
-from rayworks.errors import DataError, ParameterError
+from rayworks.errors import DataError, ParameterError, named
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -96,7 +96,7 @@ def _pickled(items: Sequence[Any], first: int) -> bytes:
         raise ParameterError(
             "the items cannot be pickled",
             where=f"items {first} to {first + len(items) - 1}",
-            detail=f"{type(error).__name__}: {error}",
+            detail=named(error),
             remedy="Describe the work by plain values, such as a path or a number, and open it in the function",
         ) from error
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, cast
 
-from rayworks.errors import TrainingError
+from rayworks.errors import TrainingError, named
 from rayworks.models.contract import Model
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def predictions(model: Model, features: "pd.DataFrame", *, classes: int) -> "np.
         raise TrainingError(
             "the model failed to predict",
             where=type(model).__name__,
-            detail=f"{type(error).__name__}: {error}",
+            detail=named(error),
             remedy="Fix the training loop that creates it",
         ) from error
     if scores.size != rows * max(classes, 1):
@@ -40,3 +40,20 @@ def predictions(model: Model, features: "pd.DataFrame", *, classes: int) -> "np.
             remedy="Fix the training loop that creates it",
         )
     return scores.reshape(rows, classes) if classes else scores.reshape(-1)
+
+
+def finite(scores: "np.ndarray") -> "np.ndarray":
+    """Return predictions that can be measured.
+
+    Raises:
+        TrainingError: Some are NaN or infinite.
+    """
+    import numpy as np
+
+    if not np.isfinite(scores).all():
+        raise TrainingError(
+            "the model's predictions are not finite numbers",
+            detail=f"{(~np.isfinite(scores)).sum():,} NaN or infinite values",
+            remedy="Fix the training loop or its hyperparameters: the learning rate may be too high",
+        )
+    return scores

@@ -9,15 +9,17 @@ The name ``rayworks.models.stored.read`` is part of the stored format, see ``pyf
 """
 
 import inspect
+import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from rayworks import __version__, import_path, storage
-from rayworks.errors import RayworksError, RegistryError
+from rayworks.errors import RayworksError, RegistryError, TrainingError, TransferError, named
 from rayworks.models import _private
 from rayworks.models.contract import Model, StoredModel
+from rayworks.models.predictions import finite
 from rayworks.models.tabular import TabularModel
 from rayworks.records import Dataset, FeatureSet, Record, Target
 
@@ -56,7 +58,8 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
 
     Raises:
         StorageError: The folder cannot be written.
-        TrainingError: The model cannot predict the rows of the input example.
+        TrainingError: The model cannot predict the rows of the input example, or its ``save`` failed.
+        TransferError: The model cannot be pickled.
     """
     import mlflow.pyfunc
     from pyarrow import fs
@@ -64,6 +67,7 @@ def save(model: Model, uri: str, *, dataset: Dataset, metadata: dict[str, str]) 
     _private.silence_mlflow()
     example = example_rows(dataset)
     predictions = TabularModel(dataset.feature_set, dataset.target, model).predict(example)
+    finite(predictions.select_dtypes("number").to_numpy())
     with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
         write(TabularModel(dataset.feature_set, dataset.target, model), Path(name) / ARTIFACT)
         mlflow.pyfunc.save_model(
@@ -97,27 +101,14 @@ def example_rows(dataset: Dataset) -> "pd.DataFrame":
 def signature(dataset: Dataset, predictions: "pd.DataFrame") -> Any:
     """Return MLflow's declaration of the input and output columns.
 
-    Integer columns without missing values are ``long``; others are ``double``, since pandas turns them into floats.
+    Inputs may have any type: the model converts values as processing does. MLflow would refuse what pandas makes of a
+    file: times as text, whole numbers as floats where some are missing, or floats as whole numbers where all are.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
-    missing = {s.name for part in dataset.splits for s in part.statistics if s.missing}
-    types = {
-        "integer": DataType.long,
-        "float": DataType.double,
-        "string": DataType.string,
-        "boolean": DataType.boolean,
-        "timestamp": DataType.datetime,
-    }
-    inputs = [
-        ColSpec(
-            DataType.double if c.dtype == "integer" and c.name in missing else types[c.dtype],
-            c.name,
-            required=c.required,
-        )
-        for c in dataset.feature_set.columns
-    ]
+    inputs = [ColSpec(AnyType(), column.name, required=column.required) for column in dataset.feature_set.columns]
     label = {"f": DataType.double, "i": DataType.long, "b": DataType.boolean}.get(
         predictions["prediction"].dtype.kind, DataType.string
     )
@@ -140,11 +131,63 @@ def write(model: TabularModel, folder: Path) -> None:
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     if saves_itself:
         (folder / SAVED).mkdir()
-        cast(StoredModel, model.model).save(folder / SAVED)
+        _save_itself(cast(StoredModel, model.model), folder / SAVED)
     else:
-        import cloudpickle
+        with (folder / PICKLED).open("wb") as file:
+            _pickle(model.model, file)
 
-        (folder / PICKLED).write_bytes(cloudpickle.dumps(model.model))
+
+def _save_itself(model: StoredModel, folder: Path) -> None:
+    try:
+        model.save(folder)
+    except Exception as error:  # the model may be the user's: it may raise anything
+        raise TrainingError(
+            "the model could not be saved",
+            where=type(model).__name__,
+            detail=named(error),
+            remedy="Fix its method save",
+        ) from error
+
+
+def check_storable(model: Model, *, loop: str) -> None:
+    """Check that a model which does not save itself can be pickled.
+
+    Args:
+        model: What a training loop returned.
+        loop: Its import path.
+
+    Raises:
+        TransferError: It cannot.
+    """
+    if not _saves_itself(model):
+        with Path(os.devnull).open("wb") as nowhere:
+            _pickle(model, nowhere, loop)
+
+
+def _pickle(model: Model, file: BinaryIO, loop: str = "") -> None:
+    import cloudpickle
+
+    try:
+        cloudpickle.dump(model, file)
+    except Exception as error:  # the code of any object in it may run
+        bad = [name for name, value in getattr(model, "__dict__", {}).items() if not _is_picklable(value)]
+        raise TransferError(
+            "the model of the training loop cannot be pickled",
+            where=", ".join([*filter(None, [loop]), type(model).__name__, *(f"its attribute {name}" for name in bad)]),
+            detail=named(error),
+            remedy="Remove that from the model before the loop returns it, or give its class the methods save and load",
+        ) from error
+
+
+def _is_picklable(value: Any) -> bool:
+    import cloudpickle
+
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            cloudpickle.dump(value, nowhere)
+    except Exception:
+        return False
+    return True
 
 
 def _saves_itself(model: Model) -> bool:
@@ -188,7 +231,7 @@ def _load_pickled(folder: Path, model_class: str) -> Model:
     try:
         return cast(Model, cloudpickle.loads((folder / PICKLED).read_bytes()))
     except (ImportError, AttributeError) as error:  # pickles name modules and their classes
-        raise _no_class(model_class, f"{type(error).__name__}: {error}") from error
+        raise _no_class(model_class, named(error)) from error
 
 
 def _no_class(model_class: str, detail: str) -> RegistryError:
@@ -222,7 +265,7 @@ def load(uri: str, *, tracking_uri: str | None = None) -> TabularModel:
             raise RegistryError(
                 "the model cannot be loaded",
                 where=uri,
-                detail=f"{type(error).__name__}: {error}",
+                detail=named(error),
                 remedy="Check the name, and that the registry and its artifacts can be reached",
             ) from error
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext
 
-from rayworks.errors import TransferError
+from rayworks.errors import TransferError, named
 
 if TYPE_CHECKING:
     from prefect.tasks import Task
@@ -70,4 +70,4 @@ def _cause(error: BaseException) -> str:
     """Return what pickle raised, without the pages that Ray adds to it."""
     while error.__cause__:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return named(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from rayworks.errors import TransferError
+from rayworks.errors import RayworksError, TransferError, first_line, note_task
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
 from rayworks.runner.outbox import Messages, Outbox
@@ -147,7 +147,7 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
                 raise
             state = _crashed_by(error)  # of the task; Ray would end this process, and say that it had died
         staged = flow_run.staged
-        return _with_picklable_error(state), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
+        return _with_error_to_send(state, task.name), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
 
 
 def _check_result(task_run_id: UUID, task: "Task[..., Any]", result: Any) -> None:
@@ -169,18 +169,23 @@ def _crashed_by(system_exit: SystemExit) -> "State[Any]":
     return Crashed(message=f"The task called sys.exit({system_exit.code!r}): raise an error instead, or return")
 
 
-def _with_picklable_error(state: "State[Any]") -> "State[Any]":
-    """Return a failed state with an error that the driver can unpickle, or else with one that quotes it."""
+def _with_error_to_send(state: "State[Any]", task: str) -> "State[Any]":
+    """Return a failed state with an error that the driver can unpickle, or else with one that quotes it.
+
+    An error that is not ours gets a note of the task and its traceback.
+    """
     if not (state.is_failed() or state.is_crashed()):
         return state
     from ray import cloudpickle
 
     pickle = cast(Any, cloudpickle)
+    data: Any = state.data
+    error = data if isinstance(data, BaseException) else getattr(data, "result", None)  # of a record
+    if isinstance(error, BaseException) and not isinstance(error, RayworksError):
+        note_task(error, task)
     try:
         pickle.loads(pickle.dumps(state))
     except Exception as reason:
-        data: Any = state.data
-        error = data if isinstance(data, BaseException) else data.result  # of a record of a result
         what, detail = f"{type(error).__name__}: {error}", f"the error itself cannot be sent to the driver: {reason}"
         return state.model_copy(update={"data": TransferError(what, detail=detail)})
     return state
@@ -233,8 +238,7 @@ def run_task_with_more_memory(
             if memory >= max_memory:
                 raise
             memory = min(2 * memory, max_memory)
-            reason = str(error).strip().splitlines()[0]
-            logger.warning("The task runs again with %.1f GiB of memory: %s", memory / 2**30, reason)
+            logger.warning("The task runs again with %.1f GiB of memory: %s", memory / 2**30, first_line(error))
 
 
 @functools.cache

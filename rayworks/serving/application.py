@@ -2,7 +2,7 @@
 
 import socket
 
-from rayworks.errors import RayworksError, ServingError
+from rayworks.errors import RayworksError, ServingError, named
 from rayworks.free_port import free_port
 from rayworks.params import ServeOptions
 from rayworks.ray_error import cause
@@ -37,7 +37,7 @@ def run(model_uri: str, options: ServeOptions, *, tracking_uri: str, application
         raise ServingError(
             "the model's application did not start",
             where=model_uri,
-            detail=str(reason).splitlines()[0],
+            detail=named(reason),
             remedy="See the replica's log in the Ray dashboard",
         ) from error
     return f"http://{host}:{port}{prefix.rstrip('/')}"

@@ -10,9 +10,9 @@ import functools
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
 
 from rayworks.errors import DataError, ParameterError
 from rayworks.models import stored
@@ -28,12 +28,36 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_ROWS = 10_000  # more rows belong in a batch job
 MAX_ONGOING_REQUESTS = 200
+
+
+def _naive(time: datetime) -> datetime:
+    """Return a time without its zone, in UTC, as processed data has it.
+
+    Raises:
+        ValueError: It is before the year 1 or after the year 9999 in UTC.
+    """
+    try:
+        return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    except OverflowError as error:
+        raise ValueError("there is no such time in UTC") from error
+
+
+def _unicode(text: str) -> str:
+    r"""Return a text that can be encoded: JSON may hold half of a character, such as ``"\ud83d"``.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    text.encode()
+    return text
+
+
 TYPES: dict[str, Any] = {
-    "integer": int,
+    "integer": Annotated[int, Field(ge=-(2**63), lt=2**63)],  # as processed data has them
     "float": FiniteFloat,
-    "string": StrictStr,
+    "string": Annotated[StrictStr, AfterValidator(_unicode)],
     "boolean": StrictBool,
-    "timestamp": datetime,
+    "timestamp": Annotated[datetime, AfterValidator(_naive)],
 }
 
 
@@ -91,16 +115,9 @@ def raw_frame(rows: list[Any], columns: tuple[Column, ...]) -> "pd.DataFrame":
     from rayworks.data.validation import POLARS_TYPES
 
     records = [row.model_dump(by_alias=True) for row in rows]
-    data = {column.name: [_naive(record[column.name]) for record in records] for column in columns}
+    data = {column.name: [record[column.name] for record in records] for column in columns}
     types = {column.name: POLARS_TYPES[column.dtype] for column in columns}
     return pl.DataFrame(data, types, strict=False).to_pandas()
-
-
-def _naive(value: Any) -> Any:
-    """Return a time without its zone, in UTC, as processed data has it; every other value unchanged."""
-    if isinstance(value, datetime) and value.tzinfo:
-        return value.astimezone(UTC).replace(tzinfo=None)
-    return value
 
 
 def predictions_as_json(predictions: "pd.DataFrame") -> dict[str, list[Any]]:
@@ -120,7 +137,7 @@ def _json_value(value: Any) -> Any:
 
 
 async def respond(
-    loaded: LoadedModel, body: dict[str, Any], predict: "Callable[[BatchItem], Awaitable[pd.DataFrame]]"
+    loaded: LoadedModel, body: Any, predict: "Callable[[BatchItem], Awaitable[pd.DataFrame]]"
 ) -> dict[str, Any]:
     """Return the response to a request of ``/predict``.
 
@@ -207,7 +224,7 @@ def build(model_uri: str, options: ServeOptions, *, tracking_uri: str) -> Any:
             self.loaded = await asyncio.to_thread(load, user_config["model_uri"], tracking_uri)
 
         @api.post("/predict")
-        async def predict(self, body: dict[str, Any] = Body(examples=[{"rows": [{}]}])) -> dict[str, Any]:
+        async def predict(self, body: Any = Body(examples=[{"rows": [{}]}])) -> dict[str, Any]:
             return await respond(cast(LoadedModel, self.loaded), body, self.predict_together)
 
         @serve.batch(

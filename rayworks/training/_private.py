@@ -44,6 +44,15 @@ def poll_workers_often() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_SECONDS))
 
 
+def stay_in_working_directory() -> None:
+    """Let the workers keep the working directory of Ray's workers, in which all other tasks run.
+
+    By default, Ray Train changes it to a folder of the training, where no file of the user's lies. The variable is
+    documented; the trainer has no argument for it, and reads it in this process.
+    """
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+
 def silence(*libraries: str) -> None:
     """Let these libraries log warnings only: Ray's and Optuna's loggers print to the terminal by themselves."""
     for library in libraries:

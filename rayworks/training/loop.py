@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from rayworks import code_digest, import_path, reuse
-from rayworks.errors import ParameterError, RayworksError, TrainingError
+from rayworks.errors import ParameterError, RayworksError, TrainingError, named
+from rayworks.models import stored
 from rayworks.models.contract import Model
 from rayworks.params import SearchDimension
 from rayworks.records import Dataset, SplitName
@@ -117,7 +118,9 @@ def run(path: str, context: LoopContext) -> Model:
     """Load the loop at ``path``, run it, and check what it returns.
 
     Raises:
-        TrainingError: The loop failed, or returned an object that cannot predict.
+        TrainingError: The loop failed.
+        ParameterError: It returned an object that cannot predict.
+        TransferError: It returned a model that cannot be stored.
         RayworksError: As raised by the loop.
     """
     function = import_path.load(path)
@@ -132,17 +135,18 @@ def run(path: str, context: LoopContext) -> Model:
         raise TrainingError(
             "the training loop failed",
             where=path,
-            detail=f"{type(error).__name__}: {error}, at {frame.filename}:{frame.lineno}",
+            detail=f"{named(error)}, at {frame.filename}:{frame.lineno}",
             remedy="Fix it, and run again",
         ) from error
     method = "predict" if context.target.problem == "regression" else "predict_proba"
     if not callable(getattr(model, method, None)):
-        raise TrainingError(
+        raise ParameterError(
             f"the training loop returned no model with a {method} method",
             where=path,
             detail=f"a {type(model).__name__}",
             remedy="Return an object with scikit-learn's methods",
         )
+    stored.check_storable(cast(Model, model), loop=path)  # now, not after a search or a second pass
     return cast(Model, model)
 
 

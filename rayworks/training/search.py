@@ -16,9 +16,9 @@ from rayworks import capacity, parallel, storage
 from rayworks.data import folds as row_folds
 from rayworks.data import split_rows
 from rayworks.data.folds import Fold
-from rayworks.errors import ClusterError, ParameterError, RayworksError, TrainingError
+from rayworks.errors import ClusterError, ParameterError, RayworksError, TrainingError, TransferError, named
 from rayworks.metrics import METRICS
-from rayworks.models.predictions import predictions
+from rayworks.models.predictions import finite, predictions
 from rayworks.params import TrainOptions, TuneOptions
 from rayworks.progress import Progress
 from rayworks.ray_error import MemoryReport, cause, report_of_memory
@@ -134,6 +134,9 @@ def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dic
 
     Returns:
         The trials in order of their numbers, how many of them had run before, and the failures of others by number.
+
+    Raises:
+        TransferError: The loop's model cannot be stored.
     """
     _private.silence("optuna")
     space = search_space.distributions(search.space)
@@ -154,6 +157,8 @@ def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dic
         on_failure=lambda run, error: Measured(run, failure=error),
     )
     for done, measured in enumerate(measuring, start=resumed * len(sample.folds) + 1):
+        if isinstance(measured.failure, TransferError):
+            raise measured.failure  # no hyperparameters change that
         _add(search, study, state, measured, len(sample.folds))
         progress(done / len(sample.folds) / search.options.trials, _in_words(search, state.trials))
     return tuple(state.trials[number] for number in sorted(state.trials)), resumed, state.failures
@@ -229,7 +234,8 @@ def _measure(search: Search, sample: Sample, run: Run) -> Measured:
         if not context.best_round:
             raise loop.no_report(search.train.loop)
         rows = context.rows("validation")
-        predicted = predictions(model, sample.features.iloc[rows], classes=len(search.dataset.target.classes))
+        classes = len(search.dataset.target.classes)
+        predicted = finite(predictions(model, sample.features.iloc[rows], classes=classes))
     except RayworksError as error:
         return Measured(run, failure=error, seconds=time.monotonic() - started)
     measure, start, values = METRICS[search.metric].measure, 0, list[float]()
@@ -276,7 +282,13 @@ def _add(search: Search, study: "Study", state: _State, measured: Measured, fold
 def _error(failure: Exception) -> str:
     """Return what a person wants to read of a failure: Ray's own report of a lack of memory has a page."""
     report = report_of_memory([failure])
-    return f"It ran out of memory: {report.detail}" if report else str(cause(failure))
+    return f"It ran out of memory: {report.detail}" if report else _reason(failure)
+
+
+def _reason(failure: Exception) -> str:
+    """Return the sentence of an error of ours, and class and message of any other."""
+    reason = cause(failure)
+    return str(reason) if isinstance(reason, RayworksError) else named(reason)
 
 
 def _uri(search_uri: str, number: int) -> str:
@@ -294,16 +306,15 @@ def stored(search_uri: str) -> dict[int, Trial]:
 
 def failed(search: Search, failures: dict[int, Exception]) -> RayworksError:
     """Return why no trial returned a result."""
-    causes = [cause(failure) for failure in failures.values()]
-    for failure in causes:
-        if isinstance(failure, ParameterError):
-            return failure
+    for reason in map(cause, failures.values()):
+        if isinstance(reason, ParameterError):
+            return reason
     if report := report_of_memory(list(failures.values())):
         return _out_of_memory(search.train.loop, report)
     return TrainingError(
         "no trial returned a result",
         where=search.train.loop,
-        detail=str(causes[0]) if causes else "none was started",
+        detail=next(map(_reason, failures.values()), "none was started"),
         remedy="Fix what the trials report",
     )
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from rayworks import capacity, reuse, storage
 from rayworks.data import manifest
-from rayworks.errors import ClusterError, RayworksError, TrainingError
+from rayworks.errors import ClusterError, RayworksError, TrainingError, named
 from rayworks.metrics import DEFAULT, METRICS
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress
@@ -142,6 +142,7 @@ def _fit(job: Job, backend: str | None) -> Outcome:
     """
     _private.silence("ray.train")
     _private.poll_workers_often()
+    _private.stay_in_working_directory()
     worker.forget_bad_data(job.run_uri)
     failures, memory = 0, job.options.memory_per_worker
     while True:
@@ -172,7 +173,7 @@ def _failure(job: Job, errors: list[BaseException], starts: int) -> RayworksErro
     return TrainingError(
         "training failed",
         where=job.options.loop,
-        detail=f"{type(causes[0]).__name__}: {str(causes[0]).splitlines()[0]}",
+        detail=named(causes[0]),
         remedy=f"It was started {starts} time{'s' if starts > 1 else ''}; see the workers' logs",
     )
 

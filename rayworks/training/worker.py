@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rayworks import __version__, storage
 from rayworks.data import split_rows
-from rayworks.errors import DataError, ParameterError, RayworksError
+from rayworks.errors import DataError, ParameterError, RayworksError, TransferError
 from rayworks.metrics import METRICS
 from rayworks.models import stored
 from rayworks.models.contract import Model
@@ -246,16 +246,19 @@ def train(config: dict[str, Any]) -> Outcome:
         return Outcome(error=error)
     try:
         model = _fit(job, context)
-        if context.rank == 0:
-            facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
-            stored.save(model, job.uri, dataset=job.dataset, metadata=facts)
     except RayworksError as error:
-        if context.world_size > 1 and not isinstance(error, (ParameterError, DataError)):
+        if context.world_size > 1 and not isinstance(error, (ParameterError, TransferError, DataError)):
             raise  # any loop fails when another worker is lost
         if context.world_size > 1 and isinstance(error, DataError):
             _store_bad_data(job, error)  # others may wait for this worker: all restart, and each reads the error
             raise
         return Outcome(error=error)  # every worker fails in the same way, and would again
+    if context.rank == 0:
+        facts = {"loop": job.options.loop, "dataset_fingerprint": job.dataset.fingerprint, "rayworks": __version__}
+        try:
+            stored.save(model, job.uri, dataset=job.dataset, metadata=facts)
+        except RayworksError as error:
+            return Outcome(error=error)  # training again would make the same model
     return Outcome(tuple(context.curves[0]), context.best_round(1), context.refit_rounds, context.restarts)
 
 

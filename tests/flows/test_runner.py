@@ -43,12 +43,16 @@ def test_map_takes_each_value_and_repeats_what_is_unmapped():
 
 
 def test_the_error_of_a_task_is_raised_unchanged():
-    def body() -> str:
+    def body() -> tuple[str, list[str]]:
         with pytest.raises(ValueError, match="an error of the task"):
             fail.submit().result()
-        return fail.submit().result(raise_on_failure=False).args[0]
+        error = fail.submit().result(raise_on_failure=False)
+        return error.args[0], error.__notes__
 
-    assert run(body).result() == "an error of the task"
+    message, (trace,) = run(body).result()
+    assert message == "an error of the task"
+    assert trace.startswith("In task fail\nTraceback")
+    assert "in fail\n" in trace, "pickle drops the traceback"
 
 
 class HttpError(Exception):

@@ -158,6 +158,27 @@ def test_a_server_that_is_not_there_is_for_ray_to_report():
     assert _private.accepts_this_process("127.0.0.1:1", 1)
 
 
+def test_ray_sends_the_token_that_it_is_told_last_and_none_again(tmp_path: Path):
+    code = """
+        import os
+        from ray import _raylet
+        from rayworks.cluster import _private
+
+        def sent():
+            return dict(_raylet.AuthenticationTokenLoader.instance().get_token_for_http_header())
+
+        for token in ("a" * 32, "b" * 32, None):
+            _private.use_token(token)
+            print(sent(), os.environ.get("RAY_AUTH_MODE"))
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    printed = in_a_fresh_python(textwrap.dedent(code), env=environment | {"HOME": str(tmp_path)})
+    lines = printed.splitlines()
+    assert [line.count("a" * 32) for line in lines] == [1, 0, 0]
+    assert [line.count("b" * 32) for line in lines] == [0, 1, 0]
+    assert [line.rpartition(" ")[2] for line in lines] == ["token", "token", "None"]
+
+
 @pytest.mark.parametrize("token", ["", "a" * 32])
 def test_ray_finds_the_token_of_this_machine_and_sends_it_once_it_is_told_to(token: str, tmp_path: Path):
     code = """

@@ -13,8 +13,9 @@ from rayworks.training import _private
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch):
     """The seams set defaults in the environment: a test must not pass them on."""
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "")
-    monkeypatch.delenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
+    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_CHDIR_TO_TRIAL_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 def test_the_trainer_of_any_process_group_is_the_base_of_ray_trains_own():
@@ -36,6 +37,17 @@ def test_the_trainer_of_any_process_group_is_the_base_of_ray_trains_own():
 def test_a_trainer_that_cannot_start_its_workers_gives_up():
     config = _private.failure_config(10)
     assert (config.max_failures, config.controller_failure_limit) == (0, 10)
+
+
+def test_ray_train_changes_the_working_directory_of_its_workers_unless_a_variable_says_otherwise():
+    trainer = _private.data_parallel_trainer()(lambda config: None, backend_config=None)
+
+    def callbacks() -> list[str]:
+        return [type(callback).__name__ for callback in trainer._create_default_callbacks()]
+
+    assert "WorkingDirectorySetupCallback" in callbacks()
+    _private.stay_in_working_directory()
+    assert "WorkingDirectorySetupCallback" not in callbacks()
 
 
 def test_ray_train_passes_the_poll_interval_to_its_controller():

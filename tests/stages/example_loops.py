@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -93,6 +94,34 @@ class Product:
 class Constant:
     def predict(self, features):
         return features.iloc[:, 0] * 0
+
+
+def predicts_nan(context):
+    context.report(1, validation=1.0)
+    return NotANumber()
+
+
+class NotANumber:
+    def predict(self, features):
+        return features.iloc[:, 0] * float("nan")
+
+
+def holds_a_lock(context):
+    """A model that cannot be pickled. Each start is written to the file ``log``, if there is one."""
+    if log := context.hyperparameters.pop("log", None):
+        with Path(log).open("a") as file:
+            file.write("started\n")
+    context.report(1, validation=1.0)
+    model = Constant()
+    model.size, model.lock = 3, threading.Lock()
+    return model
+
+
+def reads_a_file(context):
+    """Reads a file of the working directory."""
+    Path(context.hyperparameters.pop("file")).read_text()
+    context.report(1, validation=1.0)
+    return Constant()
 
 
 def fails_on_the_past(context):

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rayworks import storage
@@ -172,6 +173,20 @@ def test_a_model_predicts_raw_rows_as_mlflow_does(rides):
     by_mlflow = mlflow.pyfunc.load_model(rides.model.uri).predict(example)
     assert predictions["prediction"].tolist() == by_mlflow["prediction"].tolist()
     assert mlflow.pyfunc.load_model(rides.model.uri).metadata.signature is not None
+
+
+def test_mlflow_predicts_rows_as_pandas_reads_them_from_a_file(rides, tmp_path: Path):
+    import mlflow.pyfunc
+
+    rows = stored.example_rows(manifest.load(rides.dataset)).astype(object)
+    rows.loc[0, ["passengers", "city", "night", "start"]] = None
+    expected = stored.load(rides.model.uri).predict(rows)["prediction"].tolist()
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    read = pd.read_csv(tmp_path / "rows.csv")
+    assert [read[name].dtype.kind for name in ("passengers", "night")] == ["f", "O"]
+    assert mlflow.pyfunc.load_model(rides.model.uri).predict(read)["prediction"].tolist() == expected
+    whole = read.assign(**{"ride length": 4, "passengers": 2})
+    assert len(mlflow.pyfunc.load_model(rides.model.uri).predict(whole)) == len(read)
 
 
 def test_rows_may_miss_columns_and_have_others_but_no_values_of_wrong_types(rides):

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from rayworks.data import manifest, processing, split_rows
-from rayworks.errors import ClusterError, DataError, ParameterError, TrainingError
+from rayworks.errors import ClusterError, DataError, ParameterError, TrainingError, TransferError
 from rayworks.models import stored
 from rayworks.params import ProcessOptions, TrainOptions
 from rayworks.records import DatasetRef
@@ -136,6 +136,26 @@ def test_two_workers_with_a_wrong_parameter_fail_without_a_restart(amounts: Data
     options = TrainOptions(workers=2, hyperparameters={"depth": 3})
     with pytest.raises(ParameterError, match="no such hyperparameter: depth"):
         training.stage(amounts, options, storage_uri=str(tmp_path)).run()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_cannot_be_pickled_is_not_trained_again(workers: int, amounts: DatasetRef, tmp_path: Path):
+    log = tmp_path / "starts.log"
+    options = TrainOptions(loop=f"{LOOPS}:holds_a_lock", workers=workers, hyperparameters={"log": str(log)})
+    with pytest.raises(TransferError, match=f"{LOOPS}:holds_a_lock, Constant, its attribute lock"):
+        training.stage(amounts, options, storage_uri=str(tmp_path)).run()
+    assert len(log.read_text().splitlines()) == workers
+
+
+def test_a_model_that_predicts_nan_is_not_stored(amounts: DatasetRef, tmp_path: Path):
+    options = TrainOptions(loop=f"{LOOPS}:predicts_nan", workers=2)
+    with pytest.raises(TrainingError, match="predictions are not finite numbers"):
+        training.stage(amounts, options, storage_uri=str(tmp_path)).run()
+
+
+def test_a_loop_finds_the_files_of_the_working_directory(amounts: DatasetRef, tmp_path: Path):
+    options = TrainOptions(loop=f"{LOOPS}:reads_a_file", hyperparameters={"file": "pyproject.toml"})
+    assert training.stage(amounts, options, storage_uri=str(tmp_path)).run().best_round == 1
 
 
 def test_bad_data_found_by_one_of_two_workers_fails_the_training_without_training_again(

@@ -11,7 +11,7 @@ import pytest
 
 from rayworks import metrics
 from rayworks.data import processing
-from rayworks.errors import ParameterError
+from rayworks.errors import ParameterError, TrainingError, TransferError
 from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TrainOptions, TuneOptions
 from rayworks.records import DatasetRef
 from rayworks.training import training, tuning
@@ -134,3 +134,16 @@ def test_a_search_on_a_split_by_time_validates_the_future(ray_session: None, tmp
     options = TuneOptions(trials=1, space=DEPTHS)
     result = tuning.stage(dataset, options, train, storage_uri=str(tmp_path)).run()
     assert [trial.state for trial in result.trials] == ["completed"]
+
+
+def test_a_model_that_predicts_nan_fails_its_trials_with_a_sentence(dataset: DatasetRef, tmp_path: Path):
+    train = TrainOptions(loop="tests.stages.example_loops:predicts_nan", rounds=1)
+    words = "No trial returned a result: .*The model's predictions are not finite numbers .1,?[0-9]+ NaN"
+    with pytest.raises(TrainingError, match=words.replace("1,?[0-9]+", "[0-9,]+")):
+        tuning.stage(dataset, TuneOptions(trials=1), train, storage_uri=str(tmp_path)).run()
+
+
+def test_a_model_that_cannot_be_stored_ends_the_search_with_its_first_trial(dataset: DatasetRef, tmp_path: Path):
+    train = TrainOptions(loop="tests.stages.example_loops:holds_a_lock", rounds=1)
+    with pytest.raises(TransferError, match="its attribute lock"):
+        tuning.stage(dataset, TuneOptions(trials=3), train, storage_uri=str(tmp_path)).run()

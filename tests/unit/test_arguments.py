@@ -82,7 +82,7 @@ def test_an_unexpected_error_is_one_line_with_the_place_of_its_traceback(
     monkeypatch.setenv("RAYWORKS_STORAGE_URI", storage_uri)
     code, output = run()
     assert code == command_line.FAILED == 1
-    assert "ValueError: bad [/] value The traceback is stored in " in output
+    assert "The flow pipeline failed: ValueError: bad [/] value. The traceback is stored in " in output
     assert "second line" not in output
     [(uri, _)] = storage.list_files(f"{storage_uri}/errors")
     assert uri in output

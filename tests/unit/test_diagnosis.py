@@ -32,7 +32,7 @@ RECORDED = {
     "head-crash": ("CrashLoop", True, "Pod", "exit code 1, broken", "head"),
     "worker-crash": ("CrashLoop", True, "Pod", "exit code 1, broken", "small"),
     "command": ("CrashLoop", True, "Pod", "executable file not found", "head"),
-    "head-ends-for-good": ("CrashLoop", True, "RayCluster", "ExitCode:1", "head"),
+    "head-ends-for-good": ("CrashLoop", True, "RayCluster", "exit code 1, Error, broken", "head"),
     "head-memory": ("OutOfMemory", True, "Pod", "OOMKilled, exit code 137", "head"),
     "worker-memory": ("OutOfMemory", True, "Pod", "OOMKilled, exit code 137", "small"),
     "readiness": ("UnreadyProbe", False, "Pod", "Readiness probe failed", "head"),

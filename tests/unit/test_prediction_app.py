@@ -8,6 +8,7 @@ import made_up_run
 import pandas as pd
 import pytest
 from fastapi import HTTPException
+from fastapi.responses import JSONResponse
 
 from rayworks.errors import DataError
 from rayworks.records import Column
@@ -40,7 +41,7 @@ def loaded(model: Any) -> LoadedModel:
     return LoadedModel(model, None, "/model")
 
 
-def respond(model: Any, body: dict[str, Any]) -> dict[str, Any]:
+def respond(model: Any, body: Any) -> dict[str, Any]:
     async def predict(item: Any) -> pd.DataFrame:
         [result] = await prediction_app.predict_batch([item])
         return result
@@ -61,6 +62,34 @@ def test_an_invalid_value_is_refused_with_its_place_in_the_request():
         respond(Doubled(), {"rows": [{}, {"ride length": "long"}]})
     assert refusal.value.status_code == 422
     assert refusal.value.detail[0]["loc"] == ["body", "rows", 1, "ride length"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("integer", 99999999999999999999),
+        ("integer", -(2**63) - 1),
+        ("string", "\ud83d"),
+        ("timestamp", "0001-01-01T00:00:00+02:00"),
+        ("timestamp", "\ud83d"),
+    ],
+    ids=["too large", "too small", "half a character", "before the first year", "half a character as a time"],
+)
+def test_a_value_that_its_column_cannot_hold_is_refused_with_its_place(dtype: str, value: Any):
+    model = Doubled()
+    columns = (*COLUMNS, Column(name="other", kind="numeric", dtype=dtype))
+    model.feature_set = model.feature_set.model_copy(update={"columns": columns})
+    with pytest.raises(HTTPException) as refusal:
+        respond(model, {"rows": [{"other": value}]})
+    assert (refusal.value.status_code, refusal.value.detail[0]["loc"]) == (422, ["body", "rows", 0, "other"])
+
+
+@pytest.mark.parametrize("body", ["\ud83d", None, [float("nan")], {"\ud83d": 1}, {"rows": [{"\ud83d": 1}]}])
+def test_a_request_that_is_no_table_is_refused_with_a_response_that_can_be_encoded(body: Any):
+    with pytest.raises(HTTPException) as refusal:
+        respond(Doubled(), body)
+    assert refusal.value.status_code == 422
+    JSONResponse(refusal.value.detail)
 
 
 def test_rows_that_the_model_refuses_are_refused_with_its_reason():

@@ -20,6 +20,17 @@ def manifest() -> dict[str, Any]:
     return raycluster_manifest.read(str(SHIPPED))
 
 
+def written(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The manifest after it was written to a file and read."""
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(manifest))
+    return raycluster_manifest.read(str(folder / "cluster.yaml"))
+
+
+def containers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The containers of the head."""
+    return manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+
+
 def test_the_groups_that_have_gpus_are_those_that_other_work_avoids(manifest: dict[str, Any]):
     ((label, avoided),) = NOT_ON_GPUS.items()
     for group in manifest["spec"]["workerGroupSpecs"]:
@@ -90,25 +101,121 @@ def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str,
             lambda m: m["spec"]["headGroupSpec"]["template"]["spec"].update(restartPolicy="Never"),
             "restartPolicy 'Never'",
         ),
+        (lambda m: m["spec"].update(headGroupSpec=None), "spec.headGroupSpec is missing"),
+        (
+            lambda m: containers(m).insert(0, {"name": "proxy", "image": "proxy:1"}),
+            "spec.headGroupSpec.template.spec.containers[1] has no image: KubeRay runs Ray in the first container",
+        ),
+        (
+            lambda m: (containers(m)[0].update(image="ray:1"), containers(m).insert(0, {"name": "p", "image": "p:1"})),
+            "spec.headGroupSpec.template.spec.containers[1] is named as Ray's",
+        ),
+        (lambda m: m["spec"].update(workerGroupSpecs={"name": "cpu"}), "spec.workerGroupSpecs is invalid"),
+        (
+            lambda m: m["metadata"].update(labels="a=b"),
+            "metadata.labels is invalid: input should be a valid dictionary",
+        ),
+        (lambda m: m["spec"]["headGroupSpec"]["rayStartParams"].update(port="6390"), "rayStartParams.port is 6390"),
+        (
+            lambda m: m["spec"]["headGroupSpec"]["rayStartParams"].update({"ray-client-server-port": "10055"}),
+            "rayStartParams.ray-client-server-port is 10055: remove it, 10001 is expected",
+        ),
+        (
+            lambda m: m["spec"]["headGroupSpec"]["rayStartParams"].update({"dashboard-port": 80}),
+            "rayStartParams.dashboard-port is 80",
+        ),
+        (lambda m: m["spec"].update(suspend=True), "spec.suspend is true, and no label kueue.x-k8s.io/queue-name"),
+        (
+            lambda m: m["spec"].update(authOptions={"mode": "token", "enableK8sTokenAuth": True}),
+            "enableK8sTokenAuth is not supported",
+        ),
     ],
-    ids=["old version", "no name", "no head", "no container", "a head that would not restart"],
+    ids=[
+        *("old version", "no name", "no head", "no container", "a head that would not restart", "an empty head"),
+        *(
+            "a sidecar before Ray",
+            "Ray named as such, but not first",
+            "groups that are no list",
+            "labels that are text",
+        ),
+        *("another port of the GCS", "another port of the client", "another port of the dashboard", "suspended"),
+        "tokens of service accounts",
+    ],
 )
 def test_a_manifest_that_could_never_run_is_refused_with_the_path_of_its_error(
     manifest: dict[str, Any], change: Any, message: str, tmp_path: Path
 ):
     change(manifest)
-    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(manifest))
     with pytest.raises(ParameterError) as error:
-        raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
+        written(manifest, tmp_path)
     assert message in str(error.value)
     assert "cluster.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "kind: Pod\n", "a: [b", "kind: RayCluster\n---\nkind: RayCluster\n"])
+@pytest.mark.parametrize(
+    "content", ["", "kind: Pod\n", "a: [b", "kind: RayCluster\n---\nkind: RayCluster\n", "text", "- kind: RayCluster"]
+)
 def test_a_file_without_exactly_one_raycluster_is_refused(content: str, tmp_path: Path):
     (tmp_path / "cluster.yaml").write_text(content)
     with pytest.raises(ParameterError, match=r"cluster\.yaml"):
         raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
+
+
+def test_other_objects_beside_the_raycluster_are_refused_by_their_kinds(tmp_path: Path):
+    (tmp_path / "cluster.yaml").write_text(f"kind: ConfigMap\n---\n{SHIPPED.read_text()}\n---\nkind: Secret\n---\n")
+    with pytest.raises(ParameterError, match=r"\(it has ConfigMap, RayCluster, Secret\).*kubectl apply"):
+        raycluster_manifest.read(str(tmp_path / "cluster.yaml"))
+
+
+def test_empty_fields_are_absent(manifest: dict[str, Any], tmp_path: Path):
+    manifest["metadata"] |= {"labels": None, "annotations": None, "ownerReferences": None}
+    group = manifest["spec"]["workerGroupSpecs"][0]
+    group["rayStartParams"] = None
+    group["template"]["metadata"] = {"labels": None}
+    manifest["spec"]["headGroupSpec"]["template"]["metadata"] = None
+    containers(manifest)[0]["image"] = ""
+    needs = Needs("one", "apart", image="run:1", flow_run_id="f", job=("job", "uid"))
+    cluster = raycluster_manifest.for_run(written(manifest, tmp_path), needs)
+    assert cluster["spec"]["headGroupSpec"]["template"]["metadata"] == {"labels": {"rayworks.io/flow-run-id": "f"}}
+    assert containers(cluster)[0]["image"] == "run:1"
+    assert raycluster_manifest.for_run(written(manifest, tmp_path), Needs("one", "apart", idle_seconds=60))
+
+
+def test_a_cluster_that_a_queue_admits_may_be_suspended(manifest: dict[str, Any], tmp_path: Path):
+    manifest["spec"]["suspend"] = True
+    manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "teams"}
+    assert written(manifest, tmp_path) == manifest
+
+
+def test_a_manifest_for_another_namespace_is_refused(manifest: dict[str, Any]):
+    manifest["metadata"]["namespace"] = "default"
+    with pytest.raises(ParameterError, match=r"metadata\.namespace is default, not apart.*RAYWORKS_NAMESPACE"):
+        raycluster_manifest.for_run(manifest, Needs("one", "apart"))
+    assert raycluster_manifest.for_run(manifest, Needs("one", "default"))["metadata"]["namespace"] == "default"
+
+
+def test_fields_that_rayworks_does_not_know_are_kept(manifest: dict[str, Any], tmp_path: Path):
+    manifest["spec"]["gcsFaultToleranceOptions"] = {"redisAddress": "redis:6379"}
+    pod = manifest["spec"]["headGroupSpec"]["template"]["spec"]
+    pod |= {"imagePullSecrets": [{"name": "registry"}], "initContainers": [{"name": "wait", "image": "busybox"}]}
+    containers(manifest).append({"name": "sidecar", "image": "sidecar:1"})
+    containers(manifest)[0]["env"] = [{"name": "RAY_USE_TLS", "value": "1"}]
+    cluster = raycluster_manifest.for_run(written(manifest, tmp_path), Needs("one", "apart"))
+    assert cluster["spec"] == manifest["spec"]
+
+
+@pytest.mark.parametrize(
+    ("options", "secret"),
+    [
+        (None, None),
+        ({"mode": "disabled"}, None),
+        ({"mode": "token"}, "rayworks"),
+        ({"mode": "token", "secretName": "shared"}, "shared"),
+    ],
+)
+def test_the_token_of_a_cluster_is_in_its_secret(manifest: dict[str, Any], options: Any, secret: str | None):
+    manifest["spec"]["authOptions"] = options
+    assert raycluster_manifest.token_secret(manifest) == secret
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from rayworks.cluster import _private
 from rayworks.cluster.existing import ExistingRay
 from rayworks.cluster.kubernetes import acquisition, observer, raycluster, routes, upload, waiting
 from rayworks.cluster.kubernetes.api import RefusedError
@@ -154,6 +156,20 @@ def test_a_finding_is_logged_once(api: Any, caplog: pytest.LogCaptureFixture):
     assert caplog.text.count("cannot be pulled") == 1
 
 
+def test_a_driver_outside_forwards_ports_of_the_heads_pod_whatever_its_service_is_called(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def forward(target: str, namespace: str, ports: tuple[int, ...]) -> Any:
+        return f"{target} in {namespace}", {port: port + 1 for port in ports}
+
+    api.shows("well")
+    monkeypatch.setattr(routes.port_forward, "forward", forward)
+    head = waiting.await_head(observed(api), seconds=5)
+    route = routes.from_outside(head)
+    assert (route.ray_address, route.dashboard) == ("ray://127.0.0.1:10002", "http://127.0.0.1:8266")
+    assert route.process == f"pod/{head['metadata']['name']} in {head['metadata']['namespace']}"
+
+
 # Watch
 
 
@@ -295,13 +311,30 @@ def phases(api: Any) -> list[str]:
 
 def test_a_driver_in_a_pod_disconnects_before_it_deletes_its_cluster(api: Any, in_a_pod: KubeRayCluster):
     in_a_pod.acquire({}, {})
-    assert "kubectl port-forward -n ns service/" in str(in_a_pod.dashboard())
+    assert "kubectl port-forward -n ns pod/ray-head-" in str(in_a_pod.dashboard())
     in_a_pod.release()
     in_a_pod.release()
     assert phases(api) == [
         *("create RayCluster", "create Lease", "connect 10.0.0.1:6379"),
         *("disconnect", "delete RayCluster", "delete Lease", "end node"),
     ]
+
+
+def test_a_driver_sends_the_token_of_its_cluster_while_it_uses_it(
+    api: Any, in_a_pod: KubeRayCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    manifest = yaml.safe_load(SHIPPED.read_text())
+    manifest["spec"]["authOptions"] = {"mode": "token"}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(manifest))
+    in_a_pod.address, used = str(tmp_path / "cluster.yaml"), list[str | None]()
+    monkeypatch.setattr(_private, "use_token", used.append)
+    monkeypatch.setattr(api, "secret_value", lambda name, key: f"{key} of {name}", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    in_a_pod.acquire({}, {})
+    (name,) = api.names(RAYCLUSTER)
+    assert used == [f"auth_token of {name}"]
+    in_a_pod.release()
+    assert used[1:] == [None]
 
 
 def test_a_lost_cluster_is_deleted_before_ray_disconnects(api: Any, in_a_pod: KubeRayCluster):
@@ -337,7 +370,7 @@ def test_the_workers_of_a_driver_outside_get_its_files_and_only_its_public_addre
 ):
     received: list[Any] = []
     monkeypatch.setattr(ExistingRay, "acquire", lambda self, *arguments: received.extend(arguments))
-    monkeypatch.setattr(routes, "from_outside", lambda namespace, cluster: routes.from_a_pod({}))
+    monkeypatch.setattr(routes, "from_outside", lambda head: routes.from_a_pod({}))
     in_a_pod.is_elsewhere = True
     in_a_pod.acquire({"PREFECT_API_URL": "http://127.0.0.1:4200/api", "A": "b"}, {"runtime_env": {"pip": ["x"]}})
     in_a_pod.release()

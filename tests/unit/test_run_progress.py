@@ -24,6 +24,7 @@ def line(state: State[Any], percent: float = 0.0, description: str = "") -> run_
         (Completed(message="all done"), "round 3"),
         (Completed(name="Cached", message="Reused /data"), "Reused /data"),
         (Failed(message="Task run encountered an exception DataError: no rows"), "DataError: no rows"),
+        (Failed(message="ValueError: first\nsecond"), "ValueError: first"),
         (Cancelled(message="cancelled"), "round 3"),
     ],
     ids=lambda value: value.name if isinstance(value, State) else "",

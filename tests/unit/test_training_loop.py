@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from rayworks.errors import ParameterError, TrainingError
+from rayworks.errors import ParameterError, TrainingError, TransferError
 from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, TuneOptions
 from rayworks.records import Dataset, DatasetRef, FeatureSet, Target, Trial
 from rayworks.training import loop, process_group, search_space, training, tuning
@@ -25,8 +25,16 @@ def test_a_loop_that_raises_is_quoted_with_file_and_line():
 
 
 def test_a_loop_that_returns_no_model_is_an_error_that_names_the_missing_method():
-    with pytest.raises(TrainingError, match=r"no model with a predict_proba method: builtins:dict .a dict"):
+    with pytest.raises(ParameterError, match=r"no model with a predict_proba method: builtins:dict .a dict"):
         loop.run("builtins:dict", _Iterable(context("binary")))
+
+
+def test_a_model_that_cannot_be_pickled_is_an_error_that_names_the_loop_and_the_attribute():
+    words = (
+        r"cannot be pickled: tests.stages.example_loops:holds_a_lock, Constant, its attribute lock \(TypeError: .*lock"
+    )
+    with pytest.raises(TransferError, match=words):
+        loop.run("tests.stages.example_loops:holds_a_lock", _Silent(context()))
 
 
 def test_a_loop_that_does_not_exist_is_a_parameter_error():
@@ -161,3 +169,13 @@ class _Iterable:
 
     def __iter__(self):
         return iter(())
+
+
+class _Silent(loop.LoopContext):
+    """A context that ignores reports."""
+
+    def __init__(self, other: loop.LoopContext) -> None:
+        self.__dict__.update(other.__dict__)
+
+    def report(self, round: int, **facts: object) -> None:
+        pass

@@ -8,10 +8,11 @@ import pytest
 
 from rayworks.errors import ParameterError
 from rayworks.metrics import DEFAULT
+from rayworks.models.predictions import finite, predictions
 from rayworks.models.xgboost import XGBoostModel
 from rayworks.records import Dataset, Feature, FeatureSet, Target
 from rayworks.training.loop import LoopContext
-from rayworks.training.loops.xgboost import train
+from rayworks.training.loops.xgboost import OBJECTIVES, train
 
 CITIES = ("Oslo", "Rome", "Lima")
 FEATURES = (
@@ -119,3 +120,37 @@ def test_another_name_of_a_hyperparameter_overrides_its_default(alias: str, name
 def test_workers_without_a_process_group_are_refused():
     with pytest.raises(ParameterError, match=r'not connected.*BACKEND = "xgboost"'):
         train(InMemory("regression", world_size=2))
+
+
+@pytest.mark.parametrize(
+    ("problem", "objective", "words"),
+    [
+        ("binary", "binary:logitraw", "does not predict probabilities: binary:logitraw. Use binary:logistic or"),
+        ("binary", "binary:hinge", "does not predict probabilities: binary:hinge"),
+        ("multiclass", "multi:softmax", r"does not predict probabilities: multi:softmax. Use multi:softprob\."),
+        ("regression", "rank:pairwise", "does not predict amounts: rank:pairwise. Use reg:squarederror or"),
+    ],
+)
+def test_an_objective_that_does_not_give_what_the_problem_needs_is_refused(problem: str, objective: str, words: str):
+    with pytest.raises(ParameterError, match=words):
+        train(InMemory(problem, hyperparameters={"objective": objective}))
+
+
+OTHER_OBJECTIVES = [(problem, objective) for problem, (_, *others) in OBJECTIVES.items() for objective in others]
+
+
+@pytest.mark.parametrize(("problem", "objective"), OTHER_OBJECTIVES)
+def test_every_other_objective_gives_a_prediction_for_each_row(problem: str, objective: str):
+    alpha = {"quantile_alpha": 0.5} if objective == "reg:quantileerror" else {}
+    context = Shares(problem, rounds=3, hyperparameters={"objective": objective, **alpha})
+    features, labels = data(problem)
+    predicted = predictions(train(context), features, classes=len(CLASSES[problem]))
+    assert len(finite(predicted)) == len(labels)
+
+
+class Shares(InMemory):
+    """Amounts between 0 and 1, which every objective accepts."""
+
+    def batches(self, split, rows=200):
+        for features, labels in super().batches(split, rows):
+            yield features, np.clip(np.abs(labels) / 10, 0.01, 0.99) if self.target.problem == "regression" else labels

@@ -28,6 +28,8 @@ class Acquired:
     is_shared: bool
     lease: DriverLease
     storage_uri: str
+    token_secret: str | None = None
+    """The Secret with the token that the cluster wants of its clients."""
 
     def release(self, *, dashboard: str | None = None) -> None:
         """Delete the cluster if it belongs to this driver alone, and release the Lease. Errors are logged.
@@ -78,7 +80,8 @@ def acquire(api: KubernetesApi, settings: Settings, *, manifest_uri: str, flow_r
     cluster = _share(api, manifest, seconds=settings.ray_start_seconds) if is_shared else _create(api, manifest)
     metadata = cluster["metadata"]
     lease = DriverLease(api, cluster, secrets.token_hex(4), flow_run_id)
-    acquired = Acquired(api, metadata["name"], metadata["uid"], is_shared, lease, settings.storage_uri)
+    secret = raycluster_manifest.token_secret(cluster)
+    acquired = Acquired(api, metadata["name"], metadata["uid"], is_shared, lease, settings.storage_uri, secret)
     try:
         lease.acquire()
     except BaseException:

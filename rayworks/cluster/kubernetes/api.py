@@ -1,9 +1,11 @@
 """The requests that rayworks makes to the Kubernetes API, in one namespace.
 
 This is the only module that knows the Kubernetes client. Objects are the API's own JSON, as dictionaries. The same
-methods create, read, change and delete objects of each kind in :mod:`.kinds`; pods, events and nodes are only read.
+methods create, read, change and delete objects of each kind in :mod:`.kinds`; pods, events, nodes and Secrets are only
+read.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -151,7 +153,25 @@ class KubernetesApi:
     def _request(self, verb: str, kind: Kind, name: str) -> contextlib.AbstractContextManager[None]:
         return _request(f"{verb} {kind.name} {self.namespace}/{name}", kind.name)
 
-    # Pods, events and nodes
+    # Pods, events, nodes and Secrets
+
+    def secret_value(self, name: str, key: str) -> str:
+        """Return the value of a key of a Secret.
+
+        Raises:
+            ClusterError: It has no such key.
+        """
+        with _request(f"read Secret {self.namespace}/{name}", "Secret"):
+            data: dict[str, str] = (
+                self._core.read_namespaced_secret(name, self.namespace, _request_timeout=TIMEOUT).data or {}
+            )
+        if key not in data:
+            raise ClusterError(
+                f"the Secret has no key {key}",
+                where=f"{self.namespace}/{name}",
+                remedy="Name another Secret, or add the key",
+            )
+        return base64.b64decode(data[key]).decode()
 
     def pods(self, *, labels: str) -> list[Object]:
         """Return the pods that a label selector matches."""
@@ -205,16 +225,17 @@ class KubernetesApi:
         with _request("read the server's version", "version"):
             return str(self._version.get_code(_request_timeout=TIMEOUT).git_version)
 
-    def may(self, verb: str, group: str, resource: str) -> bool:
+    def may(self, verb: str, group: str, resource: str, *, name: str = "") -> bool:
         """Return whether this account may do something in the namespace.
 
         Args:
             verb: Such as ``create``.
             group: API group; empty for pods and other core objects.
             resource: Plural name, with a subresource after a slash: ``pods/log``.
+            name: Of the only object that it is about; empty for all of them.
         """
         resource, _, subresource = resource.partition("/")
-        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
+        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "name": name}
         spec = {"resourceAttributes": {**attributes, "subresource": subresource}}
         with _request("review this account's permissions", "SelfSubjectAccessReview"):
             review = self._authorization.create_self_subject_access_review({"spec": spec}, _request_timeout=TIMEOUT)

@@ -108,7 +108,7 @@ EXPLAINED: dict[Condition, tuple[str, str]] = {
         "fits on no node at present",
         "Wait until other pods end, lower the requests of {part}, or add nodes",
     ),
-    "Queued": ("is held back", "Check what holds it: spec.suspend, scheduling gates, or the queue that admits it"),
+    "Queued": ("is held back", "Check what holds it: scheduling gates, spec.suspend, or the queue that admits it"),
 }
 """For each condition, the clause that follows the subject of a sentence, and the remedy."""
 

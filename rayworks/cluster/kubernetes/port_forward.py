@@ -12,7 +12,7 @@ def forward(target: str, namespace: str, ports: tuple[int, ...]) -> tuple[Backgr
     """Forward local ports to those of an object with kubectl, until the process is ended.
 
     Args:
-        target: ``service/name``.
+        target: ``pod/name``.
         namespace: Of the object.
         ports: Its ports.
 

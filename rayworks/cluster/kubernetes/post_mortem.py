@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -74,7 +75,9 @@ def _save_pod(api: KubernetesApi, folder: str, pod: Object, deadline: float) -> 
 
 def _save_ray(folder: str, dashboard: str, deadline: float) -> None:
     """Save the summary of Ray's tasks, and the log of each Ray process."""
-    with httpx.Client(base_url=dashboard, timeout=REQUEST_SECONDS, follow_redirects=True) as client:
+    token = os.environ.get(_private.TOKEN_VARIABLE)
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    with httpx.Client(base_url=dashboard, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True) as client:
 
         def get(path: str, **query: str) -> httpx.Response:
             return client.get(path, params=query).raise_for_status()

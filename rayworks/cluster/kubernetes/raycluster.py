@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rayworks.cluster import _private
 from rayworks.cluster.existing import ExistingRay
 from rayworks.cluster.kubernetes import acquisition, api, diagnosis, routes, upload, waiting
 from rayworks.cluster.kubernetes.acquisition import Acquired
@@ -25,6 +26,9 @@ from rayworks.cluster.kubernetes.watch import Watch
 from rayworks.errors import ClusterError
 from rayworks.settings import Settings
 
+TOKEN_KEY = "auth_token"
+"""The key of KubeRay's Secrets with a token."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +38,7 @@ class _Connection:
 
     acquired: Acquired
     observer: ClusterObserver
+    head: Object
     route: Route
     ray: ExistingRay
     watch: Watch
@@ -66,6 +71,7 @@ class KubeRayCluster:
         self.is_elsewhere = not api.in_a_pod()
         self._settings = settings
         self._connection: _Connection | None = None
+        self._has_token = False
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         kubernetes = KubernetesApi(self._settings.namespace)
@@ -86,7 +92,8 @@ class KubeRayCluster:
         observer = ClusterObserver(acquired.api, acquired.name, acquired.uid)
         try:
             head = waiting.await_head(observer, seconds=self._settings.ray_start_seconds)
-            route = self._open_route(acquired, head)
+            self._authenticate(acquired)
+            route = self._open_route(head)
         except BaseException:
             acquired.release()
             raise
@@ -99,11 +106,21 @@ class KubeRayCluster:
             raise
         watch = Watch(observer, head, self.lost)
         watch.start()
-        return _Connection(acquired, observer, route, ray, watch)
+        return _Connection(acquired, observer, head, route, ray, watch)
 
-    def _open_route(self, acquired: Acquired, head: Object) -> Route:
+    def _authenticate(self, acquired: Acquired) -> None:
+        """Let this process send the token that the cluster wants, unless it has one of its own."""
+        if acquired.token_secret is None:
+            return
+        if _private.TOKEN_VARIABLE in os.environ:
+            _private.send_token()
+        else:
+            _private.use_token(acquired.api.secret_value(acquired.token_secret, TOKEN_KEY))
+            self._has_token = True
+
+    def _open_route(self, head: Object) -> Route:
         if self.is_elsewhere:
-            return routes.from_outside(acquired.api.namespace, acquired.name)
+            return routes.from_outside(head)
         return routes.from_a_pod(head)
 
     def _reachable(
@@ -120,15 +137,19 @@ class KubeRayCluster:
         if self._connection is not None:
             self._connection.end(is_lost=self.lost.done())
             self._connection = None
+        if self._has_token:
+            _private.use_token(None)
+            self._has_token = False
 
     def dashboard(self) -> str | None:
         connection = self._connected()
         namespace, name = connection.acquired.api.namespace, connection.acquired.name
+        head = routes.pod(connection.head)
         if self._settings.ray_dashboard_url:
             return self._settings.ray_dashboard_url.format(namespace=namespace, name=name)
         if self.is_elsewhere:
             return connection.route.dashboard
-        return f"http://127.0.0.1:8265 after kubectl port-forward -n {namespace} {routes.head_service(name)} 8265"
+        return f"http://127.0.0.1:8265 after kubectl port-forward -n {namespace} {head} 8265"
 
     def explain(self, task: str, error: BaseException) -> ClusterError | None:
         try:

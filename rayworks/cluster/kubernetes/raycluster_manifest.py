@@ -6,12 +6,13 @@ autoscaling are its fields. A run adds an image to Ray containers without one, l
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rayworks import storage
 from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
+from rayworks.cluster.kubernetes.raycluster_shape import shape_problems
 from rayworks.errors import ParameterError
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "rayworks"}
@@ -23,6 +24,12 @@ MANIFEST_ANNOTATION = "rayworks.io/manifest"
 """Digest of the manifest and image of a shared cluster. Only runs with the same digest use it."""
 LONGEST_NAME = 40
 """Characters of a cluster's name. KubeRay derives the names of pods and services from it, which may have 63."""
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""The label by which Kueue admits a cluster that is suspended until then."""
+RAY_CONTAINERS = ("ray-head", "ray-worker")
+PORTS = {"port": "6379", "ray-client-server-port": "10001", "dashboard-port": "8265"}
+"""Where the driver and Ray's workers look for the head, by Ray's parameter. No two heads share a pod."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +67,17 @@ def read(uri: str) -> dict[str, Any]:
         raise ParameterError(
             "this is not YAML", where=uri, detail=str(error).replace("\n", " "), remedy="Correct it"
         ) from error
-    clusters = [document for document in documents if _kind(document) == RAYCLUSTER.name]
-    if len(clusters) != 1:
+    kinds = [str(_kind(document)) for document in documents]
+    if kinds != [RAYCLUSTER.name]:
         raise ParameterError(
-            "one RayCluster is expected",
+            "one RayCluster is expected, and nothing else",
             where=uri,
-            detail=f"it has {len(clusters)}",
-            remedy="Name the manifest of one RayCluster",
+            detail=f"it has {', '.join(kinds) or 'no object'}",
+            remedy="Put only the RayCluster into the manifest, and create other objects with kubectl apply",
         )
-    check(clusters[0], where=uri)
-    return clusters[0]
+    manifest = _without_nulls(documents[0])
+    check(manifest, where=uri)
+    return manifest
 
 
 def read_with_image(uri: str, image: str | None) -> dict[str, Any]:
@@ -79,7 +87,7 @@ def read_with_image(uri: str, image: str | None) -> dict[str, Any]:
         ParameterError: As :func:`read`, or a Ray container has no image.
     """
     manifest = read(uri)
-    if not image and any("image" not in _ray_container(group) for _, group in _groups(manifest)):
+    if not image and not all(images(manifest, image)):
         raise ParameterError(
             "a Ray container names no image",
             where=uri,
@@ -89,34 +97,61 @@ def read_with_image(uri: str, image: str | None) -> dict[str, Any]:
 
 
 def _kind(document: Any) -> Any:
-    return document.get("kind") if isinstance(document, dict) else None  # type: ignore[union-attr]
+    return document.get("kind") if isinstance(document, dict) else type(document).__name__  # type: ignore[union-attr]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value of YAML without its empty fields: to the API server they are absent."""
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        return {name: _without_nulls(field) for name, field in fields.items() if field is not None}
+    return [_without_nulls(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
 
 
 def check(manifest: Mapping[str, Any], *, where: str) -> None:
     """Raise ParameterError for what the API server would accept, but KubeRay could never run."""
-    problems: list[str] = []
-    if manifest.get("apiVersion") != RAYCLUSTER.api_version:
-        problems.append(f"apiVersion is {manifest.get('apiVersion')!r}, not {RAYCLUSTER.api_version!r}")
-    if not (manifest.get("metadata") or {}).get("name"):
-        problems.append("metadata.name is missing")
-    spec = manifest.get("spec") or {}
-    if "headGroupSpec" not in spec:
-        problems.append("spec.headGroupSpec is missing")
-    for path, group in _groups(manifest):
-        pod = (group.get("template") or {}).get("spec") or {}
-        if not pod.get("containers"):
-            problems.append(f"{path}.template.spec.containers is empty")
-        elif (restart := pod.get("restartPolicy", "Always")) != "Always" and path == "spec.headGroupSpec":
-            problems.append(f"{path} has restartPolicy {restart!r}: a head that exits would not restart")
-    if problems:
+    if problems := list(shape_problems(manifest)) or list(_problems(manifest)):
         raise ParameterError(
             "this RayCluster cannot run", where=where, detail="; ".join(problems), remedy="Correct the manifest"
         )
 
 
-def images(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the images of the Ray containers, each once."""
-    return list(dict.fromkeys(_ray_container(group)["image"] for _, group in _groups(manifest)))
+def _problems(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what KubeRay could not run, of a manifest that has the shape of a RayCluster."""
+    if manifest.get("apiVersion") != RAYCLUSTER.api_version:
+        yield f"apiVersion is {manifest.get('apiVersion')!r}, not {RAYCLUSTER.api_version!r}"
+    spec, labels = manifest["spec"], manifest["metadata"].get("labels") or {}
+    if spec.get("suspend") and QUEUE_LABEL not in labels:
+        yield f"spec.suspend is true, and no label {QUEUE_LABEL} names a queue that would end that"
+    if (spec.get("authOptions") or {}).get("enableK8sTokenAuth"):
+        yield "spec.authOptions.enableK8sTokenAuth is not supported: remove it, mode token alone works"
+    parameters = spec["headGroupSpec"].get("rayStartParams") or {}
+    for name, port in PORTS.items():
+        if str(parameters.get(name, port)) != port:
+            yield f"spec.headGroupSpec.rayStartParams.{name} is {parameters[name]}: remove it, {port} is expected"
+    restart = spec["headGroupSpec"]["template"]["spec"].get("restartPolicy", "Always")
+    if restart != "Always":
+        yield f"spec.headGroupSpec has restartPolicy {restart!r}: a head that exits would not restart"
+    for path, group in _groups(manifest):
+        for number, container in enumerate(group["template"]["spec"]["containers"][1:], start=1):
+            if not container.get("image") or container.get("name") in RAY_CONTAINERS:
+                place = f"{path}.template.spec.containers[{number}]"
+                what = "is named as Ray's" if container.get("image") else "has no image"
+                yield f"{place} {what}: KubeRay runs Ray in the first container, put Ray's there"
+
+
+def images(manifest: Mapping[str, Any], image: str | None) -> list[str | None]:
+    """Return the images of the Ray containers, each once; ``image`` for those that name none."""
+    return list(dict.fromkeys(_ray_container(group).get("image") or image for _, group in _groups(manifest)))
+
+
+def token_secret(cluster: Mapping[str, Any]) -> str | None:
+    """Return the Secret with the token that a RayCluster wants of its clients; None if it wants none.
+
+    KubeRay creates one of the cluster's name, unless the manifest names another one. Its key is ``auth_token``.
+    """
+    options = cluster["spec"].get("authOptions") or {}
+    return options.get("secretName") or cluster["metadata"]["name"] if options.get("mode") == "token" else None
 
 
 def is_on(image: str, node: Mapping[str, Any]) -> bool:
@@ -131,9 +166,20 @@ def digest(manifest: Mapping[str, Any], image: str | None) -> str:
 
 
 def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
-    """Return a copy of the manifest with what the run adds."""
+    """Return a copy of the manifest with what the run adds.
+
+    Raises:
+        ParameterError: The manifest names another namespace.
+    """
     cluster = copy.deepcopy(dict(manifest))
     metadata = cluster["metadata"]
+    if metadata.get("namespace", needs.namespace) != needs.namespace:
+        raise ParameterError(
+            "the manifest names another namespace than the run uses",
+            where=metadata["name"],
+            detail=f"metadata.namespace is {metadata['namespace']}, not {needs.namespace}",
+            remedy="Remove it from the manifest, or set RAYWORKS_NAMESPACE to it",
+        )
     metadata.update(name=needs.name, namespace=needs.namespace)
     labels = metadata.setdefault("labels", {})
     labels.update(MANAGED_BY)
@@ -150,8 +196,8 @@ def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
                 {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid, "blockOwnerDeletion": False}
             )
     for _, group in _groups(cluster):
-        if needs.image:
-            _ray_container(group).setdefault("image", needs.image)
+        if needs.image and not _ray_container(group).get("image"):
+            _ray_container(group)["image"] = needs.image
         if needs.flow_run_id and not needs.idle_seconds:
             group["template"].setdefault("metadata", {}).setdefault("labels", {})[FLOW_RUN_LABEL] = needs.flow_run_id
     return cluster
@@ -159,11 +205,12 @@ def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
 
 def _groups(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the head group and the worker groups, each with its path in the manifest."""
-    spec = manifest.get("spec") or {}
-    workers = [
-        (f"spec.workerGroupSpecs[{number}]", group) for number, group in enumerate(spec.get("workerGroupSpecs") or [])
+    spec = manifest["spec"]
+    workers = enumerate(spec.get("workerGroupSpecs") or [])
+    return [
+        ("spec.headGroupSpec", spec["headGroupSpec"]),
+        *((f"spec.workerGroupSpecs[{number}]", group) for number, group in workers),
     ]
-    return ([("spec.headGroupSpec", spec["headGroupSpec"])] if "headGroupSpec" in spec else []) + workers
 
 
 def _ray_container(group: Mapping[str, Any]) -> dict[str, Any]:

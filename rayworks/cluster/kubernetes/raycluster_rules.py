@@ -73,12 +73,12 @@ def _replaced_pods(snapshot: Snapshot, recent: list[Object]) -> Iterator[Finding
     ]
     if not ended:
         return
-    message = ended[-1]["message"]
+    message = _in_words(ended[-1]["message"])
     part = _part(snapshot, is_head=ended[-1]["reason"] == "DeletedHeadPod", message=message)
     runs = part.worker_group != "" and any(
         objects.is_ready(pod) for pod in snapshot.pods if objects.worker_group(pod) == part.worker_group
     )
-    condition: Condition = "OutOfMemory" if "Reason:OOMKilled" in message else "CrashLoop"
+    condition: Condition = "OutOfMemory" if "OOMKilled" in message else "CrashLoop"
     namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
     advice = f"Read the log while one runs: kubectl logs -n {namespace} -l {objects.pod_selector(name)} -f"
     if condition == "OutOfMemory":
@@ -86,6 +86,17 @@ def _replaced_pods(snapshot: Snapshot, recent: list[Object]) -> Iterator[Finding
     times = sum(int(event.get("count") or 1) for event in ended)
     where = objects.reference(snapshot.kind, cluster)
     yield Finding(where, condition, message, advice, times > RESTARTS and not runs, part)
+
+
+def _in_words(message: str) -> str:
+    """Return KubeRay's message about a pod that ended with words in place of Go's struct of the container's status."""
+    struct = r"&ContainerStateTerminated{ExitCode:(\d+),Signal:\d+,Reason:([^,]*),Message:(.*?)\s*,StartedAt:.*}"
+    found = re.search(struct, message, re.DOTALL)
+    return (
+        message
+        if found is None
+        else message[: found.start()] + ", ".join(filter(None, (f"exit code {found[1]}", found[2], found[3])))
+    )
 
 
 def _evicted_pods(snapshot: Snapshot, recent: list[Object]) -> Iterator[Finding]:

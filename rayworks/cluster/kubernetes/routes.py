@@ -36,20 +36,20 @@ def from_a_pod(head: Object) -> Route:
     return Route(address, f"http://{ip}:{DASHBOARD_PORT}", driver_node.join(address))
 
 
-def from_outside(namespace: str, cluster: str) -> Route:
+def from_outside(head: Object) -> Route:
     """Forward local ports to the client server and the dashboard of a cluster.
 
     Args:
-        namespace: Of the RayCluster.
-        cluster: Its name.
+        head: The head's pod. Its service may have any name.
 
     Raises:
         ClusterError: kubectl is missing, or could not forward the ports.
     """
-    process, ports = port_forward.forward(head_service(cluster), namespace, (CLIENT_PORT, DASHBOARD_PORT))
+    target, namespace = pod(head), head["metadata"]["namespace"]
+    process, ports = port_forward.forward(target, namespace, (CLIENT_PORT, DASHBOARD_PORT))
     return Route(f"ray://127.0.0.1:{ports[CLIENT_PORT]}", f"http://127.0.0.1:{ports[DASHBOARD_PORT]}", process)
 
 
-def head_service(cluster: str) -> str:
-    """Return the service that KubeRay creates for the head of a cluster, as kubectl names it."""
-    return f"service/{cluster}-head-svc"
+def pod(head: Object) -> str:
+    """Return the head's pod, as kubectl names it."""
+    return f"pod/{head['metadata']['name']}"

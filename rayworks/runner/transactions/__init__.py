@@ -13,6 +13,7 @@ from prefect.context import TaskRunContext
 from prefect.transactions import CommitMode, Transaction, TransactionState, get_transaction
 from pydantic import PrivateAttr
 
+from rayworks.errors import first_line
 from rayworks.runner.transactions import _private
 from rayworks.runner.transactions._private import Staged, staged
 
@@ -56,7 +57,7 @@ class OfTaskRun(Transaction):
         try:
             end, data = self._end()
         except Exception as error:  # its process died, or Ray has ended: it staged nothing
-            logger.warning("A task run within a transaction crashed: %s", str(error).strip().partition("\n")[0])
+            logger.warning("A task run within a transaction crashed: %s", first_line(error))
             return
         if end.transaction is not None:
             _private.take_over(self, end.transaction, data)

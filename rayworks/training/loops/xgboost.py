@@ -19,11 +19,22 @@ from rayworks.records import Problem
 if TYPE_CHECKING:
     import xgboost as xgb
 
-OBJECTIVES: dict[Problem, str] = {
-    "regression": "reg:squarederror",
-    "binary": "binary:logistic",
-    "multiclass": "multi:softprob",
+OBJECTIVES: dict[Problem, tuple[str, ...]] = {
+    "regression": (
+        "reg:squarederror",
+        "reg:squaredlogerror",
+        "reg:absoluteerror",
+        "reg:pseudohubererror",
+        "reg:quantileerror",
+        "reg:gamma",
+        "reg:tweedie",
+        "reg:logistic",
+        "count:poisson",
+    ),
+    "binary": ("binary:logistic", "reg:logistic"),
+    "multiclass": ("multi:softprob",),
 }
+"""The objectives whose predictions are amounts or probabilities, the default first. Others give scores or labels."""
 EVALUATION_METRICS: dict[tuple[Problem, str], str] = {
     ("regression", "rmse"): "rmse",
     ("binary", "log_loss"): "logloss",
@@ -119,8 +130,15 @@ def _parameters(context: TrainContext) -> dict[str, Any]:
             remedy=f"Use {', '.join(sorted(HYPERPARAMETERS))}",
         )
     problem = context.target.problem
+    objective = context.hyperparameters.get("objective", OBJECTIVES[problem][0])
+    if objective not in OBJECTIVES[problem]:
+        raise ParameterError(
+            f"the objective does not predict {'amounts' if problem == 'regression' else 'probabilities'}",
+            where=str(objective),
+            remedy=f"Use {' or '.join(OBJECTIVES[problem])}",
+        )
     ours = {
-        "objective": OBJECTIVES[problem],
+        "objective": objective,
         "eval_metric": EVALUATION_METRICS[problem, context.metric],
         "tree_method": "hist",
     }

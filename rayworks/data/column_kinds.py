@@ -226,10 +226,10 @@ def _dtype_of_text(present: pl.Series) -> tuple[Dtype, str]:
         if share >= UNDERSTOOD_SHARE:
             return dtype, ""
         if share >= NEARLY_SHARE and dtype in KINDS_IN_WORDS:
-            others = present.filter(~fits).alias("value").value_counts(sort=True, name="rows")
+            example = present.filter(~fits).alias("value").value_counts(sort=True)["value"][0]
             warning = (
                 f"it counts as text: {1 - share:.1%} of its values are not {KINDS_IN_WORDS[dtype]}, such as "
-                f"{others[present.name][0]!r}. Declare the kind {'numeric' if dtype == 'float' else dtype} to reject "
+                f"{example!r}. Declare the kind {'numeric' if dtype == 'float' else dtype} to reject "
                 "these rows, or set process.missing_values if they mean a missing value"
             )
     return "string", warning

@@ -111,10 +111,11 @@ def _holder(file: str) -> Holder | None:
     """Return who holds the lock by a file. None if the file was deleted, by a later holder."""
     try:
         return storage.read_record(file, Holder)
-    except StorageError:
-        if storage.exists(file):
-            raise
-        return None
+    except StorageError as error:
+        # Not whether it exists now: a process whose list is old may create it again for a moment.
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def _file(uri: str, number: int) -> str:

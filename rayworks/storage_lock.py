@@ -112,8 +112,8 @@ def _holder(file: str) -> Holder | None:
     try:
         return storage.read_record(file, Holder)
     except StorageError as error:
-        # Not whether it exists now: a process whose list is old may create it again for a moment.
-        if isinstance(error.__cause__, FileNotFoundError):
+        # Not only whether it exists now: a process whose list is old may create it again for a moment.
+        if isinstance(error.__cause__, FileNotFoundError) or not storage.exists(file):
             return None
         raise
 

@@ -101,6 +101,15 @@ def predicts_nan(context):
     return NotANumber()
 
 
+class NotANumberBeyondTheExample:
+    """Predicts NaN from its sixth row on: not for the rows on which a model is tried when it is stored."""
+
+    def predict(self, features):
+        predictions = features.iloc[:, 0].fillna(0) * 0.0
+        predictions.iloc[5:] = float("nan")
+        return predictions
+
+
 class NotANumber:
     def predict(self, features):
         return features.iloc[:, 0] * float("nan")

@@ -14,7 +14,8 @@ from rayworks.errors import ParameterError, RayworksError, RegistryError, Traini
 from rayworks.evaluation import evaluation
 from rayworks.models import stored
 from rayworks.params import EvaluateOptions, ProcessOptions, SplitOptions
-from rayworks.records import Dataset, DatasetRef, Evaluation, FeatureSet, ModelVersion
+from rayworks.records import DatasetRef, Evaluation, FeatureSet, ModelVersion
+from tests.stages.example_loops import NotANumberBeyondTheExample
 
 ROWS = 3000
 TRACKING = "sqlite:///no-registry-is-asked.db"
@@ -173,15 +174,8 @@ def test_a_candidate_that_does_not_exist_is_an_error(amounts, storage_uri):
 
 
 def test_a_candidate_that_predicts_nan_is_an_error(amounts, storage_uri):
-    from sklearn.dummy import DummyRegressor
-
-    broken = DummyRegressor(strategy="constant", constant=0.0)
     uri = f"{amounts.uri}-broken"
-    whole: Dataset = manifest.load(amounts)
-    features, target, _ = split_rows.sampled(whole, ["train"], ROWS)
-    broken.fit(features, target)
-    broken.constant_ = np.array([[np.nan]])
-    stored.save(broken, uri, dataset=whole, metadata={})
+    stored.save(NotANumberBeyondTheExample(), uri, dataset=manifest.load(amounts), metadata={})
     with pytest.raises(TrainingError, match="not finite numbers"):
         evaluate(uri, amounts, storage_uri)
 

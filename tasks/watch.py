@@ -26,7 +26,7 @@ def watch(name: str, source: str, options: WatchOptions, retrain: dict[str, Any]
             {"watch": name, "batch": batch.number, "source": source, "arrived": arrived, **retrain},
             # With the time of the batch: a ledger that was deleted must not find the runs of the one before it.
             key=f"{name}/{batch.number}/{batch.created:%Y%m%dT%H%M%S%f}/{attempt}",
-            name=f"{name} batch {batch.number}",
+            name=f"{name}-batch-{batch.number}",
         )
 
     uri = arrivals.location(Settings().storage_uri, name)

@@ -48,7 +48,7 @@ def retrain(
     promote: Annotated[PromoteOptions, parameter("Promote")] = PromoteOptions(),
 ) -> Report:
     """Learn from a batch of a watch and the data before it, and promote the model if it beats the champion."""
-    files = arrived_files.submit(watch, batch, source, window).result()
+    files = arrived_files.submit(watch, batch, source, process, window).result()
     dataset = process_task.submit(source, target, process, name or watch, files).result()
     tuned = tune_task.submit(dataset, tune, train).result()
     model = train_task.submit(dataset, train, tuned).result()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from rayworks.monitoring import arrivals, watching
 from rayworks.monitoring.arrivals import Batch
@@ -30,4 +30,8 @@ def watch(name: str, source: str, options: WatchOptions, retrain: dict[str, Any]
         )
 
     uri = arrivals.location(Settings().storage_uri, name)
-    return watching.look(uri, source, options, start=start, state=deployment_runs.state)
+    file_format = retrain["process"]["format"]
+    lines = watching.look(uri, source, options, file_format=file_format, start=start, state=deployment_runs.state)
+    for line in lines:
+        get_run_logger().info(line)
+    return lines

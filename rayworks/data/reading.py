@@ -97,8 +97,8 @@ def source_files(uri: str, declared: Format | Literal["auto"] = "auto") -> list[
     _check_no_table_log(uri, listing)
     files: list[DataFile] = []
     for file_uri, info in listing.files:
-        kind = declared if declared != "auto" else _format_of(file_uri)
-        if kind and (declared == "auto" or len(listing.files) == 1 or _format_of(file_uri) in (declared, None)):
+        kind = declared if declared != "auto" else format_of(file_uri)
+        if kind and (declared == "auto" or len(listing.files) == 1 or format_of(file_uri) in (declared, None)):
             source = SourceFile(uri=file_uri, bytes=info.size, modified=info.mtime)
             files.append(DataFile(source, kind, info.path.removeprefix(f"{listing.folder}/")))
     if not files:
@@ -140,7 +140,8 @@ def _logs_above(folder: str) -> list[str]:
     return paths
 
 
-def _format_of(uri: str) -> Format | None:
+def format_of(uri: str) -> Format | None:
+    """Return the format that the name of a file says; None for other files."""
     name = uri.rpartition("/")[2].lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)

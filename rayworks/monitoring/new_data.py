@@ -7,9 +7,11 @@ retrainings of one watch never run beside each other, and many small arrivals co
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from rayworks import storage
 from rayworks.data import reading
+from rayworks.errors import StorageError
 from rayworks.monitoring.arrivals import Batch, BatchResult, Ledger, RunState
 from rayworks.monitoring.options import WatchOptions, Window
 from rayworks.records import SourceFile
@@ -34,16 +36,26 @@ Step = Wait | Start | Batch | BatchResult
 """A ``Batch`` or a ``BatchResult`` is to be added to the ledger."""
 
 
-def listed(source: str) -> tuple[SourceFile, ...]:
+def listed(source: str, file_format: Literal["auto"] | reading.Format = "auto") -> tuple[SourceFile, ...]:
     """Return the data files at ``source``, a folder or a glob; none where nothing exists yet.
+
+    Args:
+        file_format: As for ``process``: other files are ignored, unless a format is named.
 
     Raises:
         StorageError: It cannot be listed.
-        DataError: There are files, but none of a known format.
     """
-    if not any(character in source for character in "*?[") and not storage.exists(source):
-        return ()
-    return tuple(file.source for file in reading.source_files(source) if file.source.bytes)
+    try:
+        files = storage.list_files(source)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return ()
+        raise
+    return tuple(
+        SourceFile(uri=uri, bytes=info.size, modified=info.mtime)
+        for uri, info in files
+        if info.size and (file_format != "auto" or reading.format_of(uri))
+    )
 
 
 def next_step(
@@ -68,7 +80,7 @@ def next_step(
         return Batch(number=number, objects=tuple(complete), created=now)
     if new:
         return Wait(f"{_counted(len(new))} may still be written")
-    return Wait("nothing has arrived")
+    return Wait("nothing has arrived" if known else "nothing is at the source yet")
 
 
 def _step_of(batch: Batch, ledger: Ledger, run: RunState | None, options: WatchOptions, now: datetime) -> Step:
@@ -96,7 +108,7 @@ def _is_settled(file: SourceFile, options: WatchOptions, now: datetime) -> bool:
 
 
 def _counted(count: int) -> str:
-    return f"{count:,} object{'s' if count > 1 else ''}"
+    return f"{count:,} object{'' if count == 1 else 's'}"
 
 
 def in_words(step: Start | Batch | BatchResult) -> str:

@@ -4,16 +4,15 @@ A look that is killed anywhere, or runs twice at a time, loses nothing and start
 step that is missing.
 """
 
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Literal
 
+from rayworks.data.reading import Format
 from rayworks.monitoring import arrivals, new_data
 from rayworks.monitoring.arrivals import Attempt, Batch, Ledger, RunState
 from rayworks.monitoring.new_data import Start, Wait
 from rayworks.monitoring.options import WatchOptions
-
-logger = logging.getLogger(__name__)
 
 
 def look(
@@ -21,34 +20,34 @@ def look(
     source: str,
     options: WatchOptions,
     *,
+    file_format: Literal["auto"] | Format = "auto",
     start: Callable[[Batch, int], str],
     state: Callable[[str], RunState],
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> list[str]:
-    """Take all steps that are due, and return in words what was done and what is waited for.
+    """Take all steps that are due, and return in words what was done, what is gone, and what is waited for.
 
     Args:
         uri: The folder of the ledger.
         source: A folder or a glob.
+        file_format: As for ``process``.
         start: Starts the retraining of a batch and returns the id of its flow run; the same batch and attempt return
             the run that is there.
         state: Returns the state of that flow run.
 
     Raises:
-        StorageError, DataError: The source cannot be listed, or has no data.
+        StorageError: The source cannot be listed.
     """
     said: list[str] = []
     while True:
         run = _last_run(arrivals.read(uri), state)
         ledger = arrivals.read(uri)  # after the state of the run, whose last act is to add its result
-        objects = new_data.listed(source)
+        objects = new_data.listed(source, file_format)
         step = new_data.next_step(ledger, objects, run, options, now())
         if isinstance(step, Wait):
-            for missing in new_data.missing(ledger, objects):
-                logger.warning("%s is no longer there: retrainings go on without it", missing)
-            said.append(step.reason)
-            logger.info("%s", step.reason)
-            return said
+            missing = new_data.missing(ledger, objects)
+            gone = [f"{uri} is no longer there: retrainings go on without it" for uri in missing]
+            return [*said, *gone, step.reason]
         if isinstance(step, Start):
             flow_run_id = start(step.batch, step.attempt)
             fact = Attempt(batch=step.batch.number, number=step.attempt, flow_run_id=flow_run_id, started=now())
@@ -56,7 +55,6 @@ def look(
             fact = step
         if arrivals.add(uri, fact):
             said.append(new_data.in_words(step))
-            logger.info("%s", said[-1])
 
 
 def _last_run(ledger: Ledger, state: Callable[[str], RunState]) -> RunState | None:

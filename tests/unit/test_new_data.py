@@ -60,6 +60,7 @@ def test_an_object_that_is_overwritten_is_new_and_one_that_is_deleted_is_missing
 def test_an_object_that_may_still_be_written_waits():
     assert step(ledger("a", state="done"), file("a"), file("b", age=59)) == Wait("1 object may still be written")
     assert step(ledger("a", state="done"), file("a")) == Wait("nothing has arrived")
+    assert step(Ledger()) == Wait("nothing is at the source yet")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,23 @@ def test_no_object_is_lost_and_no_batch_learned_twice_wherever_watch_and_retrain
     assert ledger.open_batch is None
     assert {result.state for result in ledger.results.values()} == {"done"}
     assert len(world.learned) == len(set(world.learned))
+
+
+@pytest.mark.parametrize(
+    ("names", "file_format", "found"),
+    [
+        ([], "auto", []),
+        (["a.csv", "README.md", "empty.csv", "_writing.csv"], "auto", ["a.csv"]),
+        (["a", "README.md"], "csv", ["README.md", "a"]),
+    ],
+)
+def test_data_files_arrive_and_others_do_not(
+    names: list[str], file_format: Literal["auto", "csv"], found: list[str], tmp_path: Path
+):
+    assert new_data.listed(str(tmp_path / "not there yet")) == ()
+    for name in names:
+        (tmp_path / name).write_text("" if name == "empty.csv" else "a\n1\n")
+    assert [Path(each.uri).name for each in new_data.listed(str(tmp_path), file_format)] == found
 
 
 def test_of_two_watchers_one_makes_the_batch(tmp_path: Path):

@@ -164,7 +164,7 @@ def test_a_file_that_arrives_starts_one_retraining_that_learns_from_it(served: S
     look()
     look()  # while the retraining waits or runs
     [run] = retrainings()
-    assert (run.name, run.parameters["arrived"]) == ("lake-batch 1", [str(source / "2025.csv")])
+    assert (run.name, run.parameters["arrived"]) == ("lake-batch-1", [str(source / "2025.csv")])
     served.completed(run.id, seconds=240)
     look()
     ledger = arrivals.read(arrivals.location(str(served.folder / "storage"), "lake"))

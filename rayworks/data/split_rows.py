@@ -72,16 +72,20 @@ def encoded(
 
 
 def earlier_origin(dataset: Dataset) -> Origin | None:
-    """Return an earlier origin of a dataset that is split by time; None where too few rows would be left to train."""
+    """Return an earlier origin of a dataset that is split by time; None where too few rows would be left to train, or
+    not all classes."""
     rows, validation = dataset.split("train").rows, dataset.split("validation").rows
     if dataset.split_method != "time" or rows < 2 * validation:
         return None
-    step = -(-rows // SAMPLED_TIMES)
-    frames_of_times = frames(dataset, "train", [cast(str, dataset.split_column)])
-    times = pl.concat([_times(dataset, frame).gather_every(step) for frame in frames_of_times]).sort()
-    time = cast(int, times[len(times) * (rows - validation) // rows])
-    train = rows * int((times < time).sum()) // len(times)
-    return Origin(time, train, rows - train) if train and train < rows else None
+    step, target = -(-rows // SAMPLED_TIMES), dataset.target
+    names = [cast(str, dataset.split_column), target.name]
+    sampled = [frame.gather_every(step) for frame in frames(dataset, "train", names)]
+    times = pl.concat([_times(dataset, frame) for frame in sampled])
+    time = cast(int, times.sort()[len(times) * (rows - validation) // rows])
+    is_before, labels = times < time, pl.concat([frame[target.name] for frame in sampled])
+    train = rows * int(is_before.sum()) // len(times)
+    has_all_classes = not target.classes or labels.filter(is_before).n_unique() == labels.n_unique()
+    return Origin(time, train, rows - train) if train >= validation and has_all_classes else None
 
 
 def encoded_at(

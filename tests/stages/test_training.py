@@ -111,12 +111,32 @@ def test_rows_split_by_time_also_find_the_rounds_on_an_earlier_part_of_them(work
     options = TrainOptions(loop=f"{LOOPS}:counts_rows", rounds=4, workers=workers, hyperparameters={"log": str(log)})
     model = training.stage(dataset, options, storage_uri=str(tmp_path)).run()
     runs = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
+    runs.sort(key=lambda run: run[1])  # a worker may begin a pass before another one ends the pass before
     passes = [runs[first : first + workers] for first in range(0, len(runs), workers)]
-    assert [sum(rows for _, rows, _, _ in shards) for shards in passes] == [700, 550, 850]
-    first, earlier, _ = ((max(run[2] for run in shards), min(run[3] for run in shards)) for shards in passes)
+    assert [sum(rows for _, rows, _, _ in shards) for shards in passes] == [550, 700, 850]
+    earlier, first, _ = ((max(run[2] for run in shards), min(run[3] for run in shards)) for shards in passes)
     assert (first, earlier) == ((699, 700), (549, 550))
     assert (model.best_round, model.earlier_best_round) == (2, 2)
     assert model.refit_rounds == math.ceil((2 / 700 + 2 / 550) / 2 * 850)
+
+
+@pytest.mark.parametrize(
+    ("same_day", "late_class"), [(600, False), (1, True)], ids=["few rows are earlier", "a class comes late"]
+)
+def test_rows_split_by_time_have_no_earlier_part_that_lacks_rows_or_classes(
+    same_day: int, late_class: bool, tmp_path: Path
+):
+    start = datetime(2025, 1, 1)
+    numbers = range(1000)
+    days = [start + timedelta(days=number if number < 100 else max(number, 100 + same_day)) for number in numbers]
+    kinds = ["late" if late_class and number > 600 and number % 2 else "ab"[number % 2] for number in numbers]
+    pl.DataFrame({"day": days, "length": numbers, "kind": kinds}).write_parquet(tmp_path / "days.parquet")
+    dataset = processing.stage(
+        str(tmp_path / "days.parquet"), "kind", ProcessOptions(), storage_uri=str(tmp_path)
+    ).run()
+    whole = manifest.load(dataset)
+    assert whole.split_method == "time"
+    assert split_rows.earlier_origin(whole) is None
 
 
 def test_without_refit_the_loop_runs_once(amounts: DatasetRef, tmp_path: Path):

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.installation import Installation
 
@@ -55,12 +57,14 @@ def project(installation: Installation, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def run(installation: Installation, project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    installation: Installation, project: Path, *arguments: str, manifest: str = "raycluster.yaml"
+) -> "subprocess.CompletedProcess[str]":
     """``python till.py``, by a user who has a kubeconfig and the address of the Prefect server."""
     with installation.namespace.port_forward("prefect-server", 4200) as address:
         settings = {
             "PREFECT_API_URL": f"http://{address}/api",
-            "RAYWORKS_RAY_ADDRESS": "raycluster.yaml",
+            "RAYWORKS_RAY_ADDRESS": manifest,
             "RAYWORKS_NAMESPACE": installation.namespace.name,
             "RAYWORKS_IMAGE": installation.namespace.cluster.image,
             "RAYWORKS_STORAGE_URI": str(project.parent / "storage"),
@@ -87,3 +91,14 @@ def test_a_file_that_did_not_travel_is_named(installation: Installation, project
     assert completed.returncode != 0
     assert "No such file or directory: 'secret.txt'" in completed.stderr
     assert "without what .gitignore names" in completed.stderr
+
+
+def test_a_ray_cluster_that_wants_a_token_gets_the_one_of_its_secret(installation: Installation, project: Path):
+    """KubeRay makes the Secret, and names the service of the head as the manifest says."""
+    manifest = yaml.safe_load((project / "raycluster.yaml").read_text())
+    manifest["metadata"]["name"] = "with-token"
+    manifest["spec"] |= {"rayVersion": version("ray"), "authOptions": {"mode": "token"}}
+    manifest["spec"]["headGroupSpec"]["headService"] = {"metadata": {"name": "my-head"}}
+    (project / "with_token.yaml").write_text(yaml.safe_dump(manifest))
+    completed = run(installation, project, manifest="with_token.yaml")
+    assert "the sum is" in completed.stdout, completed.stderr

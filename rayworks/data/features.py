@@ -8,7 +8,7 @@ import polars as pl
 
 from rayworks import import_path
 from rayworks.data import validation
-from rayworks.errors import DataError, ParameterError
+from rayworks.errors import DataError, ParameterError, first_line
 from rayworks.records import Column, Feature, FeatureSet, Target, TimestampPart
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def transform(raw: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
         raise ParameterError(
             "the feature function returned a column of another type than for the sample",
             where=feature_set.function,
-            detail=str(error).splitlines()[0],
+            detail=first_line(error),
             remedy="Return columns of the same types for any rows",
         ) from error
     _check_numbers(transformed.select(f.name for f in feature_set.features if f.source in planned), feature_set)

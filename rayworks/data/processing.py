@@ -67,7 +67,8 @@ def stage(
     """
     files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
     if only is not None:
-        files = [file for file in files if file.source.uri in set(only)]
+        chosen = set(only)
+        files = [file for file in files if file.source.uri in chosen]
     sources, name = [file.source for file in files], name or name_of(uri)
     folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources))
     manifest_uri = storage.join(folder, manifest.FILE)

@@ -28,11 +28,10 @@ SAMPLED_TIMES = 1_000_000  # 8 MB
 @dataclass(frozen=True)
 class Origin:
     """An earlier time that divides the training rows as the dataset is divided: those before it train, as many as the
-    dataset validates are from then on. ``train`` and ``validation`` are the numbers of these rows, about."""
+    dataset validates are from then on. ``train`` is about the number of the former."""
 
     time: int
     train: int
-    validation: int
 
 
 def row_range(rows: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -65,10 +64,19 @@ def encoded(
     dataset: Dataset, split: SplitName, *, rank: int = 0, world_size: int = 1
 ) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":
     """Yield a worker's shard as inputs of a model, features and target, one row group at a time."""
-    inputs = dataset.feature_set.features
-    names = [*(feature.name for feature in inputs), dataset.target.name]
-    for frame in frames(dataset, split, names, rank=rank, world_size=world_size):
-        yield features.encode(frame, inputs), features.encode_target(frame[dataset.target.name], dataset.target)
+    for frame in frames(dataset, split, _columns(dataset), rank=rank, world_size=world_size):
+        yield _encode(dataset, frame)
+
+
+def _columns(dataset: Dataset) -> list[str]:
+    """Return the columns of the features and the target."""
+    return [*(feature.name for feature in dataset.feature_set.features), dataset.target.name]
+
+
+def _encode(dataset: Dataset, rows: pl.DataFrame) -> "tuple[pd.DataFrame, np.ndarray]":
+    """Return rows as inputs of a model, features and target."""
+    labels = features.encode_target(rows[dataset.target.name], dataset.target)
+    return features.encode(rows, dataset.feature_set.features), labels
 
 
 def earlier_origin(dataset: Dataset) -> Origin | None:
@@ -85,7 +93,7 @@ def earlier_origin(dataset: Dataset) -> Origin | None:
     is_before, labels = times < time, pl.concat([frame[target.name] for frame in sampled])
     train = rows * int(is_before.sum()) // len(times)
     has_all_classes = not target.classes or labels.filter(is_before).n_unique() == labels.n_unique()
-    return Origin(time, train, rows - train) if train >= validation and has_all_classes else None
+    return Origin(time, train) if train >= validation and has_all_classes else None
 
 
 def encoded_at(
@@ -95,15 +103,12 @@ def encoded_at(
 
     A shard has its share of each row group: where rows are in the order of time, contiguous shards would be empty.
     """
-    inputs = dataset.feature_set.features
-    names = [*(feature.name for feature in inputs), dataset.target.name, cast(str, dataset.split_column)]
-    for frame in frames(dataset, "train", names):
+    for frame in frames(dataset, "train", [*_columns(dataset), cast(str, dataset.split_column)]):
         is_before = _times(dataset, frame) < origin.time
         rows = frame.filter(is_before if part == "train" else ~is_before)
         first, last = row_range(len(rows), rank, world_size)
         if shard := last - first:
-            rows = rows.slice(first, shard)
-            yield features.encode(rows, inputs), features.encode_target(rows[dataset.target.name], dataset.target)
+            yield _encode(dataset, rows.slice(first, shard))
 
 
 def _times(dataset: Dataset, rows: pl.DataFrame) -> pl.Series:
@@ -125,10 +130,7 @@ def sampled(
 ) -> "tuple[pd.DataFrame, np.ndarray, np.ndarray | None]":
     """Return about ``max_rows`` rows of the splits at most, every n-th row: features, target, and
     :func:`split_values`."""
-    inputs = dataset.feature_set.features
-    by = [dataset.split_column] if dataset.split_column else []
-    names = list(dict.fromkeys([*(f.name for f in inputs), dataset.target.name, *by]))
+    names = [*_columns(dataset), *([dataset.split_column] if dataset.split_column else [])]
     step = -(-sum(dataset.split(split).rows for split in splits) // max_rows)
     whole = pl.concat([frame.gather_every(step) for split in splits for frame in frames(dataset, split, names)])
-    labels = features.encode_target(whole[dataset.target.name], dataset.target)
-    return features.encode(whole, inputs), labels, split_values(dataset, whole)
+    return *_encode(dataset, whole), split_values(dataset, whole)

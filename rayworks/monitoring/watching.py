@@ -40,8 +40,9 @@ def look(
     """
     said: list[str] = []
     while True:
-        run = _last_run(arrivals.read(uri), state)
-        ledger = arrivals.read(uri)  # after the state of the run, whose last act is to add its result
+        ledger = arrivals.read(uri)
+        if run := _last_run(ledger, state):
+            ledger = arrivals.read(uri)  # after the state of the run, whose last act is to add its result
         objects = new_data.listed(source, file_format)
         step = new_data.next_step(ledger, objects, run, options, now())
         if isinstance(step, Wait):

@@ -111,7 +111,8 @@ class WorkerContext(loop.LoopContext):
         self.refit_rounds: int | None = None
         if passes and passes.refit_rounds:
             self._refit(passes.refit_rounds)
-        self._origin = split_rows.earlier_origin(job.dataset) if job.options.refit else None
+        looks_for_rounds = job.options.refit and self.refit_rounds is None
+        self._origin = split_rows.earlier_origin(job.dataset) if looks_for_rounds else None
         self.restarts = self._count_start() if self.rank == 0 else 0
         self._checkpointed = self._shown = time.monotonic()
 

@@ -60,6 +60,16 @@ def frames(
                 row += rows
 
 
+def first_rows(dataset: Dataset, split: SplitName, columns: Sequence[str], rows: int) -> pl.DataFrame:
+    """Return the first ``rows`` rows of a split; all of them if it has fewer."""
+    read: list[pl.DataFrame] = []
+    for frame in frames(dataset, split, columns):
+        read.append(frame.head(rows - sum(map(len, read))))
+        if sum(map(len, read)) == rows:
+            break
+    return pl.concat(read)
+
+
 def encoded(
     dataset: Dataset, split: SplitName, *, rank: int = 0, world_size: int = 1
 ) -> "Iterator[tuple[pd.DataFrame, np.ndarray]]":

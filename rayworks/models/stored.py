@@ -95,7 +95,7 @@ def example_rows(dataset: Dataset) -> "pd.DataFrame":
     from rayworks.data import split_rows
 
     names = [column.name for column in dataset.feature_set.columns]
-    return next(split_rows.frames(dataset, "test", names)).head(EXAMPLE_ROWS).to_pandas()
+    return split_rows.first_rows(dataset, "test", names, EXAMPLE_ROWS).to_pandas()
 
 
 def signature(dataset: Dataset, predictions: "pd.DataFrame") -> Any:

@@ -60,7 +60,7 @@ def _check(
     whole = manifest.load(dataset)
     columns = whole.feature_set.columns
     names = [column.name for column in columns]
-    rows = next(split_rows.frames(whole, "test", names)).head(options.rows).to_pandas()
+    rows = split_rows.first_rows(whole, "test", names, options.rows).to_pandas()
     progress(0.1, "starting the candidate's application")
     try:
         with _served(model_uri, tracking_uri) as url, _http_client(options.timeout_seconds) as client:

@@ -1,4 +1,4 @@
-"""What pandas, Polars and Arrow write comes back as it was, or is rejected. No Ray."""
+"""What pandas, Polars, Arrow and DuckDB write comes back as it was, or is rejected. No Ray."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -56,6 +57,18 @@ def by_arrow(rows: Sequence[tuple[Value, ...]], names: list[str], path: Path, de
     arrow_csv.write_csv(table, path, arrow_csv.WriteOptions(delimiter=delimiter, quoting_style=style))
 
 
+def by_duckdb(rows: Sequence[tuple[Value, ...]], names: list[str], path: Path, delimiter: str, end: str, quoting: int):
+    table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row").to_arrow()
+    quoted = "force_quote *," if quoting == csv.QUOTE_ALL else ""
+    duckdb_copy(table, path, f"format csv, header, {quoted} delimiter '{delimiter}'")
+
+
+def duckdb_copy(table: pa.Table, path: Path, options: str) -> None:
+    with duckdb.connect() as database:
+        database.register("source", table)
+        database.execute(f"copy source to '{path}' ({options})")
+
+
 def read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The rows of a file, and how many of its records are malformed."""
     [chunk] = reading.chunks(reading.source_files(str(path)))
@@ -69,7 +82,7 @@ def is_subsequence(rows: list[Any], of: list[Any]) -> bool:
     return all(row in rest for row in rows)
 
 
-@pytest.mark.parametrize("write", [by_pandas, by_polars, by_arrow])
+@pytest.mark.parametrize("write", [by_pandas, by_polars, by_arrow, by_duckdb])
 @given(
     rows=tables(texts | st.none()),
     names=st.permutations(["a", "b c", "d{}e", 'f"g']),
@@ -122,8 +135,9 @@ def test_json_lines_come_back_as_text(rows: list[tuple[Any, ...]]):
     [
         lambda frame, path: frame.write_ndjson(path),
         lambda frame, path: frame.to_pandas().to_json(path, orient="records", lines=True),
+        lambda frame, path: duckdb_copy(frame.to_arrow(), path, "format json"),
     ],
-    ids=["polars", "pandas"],
+    ids=["polars", "pandas", "duckdb"],
 )
 @given(rows=tables(texts))
 def test_json_lines_of_other_writers_come_back(write: Callable[..., None], rows: list[tuple[str, ...]]):
@@ -153,8 +167,9 @@ columns = {
         lambda table, path: pq.write_table(table, path, row_group_size=3),
         lambda table, path: pl.DataFrame(table).write_parquet(path),
         lambda table, path: table.to_pandas(types_mapper=pd.ArrowDtype).to_parquet(path),
+        lambda table, path: duckdb_copy(table, path, "format parquet"),
     ],
-    ids=["arrow", "polars", "pandas"],
+    ids=["arrow", "polars", "pandas", "duckdb"],
 )
 @given(rows=st.lists(st.fixed_dictionaries({k: v | st.none() for k, v in columns.items()}), min_size=1, max_size=8))
 def test_parquet_comes_back_with_its_types(write: Callable[..., None], rows: list[dict[str, Any]]):

@@ -6,9 +6,13 @@ Read in Prefect 3.8.8, prefect-ray 0.6.0 and Ray 2.60.0. Each function says what
 
 import concurrent.futures
 import copyreg
+import importlib
+import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
 
@@ -16,12 +20,39 @@ from prefect.context import AssetContext, FlowRunContext, serialize_context
 from prefect.task_runners import TaskRunner
 from prefect.utilities.annotations import allow_failure, opaque, quote, unmapped
 from prefect.utilities.engine import collect_task_run_inputs_sync, link_state_to_task_run_result
+from prefect_ray import task_runners as prefect_ray_task_runners
 from prefect_ray.context import RemoteOptionsContext
 from prefect_ray.task_runners import PrefectRayFuture
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import RunInput, State
     from prefect.tasks import Task
+
+# Importing Ray
+
+
+class _RayWhenUsed(ModuleType):
+    """Stands for the module ``ray`` in prefect-ray, and imports it when an attribute is read."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("ray"), name)
+
+
+def import_ray_once() -> None:
+    """Let Python import Ray by itself, after prefect-ray was imported.
+
+    prefect-ray puts a module ``ray`` into ``sys.modules`` that is executed when an attribute of it is read
+    (``prefect.utilities.importtools.lazy_import``, on ``importlib.util.LazyLoader``). If the next import is one of a
+    submodule, as in ``from ray.exceptions import RayTaskError``, Python executes that submodule twice, once through
+    ``ray`` itself: there are two classes of each name, and ``except RayTaskError`` catches nothing. The same happens
+    with any package (python/cpython#86439).
+    """
+    if type(sys.modules.get("ray")) is getattr(importlib.util, "_LazyModule"):  # noqa: B009 - a private name
+        del sys.modules["ray"]
+        prefect_ray_task_runners.__dict__["ray"] = _RayWhenUsed("ray")
+
+
+import_ray_once()
 
 # What a task run reports
 

@@ -5,6 +5,8 @@ import contextvars
 import inspect
 import logging
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,31 @@ def test_an_annotation_of_a_parameter_survives_pickling():
     for annotation in (allow_failure, opaque, quote, unmapped):
         copied = pickle.loads(cloudpickle.dumps(annotation([1])))
         assert (type(copied), copied.unwrap()) == (annotation, [1])
+
+
+FIRST_IMPORT_OF_RAY = """
+import sys
+{imports}
+assert {is_lazy}
+from ray.exceptions import RayTaskError
+import prefect_ray.task_runners, ray._private.worker
+print(ray._private.worker.RayTaskError is RayTaskError, prefect_ray.task_runners.ray.is_initialized())
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "is_lazy", "printed"),
+    [
+        ("from prefect_ray import RayTaskRunner", "'ray' in sys.modules", "False False"),  # or the repair is needless
+        ("from rayworks import RayTaskRunner", "'ray' not in sys.modules", "True False"),
+        ("import prefect_ray\nfrom rayworks import RayTaskRunner", "'ray' not in sys.modules", "True False"),
+    ],
+    ids=["prefect-ray alone", "rayworks", "prefect-ray before rayworks"],
+)
+def test_each_module_of_ray_is_imported_once_and_not_before_it_is_used(imports: str, is_lazy: str, printed: str):
+    code = FIRST_IMPORT_OF_RAY.format(imports=imports, is_lazy=is_lazy)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == printed
 
 
 def test_a_runner_of_prefect_ray_starts_without_ray():

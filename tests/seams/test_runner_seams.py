@@ -294,6 +294,13 @@ def test_each_module_of_ray_is_imported_once_and_not_before_it_is_used(imports: 
     assert done.stdout.strip() == printed
 
 
+def test_ray_stays_as_it_is_once_it_has_been_imported():
+    import ray
+
+    _private.import_ray_once()
+    assert sys.modules["ray"] is ray
+
+
 def test_a_runner_of_prefect_ray_starts_without_ray():
     import ray
 

@@ -142,7 +142,7 @@ def bare_job(installation: Installation, file: str) -> dict[str, Any]:
 @pytest.mark.timeout(1800)
 def test_seconds_to_the_first_task(installation: Installation) -> None:
     installation.write_manifest(CLUSTER)
-    # As deployments/kubernetes/raycluster.yaml has it: an idle worker of a warm cluster stays for a minute.
+    # As deployments/kubernetes/base/raycluster.yaml has it: an idle worker of a warm cluster stays for a minute.
     script = f"sed -i 's/idleTimeoutSeconds: 15/idleTimeoutSeconds: 60/' {installation.manifest(CLUSTER)}"
     installation.on_storage(script)
     ray = RayOfRun(installation.namespace, cluster_name="")

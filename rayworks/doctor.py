@@ -127,7 +127,7 @@ def _permissions(api: KubernetesApi) -> Line:
     except RefusedError as error:
         return Line("fail", "permissions", str(error.explained()))
     if missing:
-        detail = f"not allowed: {', '.join(missing)}. Grant them as deployments/kubernetes/rbac.yaml does"
+        detail = f"not allowed: {', '.join(missing)}. Grant them as deployments/kubernetes/base/rbac.yaml does"
         return Line("fail", "permissions", detail)
     return Line("pass", "permissions", f"all that a run needs in {api.namespace}")
 

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(
         default=None, description="MLflow server or database. By default a SQLite file in the storage folder."
     )
+    mlflow_ui_url: str | None = Field(
+        default=None, description="Where browsers find MLflow. By default the tracking URI if it is a web address."
+    )
     ray_address: str | None = Field(
         default=None,
         description="Where Ray runs: 'auto', 'host:port' or 'ray://host:port' of an existing Ray cluster, or a "
@@ -76,3 +79,8 @@ class Settings(BaseSettings):
         with storage.explained(str(folder), "write"):
             folder.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{folder}/mlflow.db"
+
+    def mlflow_address(self) -> str | None:
+        """Return the address under which browsers find MLflow, without a slash at its end; None if there is none."""
+        address = self.mlflow_ui_url or self.mlflow_tracking_uri or ""
+        return address.rstrip("/") if address.startswith(("http://", "https://")) else None

@@ -5,6 +5,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from rayworks import resources, storage
 from rayworks.data import manifest
+from rayworks.evaluation import registry
 from rayworks.prefect_api import flow_run_links
 from rayworks.records import (
     DatasetRef,
@@ -34,8 +35,10 @@ def report(
 ) -> Report:
     """Write the HTML page, and create the artifacts of the flow run."""
     settings = Settings()
-    page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", f"{flow_run_links.flow_run_name()}.html")
-    links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.links(settings.tracking_uri(), version)}
+    mlflow, tracking_uri = settings.mlflow_address(), settings.tracking_uri()
+    file = f"{flow_run_links.flow_run_name()}.html"
+    page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", file)
+    links = {"report": page_uri, "dataset": dataset.uri, **flow_run_links.links(mlflow, tracking_uri, version)}
     run = pages.Run(
         title=dataset.name,
         dataset=manifest.load(dataset),
@@ -48,7 +51,13 @@ def report(
         seconds=flow_run_links.task_seconds(),
         links=links,
     )
-    pages.write(page_uri, pages.html(**run))
+    page = pages.html(**run)
+    pages.write(page_uri, page)
+    if mlflow:  # a browser follows no link to a path, which may be on another machine besides
+        uris = {"tracking_uri": tracking_uri, "storage_uri": settings.storage_uri}
+        links["report"] = mlflow + registry.keep_page(page, file, experiment=dataset.name, version=version, **uris)
+        create_link_artifact(links["report"], link_text="The report", key="report")
+        create_link_artifact(links["MLflow"], link_text="The model in MLflow", key="mlflow")
     create_markdown_artifact(pages.markdown(**run), key="summary", description="Summary of the run")
     if tuned:
         create_table_artifact(readable(pages.trial_rows(tuned)), key="trials", description="Trials, the best first")
@@ -59,6 +68,4 @@ def report(
         create_table_artifact(
             readable(pages.slice_rows(evaluation)), key="slices", description="Metrics by slice, the worst first"
         )
-    if links["MLflow"].startswith("http"):  # a path or a command is not a link: the summary shows it as text
-        create_link_artifact(links["MLflow"], link_text="The model in MLflow", key="mlflow")
     return Report(uri=page_uri, promoted=decision.promoted if decision else None, summary=tuple(pages.summary(**run)))

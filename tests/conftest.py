@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -85,3 +86,17 @@ def prefect_home(prefect_api: str, tmp_path: Path) -> Path:
     home.mkdir()
     shutil.copy(_home() / "new.db", home / "prefect.db")
     return home
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium, which sees pages as users do."""
+    executable = os.environ.get("RAYWORKS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("NO BROWSER: install chromium or set RAYWORKS_TEST_CHROMIUM to test that reports open")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -1,4 +1,4 @@
-"""Register the work pool ``kubernetes`` and every deployment of ``prefect.yaml`` with the Prefect server.
+"""Register the work pool ``PREFECT_DEFAULT_WORK_POOL_NAME`` and every deployment of ``prefect.yaml``.
 
     python register.py WORK_POOL_JSON
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 
-POOL = "kubernetes"
 SERVER_SECONDS = 300
 """How long to wait for the Prefect server."""
 
@@ -41,8 +40,10 @@ def wait_for_server() -> None:
     deadline = time.monotonic() + SERVER_SECONDS
     while True:
         try:
-            httpx.get(f"{api_url}/health", timeout=5).raise_for_status()
-            return
+            response = httpx.get(f"{api_url}/health", timeout=5)
+            if not response.is_server_error:  # one that wants a key refuses this, and responds
+                return
+            response.raise_for_status()
         except httpx.HTTPError as error:
             if time.monotonic() > deadline:
                 sys.exit(f"The Prefect server does not respond: {api_url} ({error}). Check the log of its pod.")
@@ -56,15 +57,14 @@ def main(path: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(template, file)
         file.flush()
-        prefect("work-pool", "create", POOL, "--type", "kubernetes", "--base-job-template", file.name, "--overwrite")
+        pool = os.environ["PREFECT_DEFAULT_WORK_POOL_NAME"]
+        prefect("work-pool", "create", pool, "--type", "kubernetes", "--base-job-template", file.name, "--overwrite")
     prefect("deploy", "--all")
 
 
 def prefect(*arguments: str) -> None:
     """Run a ``prefect`` command without prompts."""
-    subprocess.run(
-        ["prefect", "--no-prompt", *arguments], check=True, env={**os.environ, "PREFECT_DEFAULT_WORK_POOL_NAME": POOL}
-    )
+    subprocess.run(["prefect", "--no-prompt", *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -301,6 +301,34 @@ def _record_decision(
         client.set_registered_model_alias(candidate.name, CHAMPION, version)
 
 
+def keep_page(
+    page: str, file: str, *, experiment: str, version: ModelVersion | None, tracking_uri: str, storage_uri: str
+) -> str:
+    """Keep an HTML page with the run of a model version, or in a run of its own, and return its route in MLflow's UI.
+
+    The UI shows the page in a frame. Addresses of the file itself make a browser download it.
+
+    Args:
+        page: The page.
+        file: The name of its file, without characters that a URL escapes.
+        experiment: The name of the experiment that gets a run if there is no version.
+        version: The model version that the page is about.
+        tracking_uri: MLflow's.
+        storage_uri: The storage, for an experiment that does not exist yet.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+    """
+    with _registry(tracking_uri) as client:
+        if version:
+            run = client.get_run(version.run_id)
+        else:
+            run = client.create_run(_experiment(client, experiment, storage_uri), run_name=Path(file).stem)
+            client.set_terminated(run.info.run_id)
+        client.log_text(run.info.run_id, page, f"reports/{file}")
+        return f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/reports/{file}"
+
+
 def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
     """Make the previous champion the champion again.
 

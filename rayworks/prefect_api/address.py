@@ -29,4 +29,6 @@ def worker_environment() -> dict[str, str]:
     environment["RAYWORKS_STORAGE_URI"] = storage.absolute(settings.storage_uri)
     if settings.mlflow_tracking_uri:
         environment["RAYWORKS_MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
+    if settings.mlflow_ui_url:
+        environment["RAYWORKS_MLFLOW_UI_URL"] = settings.mlflow_ui_url
     return environment

@@ -1,5 +1,6 @@
 """The flow run around a task: its name, the durations of its tasks, and links to where it is shown."""
 
+import re
 from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def flow_run_name() -> str:
-    """Return the flow run's name and the start of its id: unique, and known to users."""
+    """Return the flow run's name and the start of its id: unique, known to users, and fit for a file and a URL."""
     run = _flow_run()
-    return f"{run.name}-{str(run.id)[:8]}"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', run.name)}-{str(run.id)[:8]}"
 
 
 def _flow_run() -> "FlowRun":
@@ -34,18 +35,19 @@ def task_seconds() -> dict[str, float]:
     return {run.name.rpartition("-")[0]: run.total_run_time.total_seconds() for run in task_runs if run.end_time}
 
 
-def links(tracking_uri: str, version: ModelVersion | None = None) -> dict[str, str]:
+def links(mlflow_address: str | None, tracking_uri: str, version: ModelVersion | None = None) -> dict[str, str]:
     """Return links to the flow run in Prefect and to the model in MLflow. Where there is no URL, return a command.
 
     Args:
-        tracking_uri: MLflow's.
+        mlflow_address: Where browsers find MLflow.
+        tracking_uri: MLflow's, for the command.
         version: The model version of the flow run, if it has one.
     """
     ui = get_current_settings().ui_url
     prefect = f"{ui}/runs/flow-run/{_flow_run().id}" if ui else "run: uv run prefect server start"
-    if tracking_uri.startswith("http"):
+    if mlflow_address:
         model = f"/#/models/{version.name}/versions/{version.version}" if version else ""
-        mlflow = tracking_uri.rstrip("/") + model
+        mlflow = mlflow_address + model
     else:
         mlflow = f"run: uv run mlflow ui --backend-store-uri {tracking_uri}"
     return {"Prefect": prefect, "MLflow": mlflow}

@@ -81,7 +81,7 @@ class Installation:
         """Return the work pool's Job with variables filled in, and the pod in it."""
         worker = self.namespace.read("deployments", "prefect-worker")["spec"]["template"]["spec"]["containers"][0]
         values = {"image": worker["image"], "image_pull_policy": "IfNotPresent", "cpu_request": "250m"} | variables
-        job = json.loads((self.base / "work-pool.json").read_text())["job_configuration"]["job_manifest"]
+        job = json.loads((self.base / "base/work-pool.json").read_text())["job_configuration"]["job_manifest"]
         pod = job["spec"]["template"]["spec"]
         del pod["parallelism"], pod["completions"]  # a Job's; Prefect wants them here
         text = json.dumps(pod["containers"][0] | {"args": []})
@@ -124,7 +124,7 @@ class Installation:
         Returns:
             The manifest.
         """
-        manifest = yaml.safe_load((self.base / "raycluster.yaml").read_text())
+        manifest = yaml.safe_load((self.base / "base/raycluster.yaml").read_text())
         manifest["metadata"]["name"] = cluster_name
         spec = manifest["spec"]
         [group, *_] = spec["workerGroupSpecs"]

@@ -45,7 +45,7 @@ both()
 def test_tasks_run_on_the_nodes_that_are_reserved_for_them(installation: Installation):
     cluster, name = installation.namespace.cluster, "placed"
     dedicated, with_gpu = cluster.node_names()[-2:]
-    manifest = yaml.safe_load((installation.base / "raycluster.yaml").read_text())
+    manifest = yaml.safe_load((installation.base / "base/raycluster.yaml").read_text())
     manifest["metadata"]["name"] = name
     head, groups = manifest["spec"]["headGroupSpec"], manifest["spec"]["workerGroupSpecs"]
     for group in (head, *groups):  # this machine has two cores; all else is as it is shipped

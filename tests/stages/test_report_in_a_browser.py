@@ -1,28 +1,11 @@
 """The report in a browser, opened from a file and without a network."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import made_up_run
 import pytest
 
 from rayworks.reporting import report
-
-CHROMIUM = os.environ.get("RAYWORKS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER: install chromium or set RAYWORKS_TEST_CHROMIUM to test that reports open")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

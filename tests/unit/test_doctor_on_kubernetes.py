@@ -10,7 +10,7 @@ import yaml
 from rayworks import doctor
 from rayworks.settings import Settings
 
-SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/raycluster.yaml"
+SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/base/raycluster.yaml"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from rayworks.cluster.kubernetes import raycluster_manifest
 from rayworks.cluster.kubernetes.raycluster_manifest import Needs
 from rayworks.errors import ParameterError
 
-SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/raycluster.yaml"
+SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/base/raycluster.yaml"
 
 
 @pytest.fixture

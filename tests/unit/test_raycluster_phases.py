@@ -23,7 +23,7 @@ from rayworks.settings import Settings
 from tests.unit.recorded_api import Api
 from tests.waiting import eventually
 
-SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/raycluster.yaml"
+SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/base/raycluster.yaml"
 
 
 @pytest.fixture

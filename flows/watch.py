@@ -20,7 +20,7 @@ from rayworks.params import (
 from tasks.watch import watch as watch_task
 
 
-@flow(name="watch")
+@flow(name="watch", flow_run_name="{watch}")
 def watch(
     watch: WatchName,
     source: Source,

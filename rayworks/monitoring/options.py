@@ -10,13 +10,17 @@ WatchName = Annotated[
     str,
     parameter(
         "Watch",
-        "A name of its own for what is watched, in lower case, such as flights-live. It has a ledger on the storage.",
+        "A new name for what you watch: lower-case letters, digits and -, such as flights-live. The model gets it too.",
     ),
     Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"),
 ]
 Source = Annotated[
     str,
-    parameter("Source", "Where new data arrive: a folder or a glob, such as s3://lake/flights/ or /data/*.parquet."),
+    parameter(
+        "Source",
+        "Where new files arrive: a folder or a glob of Parquet, CSV or JSON lines, such as s3://lake/flights/ or "
+        "/data/flights/*.parquet. It may be empty yet.",
+    ),
 ]
 
 

@@ -138,7 +138,7 @@ class Installation:
 def responds(url: str) -> bool:
     """Return whether a server responds to a request with success."""
     try:
-        return httpx.get(url, timeout=5).is_success
+        return httpx.get(url, timeout=15).is_success
     except httpx.HTTPError:
         return False
 

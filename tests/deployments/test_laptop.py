@@ -84,7 +84,7 @@ def postgresql() -> Generator[str]:
     eventually(lambda: not subprocess.run(ready, capture_output=True, check=False).returncode, 60)
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(api)]
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    eventually(lambda: responds(f"http://127.0.0.1:{api}/api/health"), 180, every=0.5)
+    eventually(lambda: responds(f"http://127.0.0.1:{api}/api/health"), 280, every=0.5)
     yield f"http://127.0.0.1:{api}/api"
     for process in (server, database):
         process.terminate()
@@ -176,7 +176,8 @@ def test_what_people_set_in_the_ui_survives_another_registration(client: Any):
             for deployment in found
         }
 
-    register()
+    if not client.read_deployments():  # the laptop's has done it already
+        register()
     nightly = {"cron": "0 3 * * *", "timezone": "Europe/Berlin"}
     watched = {"watch": "sales", "source": "/data/sales", "target": "amount"}
     schedule("pipeline/pipeline", schedule=nightly, active=True)
@@ -205,8 +206,9 @@ def test_an_automation_is_changed_and_never_doubled_and_stays_disabled(client: A
     client.create_automation(automation("first"))  # two runs made it at once
     automations.put(automation("first"))
     [made] = client.read_automations_by_name("example")
+    stored = client.request("GET", f"/automations/{made.id}").json()
     automations.put(automation("first"))
-    assert client.read_automations_by_name("example")[0].updated == made.updated
+    assert client.request("GET", f"/automations/{made.id}").json() == stored  # its trigger has not begun anew
     client.pause_automation(made.id)
     automations.put(automation("second"))
     [changed] = client.read_automations_by_name("example")

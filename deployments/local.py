@@ -258,9 +258,11 @@ def start(installation: Installation) -> None:
         installation.wait_for("mlflow", f"{mlflow['RAYWORKS_MLFLOW_UI_URL']}/health")
     template = ProcessWorker.get_default_base_job_template()
     registration.register(ROOT, POOL, "process", template, overwrite=False)
-    lost_runs.report_crashed_runs_of_pool(POOL)
+    worker = f"local-{socket.gethostname()}"
+    lost_runs.report_crashed_runs_of_pool(POOL, worker)
     runs = {**mlflow, "RAYWORKS_STORAGE_URI": storage_uri}
-    installation.start("worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process", **runs)
+    work = ("--pool", POOL, "--type", "process", "--name", worker)
+    installation.start("worker", "prefect", "worker", "start", *work, **runs)
     say(f"Prefect, to start runs: {get_current_settings().ui_url}")
     for url in mlflow.values():
         say(f"MLflow, for models: {url}")

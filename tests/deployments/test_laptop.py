@@ -115,6 +115,10 @@ class Webhook(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Receiver)
         self.received: list[dict[str, str]] = []
 
+    def told(self, subject: str) -> str:
+        """The body of the first notification whose subject begins so; none: nothing."""
+        return next((each["body"] for each in self.received if each["subject"].startswith(subject)), "")
+
 
 class _Receiver(http.server.BaseHTTPRequestHandler):
     server: Webhook
@@ -128,10 +132,18 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
+@pytest.fixture(scope="module")
+def webhook(laptop: Installation) -> Generator[Webhook]:
+    """A server for the notifications of the laptop's installation."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
     with Webhook() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        message = {"subject": "{{subject}}", "body": "{{body}}"}
+        with using(laptop.api_url):
+            CustomWebhookNotificationBlock(name="ops", url=url, json_data=message).save("ops")
+            notifications.tell_of_failed_runs()  # as the next registration does
         yield server
         server.shutdown()
 
@@ -218,17 +230,7 @@ def test_an_automation_is_changed_and_never_doubled_and_stays_disabled(client: A
 
 
 def test_failed_runs_and_failed_batches_are_told(runs: Runs, webhook: Webhook):
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from prefect.states import Cancelled
-
-    url = f"http://127.0.0.1:{webhook.server_address[1]}/"
-    message = {"subject": "{{subject}}", "body": "{{body}}"}
-    CustomWebhookNotificationBlock(name="ops", url=url, json_data=message).save("ops", overwrite=True)
-    notifications.tell_of_failed_runs()  # as the next registration does
-
-    def told(subject: str) -> str:
-        subjects = [each for each in webhook.received if each["subject"].startswith(subject)]
-        return subjects[0]["body"] if subjects else ""
 
     failed = runs.start("process/process", uri=str(runs.installation.folder / "none.csv"), target="answer")
     source = runs.installation.folder / "poison"
@@ -240,14 +242,14 @@ def test_failed_runs_and_failed_batches_are_told(runs: Runs, webhook: Webhook):
     [retraining] = runs.named("poison-batch-1")
     runs.client.set_flow_run_state(retraining.id, Cancelled(), force=True)
     runs.completed(runs.start("watch/watch", **parameters, **options))
-    assert "its run was cancelled" in eventually(lambda: told("Batch 1 of poison failed"), 60, str(webhook.received))
+    assert "its run was cancelled" in webhook.told("Batch 1 of poison failed")
     assert runs.ended(failed).state.is_failed()
-    body = eventually(lambda: told("process "), 60, lambda: str(webhook.received))
+    body = eventually(lambda: webhook.told("process "), 60, lambda: str(webhook.received))
     assert "none.csv" in body
     assert f"/runs/flow-run/{failed}" in body
 
 
-def test_an_event_starts_a_look_and_a_file_that_arrived_is_learned_once(runs: Runs):
+def test_an_event_starts_a_look_and_a_file_that_arrived_is_learned_once(runs: Runs, webhook: Webhook):
     source = runs.installation.folder / "lake"
     source.mkdir()
 
@@ -275,6 +277,7 @@ def test_an_event_starts_a_look_and_a_file_that_arrived_is_learned_once(runs: Ru
     eventually(lambda: looked() == 3, 90, runs.installation.output, every=0.5)  # the batch was closed
     ledger = arrivals.read(arrivals.location(str(runs.installation.folder / "storage"), "lake"))
     assert {number: result.state for number, result in ledger.results.items()} == {0: "history", 1: "done"}
+    assert "romoted: " in webhook.told("lake version 1 was ")
     assert len(runs.named("lake-batch")) == 1
     assert len(runs.client.read_automations_by_name("rayworks watch lake")) == 1
     [dataset] = (runs.installation.folder / "storage" / "datasets").glob("lake-*/dataset.json")

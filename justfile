@@ -22,8 +22,8 @@ check:
     uv run lint-imports
     uv run pyright
 
-# Serve every deployment of prefect.yaml from this machine
-serve-deployments:
+# A whole installation on this machine: Prefect, MLflow, a worker, every deployment
+local:
     uv run deployments/local.py
 
 # The quick tests on the newest Python on this machine

@@ -7,9 +7,8 @@ from prefect import flow
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.monitoring.options import Arrived, BatchNumber, Source, WatchName, Window
+from rayworks.monitoring.options import Arrived, BatchNumber, Source, WatchedName, WatchName, Window
 from rayworks.params import (
-    DataName,
     DataTarget,
     EvaluateOptions,
     ProcessOptions,
@@ -37,7 +36,7 @@ def retrain(
     batch: BatchNumber,
     source: Source,
     target: DataTarget,
-    name: DataName = None,
+    name: WatchedName = None,
     arrived: Arrived = (),
     window: Annotated[Window, parameter("Data window")] = Window(),
     process: Annotated[ProcessOptions, parameter("Process")] = ProcessOptions(),

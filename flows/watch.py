@@ -6,9 +6,8 @@ from prefect import flow
 
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.monitoring.options import Source, WatchName, WatchOptions, Window
+from rayworks.monitoring.options import Source, WatchedName, WatchName, WatchOptions, Window
 from rayworks.params import (
-    DataName,
     DataTarget,
     EvaluateOptions,
     ProcessOptions,
@@ -20,12 +19,12 @@ from rayworks.params import (
 from tasks.watch import watch as watch_task
 
 
-@flow(name="watch")
+@flow(name="watch", flow_run_name="{watch}")
 def watch(
     watch: WatchName,
     source: Source,
     target: DataTarget,
-    name: DataName = None,
+    name: WatchedName = None,
     options: Annotated[WatchOptions, parameter("Options")] = WatchOptions(),
     window: Annotated[Window, parameter("Data window")] = Window(),
     process: Annotated[ProcessOptions, parameter("Process")] = ProcessOptions(),

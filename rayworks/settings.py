@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         default=None,
         description="URL template of a RayCluster's dashboard for browsers, with {namespace} and {name}.",
     )
+    notify: str | None = Field(
+        default=None,
+        pattern=r"^[^/]+/[^/]+$",
+        description="The slug of a Prefect notification block, such as 'slack-webhook/ops'. It is told of failed runs, "
+        "batches that failed, promotions and refusals.",
+    )
     image: str | None = Field(default=None, description="Image for the manifest's Ray containers that do not name one.")
     namespace: str | None = Field(
         default=None, description="Namespace of RayClusters. By default that of the pod or of the kubeconfig's context."

@@ -6,6 +6,7 @@ from prefect import task
 
 from rayworks.monitoring import arrivals
 from rayworks.monitoring.arrivals import BatchResult
+from rayworks.prefect_api import looks
 from rayworks.records import Report
 from rayworks.settings import Settings
 
@@ -16,3 +17,4 @@ def close_batch(watch: str, batch: int, report: Report) -> None:
     reason = f"{'promoted' if report.promoted else 'not promoted'}: {report.uri}"
     uri = arrivals.location(Settings().storage_uri, watch)
     arrivals.add(uri, BatchResult(batch=batch, state="done", reason=reason, ended=datetime.now(UTC)))
+    looks.ask(watch)  # what arrived meanwhile is the next batch

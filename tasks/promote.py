@@ -5,6 +5,7 @@ from prefect import task
 from rayworks import resources
 from rayworks.evaluation import registry
 from rayworks.params import PromoteOptions
+from rayworks.prefect_api import notifications
 from rayworks.records import Evaluation, ModelVersion, PromotionDecision, ServeCheck
 from rayworks.settings import Settings
 
@@ -16,7 +17,7 @@ def promote(
 ) -> PromotionDecision:
     """Move the champion alias if every check passes, and store the decision in either case."""
     settings = Settings()
-    return registry.promote(
+    decision = registry.promote(
         candidate,
         evaluation,
         serve_check,
@@ -24,3 +25,7 @@ def promote(
         tracking_uri=settings.tracking_uri(),
         storage_uri=settings.storage_uri,
     )
+    if decision.changed or not decision.promoted:  # not again where it already was the champion
+        outcome = "was promoted" if decision.promoted else "was not promoted"
+        notifications.tell(f"{candidate.name} version {candidate.version} {outcome}", decision.reason)
+    return decision

@@ -4,10 +4,12 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from rayworks.monitoring import arrivals, watching
-from rayworks.monitoring.arrivals import Batch
+from rayworks.monitoring import arrivals, new_data, watching
+from rayworks.monitoring.arrivals import Batch, BatchResult
 from rayworks.monitoring.options import WatchOptions
-from rayworks.prefect_api import deployment_runs
+from rayworks.params import ProcessOptions
+from rayworks.prefect_api import deployment_runs, looks, notifications
+from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.settings import Settings
 
 
@@ -17,6 +19,10 @@ def watch(name: str, source: str, options: WatchOptions, retrain: dict[str, Any]
 
     Args:
         retrain: Parameters of the flow ``retrain``.
+
+    Raises:
+        ParameterError: At the first look, the first file does not have the target.
+        StorageError: The source cannot be listed.
     """
 
     def start(batch: Batch, attempt: int) -> str:
@@ -29,9 +35,17 @@ def watch(name: str, source: str, options: WatchOptions, retrain: dict[str, Any]
             name=f"{name}-batch-{batch.number}",
         )
 
+    def failed(result: BatchResult) -> None:
+        notifications.tell(f"Batch {result.batch} of {name} failed", f"{result.reason}\nIts files arrived at {source}")
+
+    attach_run_log()  # this flow has no RayTaskRunner, which does it for others
     uri = arrivals.location(Settings().storage_uri, name)
-    file_format = retrain["process"]["format"]
-    lines = watching.look(uri, source, options, file_format=file_format, start=start, state=deployment_runs.state)
+    process = ProcessOptions.model_validate(retrain["process"])
+    if not arrivals.read(uri).batches:  # the first look
+        new_data.check_target(new_data.listed(source, process.format), retrain["target"], process)
+    looks.answer(name)
+    state = deployment_runs.state
+    lines = watching.look(uri, source, options, file_format=process.format, start=start, state=state, failed=failed)
     for line in lines:
         get_run_logger().info(line)
     return lines

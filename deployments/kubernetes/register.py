@@ -8,15 +8,17 @@ work pool's form are overwritten: edit the JSON file instead.
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from rayworks.errors import RayworksError
+from rayworks.prefect_api import registration
+
+ROOT = Path(__file__).resolve().parents[2]
 SERVER_SECONDS = 300
 """How long to wait for the Prefect server."""
 
@@ -54,17 +56,10 @@ def main(path: str) -> None:
     """Register the work pool and the deployments."""
     template = base_job_template(path)
     wait_for_server()
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(template, file)
-        file.flush()
-        pool = os.environ["PREFECT_DEFAULT_WORK_POOL_NAME"]
-        prefect("work-pool", "create", pool, "--type", "kubernetes", "--base-job-template", file.name, "--overwrite")
-    prefect("deploy", "--all")
-
-
-def prefect(*arguments: str) -> None:
-    """Run a ``prefect`` command without prompts."""
-    subprocess.run(["prefect", "--no-prompt", *arguments], check=True)
+    try:
+        registration.register(ROOT, os.environ["PREFECT_DEFAULT_WORK_POOL_NAME"], "kubernetes", template, overwrite=True)
+    except RayworksError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from typing import Literal
 
 from rayworks import storage
 from rayworks.data import reading
-from rayworks.errors import StorageError
+from rayworks.errors import ParameterError, RayworksError, StorageError
 from rayworks.monitoring.arrivals import Batch, BatchResult, Ledger, RunState
 from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.params import ProcessOptions
 from rayworks.records import SourceFile
 
 
@@ -50,12 +51,36 @@ def listed(source: str, file_format: Literal["auto"] | reading.Format = "auto") 
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return ()
-        raise
+        remedy = f"{error.remedy}. Or correct the parameter Source"
+        raise StorageError("the source cannot be listed", where=source, detail=error.detail, remedy=remedy) from error
     return tuple(
         SourceFile(uri=uri, bytes=info.size, modified=info.mtime)
         for uri, info in files
         if info.size and (file_format != "auto" or reading.format_of(uri))
     )
+
+
+def check_target(objects: Iterable[SourceFile], target: str, options: ProcessOptions) -> None:
+    """Check that the first file has the target. One that cannot be read is for a retraining to explain.
+
+    Raises:
+        ParameterError: It has no such column.
+    """
+    first = next(iter(objects), None)
+    if first is None:
+        return
+    try:
+        chunks = reading.chunks(reading.source_files(first.uri, options.format), options.encoding)
+        batch = next(reading.batches(chunks[0]), None) if chunks else None
+    except RayworksError:
+        return
+    if batch is not None and target not in batch.rows.columns:
+        raise ParameterError(
+            "there is no such column",
+            where=target,
+            detail=f"the columns of {first.uri} are {', '.join(batch.rows.columns[:30])}",
+            remedy="Correct the parameter Target",
+        )
 
 
 def next_step(

@@ -10,16 +10,23 @@ WatchName = Annotated[
     str,
     parameter(
         "Watch",
-        "A name of its own for what is watched, in lower case, such as flights-live. It has a ledger on the storage.",
+        "A new name for what you watch: lower-case letters, digits and -, such as flights-live. The model gets it too.",
     ),
     Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"),
 ]
 Source = Annotated[
     str,
-    parameter("Source", "Where new data arrive: a folder or a glob, such as s3://lake/flights/ or /data/*.parquet."),
+    parameter(
+        "Source",
+        "Where new files arrive: a folder or a glob of Parquet, CSV or JSON lines, such as s3://lake/flights/ or "
+        "/data/flights/*.parquet. It may be empty yet.",
+    ),
 ]
-
-
+WatchedName = Annotated[
+    str | None,
+    parameter("Model", "Name of the dataset and the model: letters, digits, - and _. None: the name of the watch."),
+    Field(pattern=r"^[A-Za-z0-9_-]+$"),
+]
 BatchNumber = Annotated[int, parameter("Batch", "The number of the batch in the ledger of the watch."), Field(ge=1)]
 Arrived = Annotated[
     tuple[str, ...], parameter("Arrived", "Files of the batch, for people to see: the ledger says what is learned.")
@@ -27,19 +34,20 @@ Arrived = Annotated[
 
 
 class WatchOptions(Options):
-    """When new objects become a batch, and how often a batch is tried."""
+    """When new files become a batch, and how often a batch is tried."""
 
     first: Literal["history", "batch"] = Field(
         default="history",
         title="At the first look",
-        description="What is there already: history, which later retrainings learn from, or a first batch.",
+        description="What is there already. history: it starts nothing, and later retrainings learn from it. "
+        "batch: it starts the first retraining.",
     )
     settle_seconds: float = Field(
         default=60,
         ge=0,
         le=86_400,
         title="Settling time",
-        description="Seconds without a change until an object is complete. 0 where objects appear whole, as on S3.",
+        description="Seconds without a change until a file is complete. 0 where files appear whole, as on S3.",
     )
     attempts: int = Field(
         default=3, ge=1, le=100, title="Attempts", description="How often a batch is tried before it has failed."

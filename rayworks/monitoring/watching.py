@@ -10,7 +10,7 @@ from typing import Literal
 
 from rayworks.data.reading import Format
 from rayworks.monitoring import arrivals, new_data
-from rayworks.monitoring.arrivals import Attempt, Batch, Ledger, RunState
+from rayworks.monitoring.arrivals import Attempt, Batch, BatchResult, Ledger, RunState
 from rayworks.monitoring.new_data import Start, Wait
 from rayworks.monitoring.options import WatchOptions
 
@@ -23,6 +23,7 @@ def look(
     file_format: Literal["auto"] | Format = "auto",
     start: Callable[[Batch, int], str],
     state: Callable[[str], RunState],
+    failed: Callable[[BatchResult], None],
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> list[str]:
     """Take all steps that are due, and return in words what was done, what is gone, and what is waited for.
@@ -34,6 +35,7 @@ def look(
         start: Starts the retraining of a batch and returns the id of its flow run; the same batch and attempt return
             the run that is there.
         state: Returns the state of that flow run.
+        failed: Is called once a batch has failed.
 
     Raises:
         StorageError: The source cannot be listed.
@@ -56,6 +58,8 @@ def look(
             fact = step
         if arrivals.add(uri, fact):
             said.append(new_data.in_words(step))
+            if isinstance(fact, BatchResult) and fact.state == "failed":
+                failed(fact)
 
 
 def _last_run(ledger: Ledger, state: Callable[[str], RunState]) -> RunState | None:

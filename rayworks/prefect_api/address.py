@@ -14,6 +14,11 @@ def configured_api_url() -> str | None:
     return _private.url_of_temporary_server()
 
 
+def use(url: str) -> None:
+    """Make ``url`` the Prefect API of this process and of its children."""
+    _private.use_api(url)
+
+
 def worker_environment() -> dict[str, str]:
     """Return the environment variables that Ray workers get: this process's settings of Prefect and of rayworks.
 
@@ -31,4 +36,6 @@ def worker_environment() -> dict[str, str]:
         environment["RAYWORKS_MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
     if settings.mlflow_ui_url:
         environment["RAYWORKS_MLFLOW_UI_URL"] = settings.mlflow_ui_url
+    if settings.notify:
+        environment["RAYWORKS_NOTIFY"] = settings.notify
     return environment

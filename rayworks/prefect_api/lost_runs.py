@@ -31,3 +31,32 @@ def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None
         message = f"No sign of the run since {last_seen:%H:%M:%S} UTC: its pod was killed, or its node is lost."
         client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)
     return flow_run.name
+
+
+def report_crashed_runs_of_pool(pool: str, worker: str) -> None:
+    """Mark the runs of a work pool as Crashed that have not ended, although nothing can be running them.
+
+    Such runs are left where the machine was switched off. Does nothing if the pool has other workers.
+
+    Args:
+        pool: The name of the work pool.
+        worker: The name of the worker that is about to start.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        WorkerFilter,
+        WorkerFilterStatus,
+        WorkPoolFilter,
+    )
+    from prefect.states import Crashed
+
+    active = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}})
+    of_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
+    with get_client(sync_client=True) as client:
+        workers = client.read_workers_for_work_pool(pool, WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"])))
+        if {found.name for found in workers} - {worker}:
+            return
+        for flow_run in client.read_flow_runs(flow_run_filter=active, work_pool_filter=of_pool):
+            message = "Its process ended with the installation."
+            client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)

@@ -195,7 +195,7 @@ def start() -> EmbeddedServer | None:
 
     if PREFECT_API_URL.value():
         return None
-    os.environ["no_proxy"] = _without_proxy(os.environ)
+    os.environ["no_proxy"] = without_proxy(os.environ)
     port = free_port()
     environment = get_current_settings().to_environment_variables(exclude_unset=True)
     process = subprocess.Popen(
@@ -212,7 +212,7 @@ def start() -> EmbeddedServer | None:
     return server
 
 
-def _without_proxy(environment: Mapping[str, str]) -> str:
+def without_proxy(environment: Mapping[str, str]) -> str:
     """Return the value of ``no_proxy`` with the addresses of this machine: no proxy reaches an embedded server.
 
     It is the lower-case name that httpx, websockets and requests prefer.

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 
-from rayworks.prefect_api.lost_runs import report_crashed_flow_run
+from rayworks.prefect_api.lost_runs import report_crashed_flow_run, report_crashed_runs_of_pool
 
 
 @flow
@@ -43,3 +43,27 @@ def test_a_run_is_crashed_if_it_was_running_when_it_was_last_seen(
 
 def test_a_run_that_the_server_does_not_know_is_not_reported(prefect_api: str):
     assert report_crashed_flow_run(str(uuid4()), datetime.now(UTC)) is None
+
+
+def test_active_runs_of_a_pool_have_crashed_when_its_only_worker_starts(prefect_api: str):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.states import Pending, Running, Scheduled
+
+    pool = f"example-{uuid4()}"
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        client.send_worker_heartbeat(pool, "one", heartbeat_interval_seconds=30)
+        runs = [
+            client.create_flow_run(nothing, state=state, work_pool_name=pool)
+            for state in (Running(), Pending(), Scheduled())
+        ]
+
+        def states() -> list[str]:
+            found = [client.read_flow_run(run.id).state for run in runs]
+            return [state.name for state in found if state is not None]
+
+        report_crashed_runs_of_pool(pool, "two")
+        assert states() == ["Running", "Pending", "Scheduled"]
+        report_crashed_runs_of_pool(pool, "one")
+        assert states() == ["Crashed", "Crashed", "Scheduled"]

@@ -1,6 +1,7 @@
 """A watch loses no object and starts one retraining at a time, wherever it or a run is killed."""
 
 import contextlib
+import errno
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,10 +10,13 @@ from typing import Literal
 
 import pytest
 
+from rayworks import storage
+from rayworks.errors import ParameterError, StorageError
 from rayworks.monitoring import arrivals, new_data, watching
 from rayworks.monitoring.arrivals import Attempt, Batch, BatchResult, Ledger, RunState
 from rayworks.monitoring.new_data import Start, Wait
 from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.params import ProcessOptions
 from rayworks.records import SourceFile
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -155,6 +159,7 @@ class World:
             FIRST_BATCH,
             start=self.start,
             state=self.runs.__getitem__,
+            failed=lambda _: None,
             now=lambda: self.now,
         )
 
@@ -214,3 +219,43 @@ def test_of_two_watchers_one_makes_the_batch(tmp_path: Path):
     batches = [Batch(number=1, objects=(file(name),), created=NOON) for name in ("a", "b")]
     assert [arrivals.add(uri, batch) for batch in batches] == [True, False]
     assert arrivals.read(uri) == Ledger((batches[0],))
+
+
+def test_a_target_that_the_first_file_does_not_have_is_named_with_the_columns(tmp_path: Path):
+    (tmp_path / "2025.csv").write_text("n,amount\n1,2\n")
+    objects = new_data.listed(str(tmp_path))
+    new_data.check_target(objects, "amount", ProcessOptions())
+    new_data.check_target((), "price", ProcessOptions())
+    with pytest.raises(ParameterError, match=r"no such column: price .*2025\.csv are n, amount.*parameter Target"):
+        new_data.check_target(objects, "price", ProcessOptions())
+
+
+def test_a_file_that_cannot_be_read_is_not_a_wrong_target(tmp_path: Path):
+    (tmp_path / "2025.parquet").write_bytes(b"no parquet")
+    new_data.check_target(new_data.listed(str(tmp_path)), "price", ProcessOptions())
+
+
+def test_a_source_that_may_not_be_listed_names_the_parameter(monkeypatch: pytest.MonkeyPatch):
+    def refuse(uri: str) -> None:
+        with storage.explained(uri, "list"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(storage, "list_files", refuse)
+    with pytest.raises(StorageError, match=r"source cannot be listed: /root/lake .*denied.*parameter Source"):
+        new_data.listed("/root/lake")
+
+
+def test_a_batch_that_failed_is_told_once(tmp_path: Path):
+    told: list[BatchResult] = []
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "2025.csv").write_text("n,amount\n1,2\n")
+    for _ in range(2):
+        watching.look(
+            str(tmp_path / "ledger"),
+            str(tmp_path / "lake"),
+            WatchOptions(first="batch", settle_seconds=0),
+            start=lambda batch, attempt: "run",
+            state=lambda _: RunState("cancelled"),
+            failed=told.append,
+        )
+    assert [(result.batch, result.reason) for result in told] == [(1, "its run was cancelled")]

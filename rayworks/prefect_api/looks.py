@@ -1,0 +1,59 @@
+"""Events that let a watch look at once. They may be lost or doubled: the ledger is the truth."""
+
+import logging
+
+from rayworks.prefect_api import automations
+
+logger = logging.getLogger(__name__)
+
+EVENT = "rayworks.look"
+
+
+def resource_id(watch: str) -> str:
+    """Return the id of the resource that an event for a watch names."""
+    return f"rayworks.watch.{watch}"
+
+
+def ask(watch: str) -> None:
+    """Emit the event that starts a look of a watch at once. Where it cannot be emitted, the log says so."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.events import Event, Resource
+
+    event = Event(event=EVENT, resource=Resource({"prefect.resource.id": resource_id(watch)}))
+    try:
+        with get_client(sync_client=True) as client:  # confirmed, unlike `emit_event`
+            client.request("POST", "/events", json=[event.model_dump(mode="json")])
+    except httpx.HTTPError as error:
+        logger.warning("The watch %s was not asked to look at once: its schedule will. %s", watch, error)
+
+
+def answer(watch: str) -> None:
+    """Let events for a watch start the deployment of this flow run with the parameters of this flow run.
+
+    Makes or changes the automation ``rayworks watch NAME``. Does nothing for a flow run without a deployment. Where the
+    automation cannot be made, the log says so.
+    """
+    import httpx
+    from prefect.automations import AutomationCore, EventTrigger, Posture, RunDeployment
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None:
+        return
+    start = RunDeployment(
+        source="selected", deployment_id=run.deployment_id, parameters=run.parameters, job_variables=None
+    )
+    wanted = AutomationCore(
+        name=f"rayworks watch {watch}",
+        description=f"Starts a look of the watch {watch} when the event {EVENT} arrives. Its next look makes it again.",
+        trigger=EventTrigger(
+            expect={EVENT}, match={"prefect.resource.id": resource_id(watch)}, posture=Posture.Reactive, threshold=1
+        ),
+        actions=[start],
+    )
+    try:
+        automations.put(wanted)
+    except httpx.HTTPError as error:
+        logger.warning("Events do not start the watch %s: its schedule does. %s", watch, error)

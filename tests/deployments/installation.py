@@ -1,0 +1,112 @@
+"""An installation on a laptop for the tests: ``deployments/local.py`` with ports and folders of its own."""
+
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rayworks.free_port import free_port
+from tests.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "deployments" / "local.py"
+NOTIFY = "custom-webhook/ops"
+MARK = "RAYWORKS_TEST_MARK"
+
+
+@dataclass
+class Installation:
+    """A running ``deployments/local.py``. All its descendants inherit a mark in their environment."""
+
+    folder: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    api_url: str = ""
+
+    def start(self) -> None:
+        """Start it, and return when it says where to look."""
+        port = free_port()
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        own = {
+            MARK: self.mark,
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(port),
+            "MLFLOW_PORT": str(free_port()),
+            "RAYWORKS_STORAGE_URI": str(self.folder / "storage"),
+            "RAYWORKS_NOTIFY": NOTIFY,
+            "PYTHONPATH": str(self.folder),
+        }
+        with (self.folder / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(LOCAL)],
+                cwd=self.folder,
+                env={**inherited, **own},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.output()
+            return "Storage:" in self.output()
+
+        eventually(is_ready, 250, self.output)
+
+    def output(self) -> str:
+        """What it has printed, and the log of its worker."""
+        worker = self.folder / "prefect" / "rayworks" / "worker.log"
+        return (self.folder / "log").read_text() + (worker.read_text() if worker.exists() else "")
+
+    def processes(self) -> list[str]:
+        """The IDs and command lines of its live processes."""
+        lines: list[str] = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                marked = f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes().split(b"\0")
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if marked and command:
+                lines.append(f"{process.name} {command[:120]}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Starts flow runs of an installation and waits for them."""
+
+    installation: Installation
+    client: Any
+
+    def start(self, deployment: str, **parameters: Any) -> UUID:
+        """Start a flow run of a deployment, and return its id."""
+        from prefect.states import Scheduled
+
+        entry = self.client.read_deployment_by_name(deployment)
+        return self.client.create_flow_run_from_deployment(entry.id, parameters=parameters, state=Scheduled()).id
+
+    def ended(self, flow_run_id: UUID, seconds: float = 180) -> Any:
+        """Wait until a flow run has ended, and return it."""
+
+        def final() -> Any:
+            run = self.client.read_flow_run(flow_run_id)
+            return run if run.state is not None and run.state.is_final() else None
+
+        return eventually(final, seconds, lambda: f"the run did not end: {self.installation.output()}", every=0.5)
+
+    def completed(self, flow_run_id: UUID, seconds: float = 180) -> Any:
+        """Wait until a flow run has completed, and return it."""
+        run = self.ended(flow_run_id, seconds)
+        assert run.state.is_completed(), (run.state, self.installation.output())
+        return run
+
+    def named(self, name: str) -> list[Any]:
+        """The flow runs whose names contain a text, the oldest first."""
+        from prefect.client.schemas.filters import FlowRunFilter
+
+        runs = self.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"name": {"like_": name}}))
+        return sorted(runs, key=lambda run: run.created)

@@ -54,10 +54,10 @@ def wait_for_server() -> None:
 
 def main(path: str) -> None:
     """Register the work pool and the deployments."""
-    template = base_job_template(path)
+    pool, template = os.environ["PREFECT_DEFAULT_WORK_POOL_NAME"], base_job_template(path)
     wait_for_server()
     try:
-        registration.register(ROOT, os.environ["PREFECT_DEFAULT_WORK_POOL_NAME"], "kubernetes", template, overwrite=True)
+        registration.register(ROOT, pool, "kubernetes", template, overwrite=True)
     except RayworksError as error:
         sys.exit(str(error))
 

@@ -98,8 +98,8 @@ def _compare(
     columns, left_out = _columns(dataset, statistics, has_labels=has_labels)
     prediction = _prediction(known, before, statistics, dataset)
     if statistics.rows < options.minimum_rows:
-        columns = tuple(column.model_copy(update={"drifted": False}) for column in columns)
-        prediction = prediction.model_copy(update={"drifted": False})
+        columns = tuple(column.model_copy(update={"drifted": None}) for column in columns)
+        prediction = prediction.model_copy(update={"drifted": None})
     error = _error(metric, dataset, before, counts.outcomes, options.minimum_rows)
     why = in_words(columns, prediction, error)
     return DriftReport(
@@ -210,7 +210,7 @@ def in_words(columns: Sequence[ColumnDrift], prediction: ColumnDrift, error: Err
         now, before = error.now.values[error.metric], error.before.values[error.metric]
         reasons.append(f"{metric.label} is {now:.4g} instead of {before:.4g}, on {error.now.rows:,} rows with a label")
     if prediction.drifted:
-        reasons.append(f"the predictions {_how_far(prediction)}")
+        reasons.append(f"the prediction {_how_far(prediction)}")
     drifted = [column for column in columns if column.drifted]
     reasons += [f"{column.before.name} {_how_far(column)}" for column in drifted[:REASONS_SHOWN]]
     if more := drifted[REASONS_SHOWN:]:
@@ -219,7 +219,12 @@ def in_words(columns: Sequence[ColumnDrift], prediction: ColumnDrift, error: Err
 
 
 def _how_far(column: ColumnDrift) -> str:
-    if column.distance > column.threshold or column.shift is None:
-        return f"differ by {column.distance:.2f}, and {column.threshold:.2f} is usual at most"
-    usual = f"and {column.shift_threshold:.2f} is usual at most"
-    return f"moved by {column.shift:+.2f} deviations on average, {usual}"
+    match column.drifted:
+        case "missing":
+            now, before = (each.missing / each.rows for each in (column.now, column.before))
+            return f"has no value in {now:.1%} of the rows instead of {before:.1%}"
+        case "shift":
+            usual = f"and {column.shift_threshold:.2f} is usual at most"
+            return f"moved by {column.shift:+.2f} deviations on average, {usual}"
+        case _:
+            return f"has a distance of {column.distance:.2f}, and {column.threshold:.2f} is usual at most"

@@ -1,8 +1,12 @@
 """The records of a comparison of new rows with those that the champion learned from."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from rayworks.records import ColumnStatistics, Interval, Metrics, ModelVersion, Record
+
+Past = Literal["distance", "missing", "shift"]
 
 
 class ColumnDrift(Record):
@@ -12,9 +16,11 @@ class ColumnDrift(Record):
     now: ColumnStatistics
     distance: float = Field(description="Jensen-Shannon distance, from 0 to 1, without what is due to chance.")
     threshold: float = Field(description="What the training rows themselves vary by, and at least the floor.")
+    missing: float = Field(description="The same distance of missing values alone.")
+    missing_threshold: float
     shift: float | None = Field(description="Of the mean, in deviations of the training rows. None: there is none.")
     shift_threshold: float
-    drifted: bool
+    drifted: Past | None = Field(description="What is past its threshold most.")
 
 
 class ErrorChange(Record):

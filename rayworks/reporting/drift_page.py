@@ -50,7 +50,7 @@ def verdict(report: DriftReport) -> str:
 
 
 def _drifted(report: DriftReport) -> int:
-    return sum(column.drifted for column in report.columns)
+    return sum(column.drifted is not None for column in report.columns)
 
 
 def _tiles(report: DriftReport) -> list[dict[str, str]]:
@@ -80,7 +80,7 @@ def column_rows(columns: Sequence[ColumnDrift]) -> list[Row]:
     return [
         {
             "column": column.before.name,
-            "drifted": "yes" if column.drifted else "no",
+            "drifted": column.drifted or "no",
             "distance": column.distance,
             "threshold": column.threshold,
             "shift of the mean": column.shift,

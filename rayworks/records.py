@@ -110,6 +110,17 @@ class ColumnStatistics(Record):
     counts: tuple[int, ...] = ()
 
 
+class TimeBlocks(Record):
+    """Statistics of the training rows by consecutive blocks of time, of about as many rows each.
+
+    Columns and the values of categorical columns are those of the training split, in the same order. The edges are
+    left out: they are the same as well. Stored in ``{dataset}/blocks.json``.
+    """
+
+    starts: tuple[datetime, ...] = Field(description="The first time of each block.")
+    blocks: tuple[tuple[ColumnStatistics, ...], ...]
+
+
 class Split(Record):
     """One split of a dataset. ``uri`` is a folder of Parquet files with raw columns, features and target."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from rayworks import storage
+from rayworks import reuse, storage
 from rayworks.data import column_kinds, planning, splitting
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
@@ -24,9 +24,11 @@ from rayworks.records import (
     Split,
     SplitName,
     Target,
+    TimeBlocks,
 )
 
-FILE = "dataset.json"
+FILE, BLOCKS_FILE = "dataset.json", "blocks.json"
+VALUES_PER_BLOCK = 500
 
 
 def load(dataset: DatasetRef | str) -> Dataset:
@@ -39,6 +41,11 @@ def load(dataset: DatasetRef | str) -> Dataset:
     return storage.read_record(storage.join(uri, FILE), Dataset)
 
 
+def load_blocks(dataset: Dataset) -> TimeBlocks | None:
+    """Return the statistics of the training rows by time; None where they are not split by time, or too few."""
+    return reuse.find_record(storage.join(dataset.uri, BLOCKS_FILE), TimeBlocks)
+
+
 @dataclass
 class RowCounts:
     """What was counted in one chunk, or in several that were merged."""
@@ -49,6 +56,21 @@ class RowCounts:
     splits: dict[SplitName, Statistics] = field(default_factory=dict[SplitName, Statistics])
     classes: dict[SplitName, Counter[Any]] = field(default_factory=dict[SplitName, Counter[Any]])
     """Rows by the target's value. When there are too many values for classes, the rest is not counted."""
+    blocks: dict[int, Statistics] = field(default_factory=dict[int, Statistics])
+    """Of training rows, by the number of the block of time."""
+
+    def add(self, split: SplitName, rows: pl.DataFrame, plan: Plan) -> None:
+        """Count some rows of a split, those to train with by block of time as well."""
+        statistics = self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most))
+        if split == "train" and plan.block_starts:
+            for number, part in plan.blocks(rows):
+                counted = Statistics(plan.edges, plan.distinct_at_most)
+                counted.add(part)
+                statistics.merge(counted)
+                self.blocks.setdefault(number, Statistics(plan.edges, VALUES_PER_BLOCK)).merge(counted)
+        else:
+            statistics.add(rows)
+        self.count_classes(split, rows[plan.target])
 
     def count_classes(self, split: SplitName, values: pl.Series) -> None:
         """Count the target's values of some rows of a split."""
@@ -68,13 +90,7 @@ class RowCounts:
             DataError: Some are in no count, or in two.
         """
         kept, rejected = sum(split.rows for split in self.splits.values()), self.reasons.total()
-        if not records == self.rows_in == kept + rejected:
-            raise DataError(
-                "the rows of a file do not add up",
-                where=file,
-                detail=f"{records:,} records in the file, {self.rows_in:,} read, {kept:,} kept, {rejected:,} rejected",
-                remedy="Write the file as Parquet, and report its first lines as a fault of rayworks",
-            )
+        check_sum(file, records, self.rows_in, kept, rejected)
 
     def merge(self, other: "RowCounts") -> None:
         """Add the counts of another chunk."""
@@ -82,10 +98,27 @@ class RowCounts:
         self.reasons.update(other.reasons)
         for name, statistics in other.splits.items():
             self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
+        for number, statistics in other.blocks.items():
+            self.blocks.setdefault(number, Statistics(statistics.edges, VALUES_PER_BLOCK)).merge(statistics)
         for name, classes in other.classes.items():
             counted = self.classes.setdefault(name, Counter())
             if len(counted) <= CLASSES_CEILING:
                 counted.update(classes)
+
+
+def check_sum(file: str, records: int, read: int, kept: int, rejected: int) -> None:
+    """Check that each record of a file was read, and was either kept or rejected.
+
+    Raises:
+        DataError: Some are in no count, or in two.
+    """
+    if not records == read == kept + rejected:
+        raise DataError(
+            "the rows of a file do not add up",
+            where=file,
+            detail=f"{records:,} records in the file, {read:,} read, {kept:,} kept, {rejected:,} rejected",
+            remedy="Write the file as Parquet, and report its first lines as a fault of rayworks",
+        )
 
 
 def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list[SourceFile], name: str) -> Dataset:
@@ -145,6 +178,19 @@ def _splits(plan: Plan, counts: RowCounts, features: tuple[Feature, ...]) -> tup
         )
         for part in SPLITS
     )
+
+
+def time_blocks(plan: Plan, counts: RowCounts, dataset: Dataset) -> TimeBlocks | None:
+    """Return the statistics of the training rows by block of time; None if they were not counted so."""
+    if not plan.block_starts:
+        return None
+    columns = dataset.split("train").statistics
+    blocks = [
+        tuple(of_block.of_column(c.name, c.kind, c.values).model_copy(update={"edges": ()}) for c in columns)
+        for _, of_block in sorted(counts.blocks.items())
+    ]
+    starts = tuple(plan.block_starts[number] for number in sorted(counts.blocks))
+    return TimeBlocks(starts=starts, blocks=tuple(blocks))
 
 
 def _with_categories(feature: Feature, train: Statistics, max_categories: int) -> Feature:

@@ -19,7 +19,6 @@ from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
 from rayworks.data.reading import Chunk
-from rayworks.data.statistics import Statistics
 from rayworks.errors import StorageError
 from rayworks.params import ProcessOptions
 from rayworks.progress import Progress
@@ -84,7 +83,10 @@ def stage(
         try:
             chunks = reading.chunks(files, options.encoding)
             plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks)
-            dataset = manifest.assemble(plan, _write_parts(plan, chunks, progress), options, sources, name)
+            counts = _write_parts(plan, chunks, progress)
+            dataset = manifest.assemble(plan, counts, options, sources, name)
+            if blocks := manifest.time_blocks(plan, counts, dataset):
+                storage.write_record(storage.join(folder, manifest.BLOCKS_FILE), blocks)
             storage.write_record(manifest_uri, dataset)
         except BaseException:
             with suppress(StorageError):  # the first failure is the one to report
@@ -134,8 +136,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
             for name in SPLITS:
                 part = valid.filter(parts == name)
                 writers.write(name, part)
-                counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
-                counts.count_classes(name, part[plan.target])
+                counts.add(name, part, plan)
     counts.check(chunk.uri, records)
     return counts
 

@@ -15,6 +15,9 @@ from rayworks.records import SPLITS, Column, SplitMethod, SplitName
 if TYPE_CHECKING:
     import numpy as np
 
+BLOCKS = 20
+BLOCK_ROWS = 500  # fewer say more about chance than about time
+
 
 @dataclass(frozen=True)
 class Splitter:
@@ -144,6 +147,23 @@ def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
         validation_from=ordered["time"][first],
         test_from=ordered["time"][last],
     )
+
+
+def block_starts(counts: pl.DataFrame, before: datetime) -> tuple[datetime, ...]:
+    """Return the first times of about ``BLOCKS`` blocks of as many rows each; none where two would be too small.
+
+    Args:
+        counts: Columns ``time`` and ``rows``: the number of rows at each time.
+        before: The time before which rows train.
+    """
+    ordered = counts.filter(pl.col("time") < before).group_by("time").agg(pl.col("rows").sum()).sort("time")
+    rows = int(ordered["rows"].sum())
+    blocks = min(BLOCKS, rows // BLOCK_ROWS)
+    if blocks < 2:
+        return ()
+    block = (ordered["rows"].cum_sum() - ordered["rows"]) * blocks // rows
+    starts = ordered["time"].filter(block != block.shift(1, fill_value=-1)).to_list()
+    return tuple(starts) if len(starts) > 1 else ()
 
 
 def warnings(splitter: Splitter, rows: Mapping[SplitName, int]) -> tuple[str, ...]:

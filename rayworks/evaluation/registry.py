@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 FINGERPRINT, PREVIOUS = "rayworks.fingerprint", "rayworks.previous_champion"
+DATASET = "rayworks.dataset"
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def _tags(model: ModelRef, dataset: Dataset, key: str) -> dict[str, str]:
         "rayworks.version": __version__,
         "rayworks.loop": model.loop,
         "rayworks.code": _commit(),
-        "rayworks.dataset": model.dataset_uri,
+        DATASET: model.dataset_uri,
         "rayworks.dataset_fingerprint": model.dataset_fingerprint,
         "rayworks.sources": sources[:4000],
         "rayworks.model": model.uri,
@@ -201,6 +202,20 @@ def aliased(name: str, alias: str, *, tracking_uri: str) -> ModelVersion | None:
 def champion(name: str, *, tracking_uri: str) -> ModelVersion | None:
     """Return the champion, or None."""
     return aliased(name, CHAMPION, tracking_uri=tracking_uri)
+
+
+def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
+    """Return the URI of the dataset that a version was trained on.
+
+    Raises:
+        RegistryError: The version was not registered by rayworks.
+    """
+    with _registry(tracking_uri) as client:
+        uri = client.get_run(version.run_id).data.tags.get(DATASET) if version.run_id else None
+    if uri is None:
+        remedy = "Train it by the flow train or pipeline"
+        raise RegistryError("the version does not say what it was trained on", where=version.uri, remedy=remedy)
+    return uri
 
 
 def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:

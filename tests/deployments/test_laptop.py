@@ -280,7 +280,7 @@ def test_ctrl_c_ends_everything_and_the_run_that_was_working_has_crashed(runs: R
     )
     (folder / "items.txt").write_text("one\ntwo\n")
     working = runs.start("fan_out/fan_out", function="waits:wait", items=str(folder / "items.txt"))
-    eventually((folder / "begun").exists, 180, runs.installation.output)
+    eventually((folder / "begun").exists, 240, runs.installation.output)
     runs.installation.process.send_signal(signal.SIGINT)
     runs.installation.process.wait(timeout=120)
     assert runs.installation.processes() == []

@@ -106,14 +106,15 @@ class Installation:
     def end(self) -> None:
         """End the runs, then the servers, since the runs report to them."""
         if worker := self._processes.get("worker"):
+            worker.send_signal(signal.SIGSTOP)  # it starts no other run, and kills none before it has reported its end
             runs = children(worker.pid)
-            worker.terminate()  # starts no other run
             for run in runs:
                 with suppress(ProcessLookupError):
                     os.kill(run, signal.SIGTERM)
             deadline = time.monotonic() + RUN_END_SECONDS
             while any(map(is_running, runs)) and time.monotonic() < deadline:
                 time.sleep(0.1)
+            worker.kill()
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -156,7 +157,9 @@ def is_running(pid: int) -> bool:
     """Return whether a descendant of this process runs."""
     with suppress(ChildProcessError):
         return os.waitpid(pid, os.WNOHANG)[0] == 0
-    return Path(f"/proc/{pid}").exists()  # a child of another process
+    with suppress(OSError):  # a child of another process, which may not have noticed its end: Z is a zombie
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def kill_children() -> None:

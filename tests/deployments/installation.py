@@ -54,7 +54,7 @@ class Installation:
             assert self.process.poll() is None, self.output()
             return "Storage:" in self.output()
 
-        eventually(is_ready, 250, self.output)
+        eventually(is_ready, 400, self.output)
 
     def output(self) -> str:
         """What it has printed, and the log of its worker."""

@@ -79,10 +79,19 @@ def test_a_server_that_is_configured_and_away_is_a_sentence(tmp_path: Path, monk
         local.start_prefect(local.Installation(tmp_path))
 
 
-def test_ending_waits_for_an_orphan_of_a_process_that_has_ended():
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    eventually(lambda: not local.is_running(child.pid), 20)
-    assert not local.is_running(os.getpid() + 1_000_000_000)
+def test_a_grandchild_that_has_ended_does_not_run_although_its_parent_is_stopped():
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        grandchild = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGSTOP)
+        assert local.children(parent.pid) == [grandchild]
+        assert local.is_running(grandchild)
+        os.kill(grandchild, signal.SIGTERM)
+        eventually(lambda: not local.is_running(grandchild), 20)
+        parent.kill()
 
 
 def test_an_entry_of_prefect_yaml_takes_precedence_over_what_people_set():

@@ -7,7 +7,7 @@ from prefect import flow
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.monitoring.options import Arrived, BatchNumber, Source, WatchName, Window
+from rayworks.monitoring.options import Arrived, BatchNumber, RetrainOptions, Source, WatchName, Window
 from rayworks.params import (
     DataName,
     DataTarget,
@@ -20,6 +20,8 @@ from rayworks.params import (
 )
 from rayworks.records import Report
 from tasks.arrived_files import arrived_files
+from tasks.champion import champion
+from tasks.check_batch import check_batch
 from tasks.check_serving import check_serving
 from tasks.close_batch import close_batch
 from tasks.evaluate import evaluate as evaluate_task
@@ -39,6 +41,7 @@ def retrain(
     target: DataTarget,
     name: DataName = None,
     arrived: Arrived = (),
+    retraining: Annotated[RetrainOptions, parameter("Retraining")] = RetrainOptions(),
     window: Annotated[Window, parameter("Data window")] = Window(),
     process: Annotated[ProcessOptions, parameter("Process")] = ProcessOptions(),
     tune: Annotated[TuneOptions, parameter("Tune")] = TuneOptions(),
@@ -49,15 +52,17 @@ def retrain(
 ) -> Report:
     """Learn from a batch of a watch and the data before it, and promote the model if it beats the champion."""
     files = arrived_files.submit(watch, batch, source, process, window).result()
-    dataset = process_task.submit(source, target, process, name or watch, files).result()
-    tuned = tune_task.submit(dataset, tune, train).result()
+    rival = champion.submit(name or watch).result()
+    dataset = process_task.submit(source, target, process, name or watch, files, rival, promote.minimum_rows).result()
+    check_batch.submit(watch, batch, dataset).result()
+    tuned = tune_task.submit(dataset, tune, train, rival, retraining.search_days).result()
     model = train_task.submit(dataset, train, tuned).result()
     version = register.submit(model, tuned).result()
     evaluation = evaluate_task.submit(version, dataset, evaluate).result()
     checked = check_serving.submit(version, dataset, serve_check).result()
     decision = promote_task.submit(version, evaluation, checked, promote).result()
     page = report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
-    close_batch.submit(watch, batch, page).result()  # last: a batch that is not closed is tried again
+    close_batch.submit(watch, batch, decision, page).result()  # last: a batch that is not closed is tried again
     return page
 
 

@@ -6,7 +6,7 @@ from prefect import flow
 
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.monitoring.options import Source, WatchName, WatchOptions, Window
+from rayworks.monitoring.options import RetrainOptions, Source, WatchName, WatchOptions, Window
 from rayworks.params import (
     DataName,
     DataTarget,
@@ -27,6 +27,7 @@ def watch(
     target: DataTarget,
     name: DataName = None,
     options: Annotated[WatchOptions, parameter("Options")] = WatchOptions(),
+    retraining: Annotated[RetrainOptions, parameter("Retraining")] = RetrainOptions(),
     window: Annotated[Window, parameter("Data window")] = Window(),
     process: Annotated[ProcessOptions, parameter("Process")] = ProcessOptions(),
     tune: Annotated[TuneOptions, parameter("Tune")] = TuneOptions(),
@@ -41,6 +42,7 @@ def watch(
     """
     retrain = {"target": target, "name": name or watch}
     groups = {
+        "retraining": retraining,
         "window": window,
         "process": process,
         "tune": tune,

@@ -6,13 +6,13 @@ from prefect import task
 
 from rayworks.monitoring import arrivals
 from rayworks.monitoring.arrivals import BatchResult
-from rayworks.records import Report
+from rayworks.records import PromotionDecision, Report
 from rayworks.settings import Settings
 
 
 @task(name="close-batch", retries=3, retry_delay_seconds=10)
-def close_batch(watch: str, batch: int, report: Report) -> None:
+def close_batch(watch: str, batch: int, decision: PromotionDecision, report: Report) -> None:
     """Add the result of a batch, whatever the gate decided: it is not learned again."""
-    reason = f"{'promoted' if report.promoted else 'not promoted'}: {report.uri}"
+    reason = f"{decision.reason} Report: {report.uri}"
     uri = arrivals.location(Settings().storage_uri, watch)
     arrivals.add(uri, BatchResult(batch=batch, state="done", reason=reason, ended=datetime.now(UTC)))

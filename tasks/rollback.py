@@ -1,4 +1,4 @@
-"""Go back to the previous champion."""
+"""Go back to the previous champion, or let models be promoted again afterwards."""
 
 from prefect import task
 
@@ -10,7 +10,8 @@ from rayworks.settings import Settings
 
 @task(name="rollback")
 @resources(num_cpus=0, shared_storage=True)
-def rollback(name: str) -> ModelVersion:
-    """Move the champion alias back to the previous champion."""
+def rollback(name: str, lift: bool = False) -> ModelVersion:
+    """Move the champion alias back to the previous champion and hold it, or lift the hold. Return the champion."""
     settings = Settings()
-    return registry.rollback(name, tracking_uri=settings.tracking_uri(), storage_uri=settings.storage_uri)
+    uris = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
+    return registry.lift_hold(name, **uris) if lift else registry.rollback(name, **uris)

@@ -9,7 +9,7 @@ import polars as pl
 from rayworks.data import column_kinds, features, reading, splitting, validation
 from rayworks.data.batches import Batch
 from rayworks.data.reading import Chunk
-from rayworks.data.splitting import Splitter
+from rayworks.data.splitting import Learned, Splitter
 from rayworks.data.statistics import DISTINCT_AT_MOST, edges_of
 from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
@@ -43,13 +43,14 @@ class Plan:
             return None
         return next(column for column in self.columns if column.name == self.splitter.column)
 
-    def with_times(self, counts: Iterable[pl.DataFrame]) -> "Plan":
+    def with_times(self, counts: Iterable[pl.DataFrame], champion: Learned | None = None) -> "Plan":
         """Return the plan with the times at which validation and test begin.
 
         Args:
             counts: What ``count_times`` returned for each chunk.
+            champion: What the champion has learned from.
         """
-        return replace(self, splitter=splitting.with_thresholds(self.splitter, pl.concat(counts)))
+        return replace(self, splitter=splitting.with_thresholds(self.splitter, pl.concat(counts), champion))
 
 
 def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:

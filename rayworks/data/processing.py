@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from rayworks import code_digest, import_path, parallel, reuse, storage
-from rayworks.data import manifest, planning, reading, validation
+from rayworks.data import manifest, planning, reading, splitting, validation
 from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
@@ -27,7 +27,9 @@ from rayworks.records import SPLITS, Dataset, DatasetRef, SourceFile
 from rayworks.reuse import Stage
 
 
-def fingerprint(target: str, options: ProcessOptions, files: list[SourceFile]) -> str:
+def fingerprint(
+    target: str, options: ProcessOptions, files: list[SourceFile], champion: splitting.Learned | None = None
+) -> str:
     """Return text that changes whenever the dataset would: with files, options, the user's function or rayworks."""
     facts = [
         code_digest.of_library("data"),
@@ -35,6 +37,7 @@ def fingerprint(target: str, options: ProcessOptions, files: list[SourceFile]) -
         options.model_dump(mode="json"),
         [file.model_dump(mode="json") for file in files],
         import_path.fingerprint(options.feature_function) if options.feature_function else None,
+        repr(champion),
     ]
     return reuse.digest(json.dumps(facts, sort_keys=True))
 
@@ -47,30 +50,35 @@ def name_of(uri: str) -> str:
 
 
 def stage(
-    uri: str,
+    uri: str | Sequence[str],
     target: str,
     options: ProcessOptions,
     *,
     storage_uri: str,
     name: str | None = None,
     only: Sequence[str] | None = None,
+    champion: splitting.Learned | None = None,
 ) -> Stage[DatasetRef]:
     """Return the stage that creates a dataset from the data at ``uri``. Lists the files, to know their versions.
 
     Args:
-        only: The URIs of the files to read of those at ``uri``. None: all.
+        uri: One or several files, folders or globs.
+        only: The URIs of the files to read of those at ``uri``. None: all. A file that is named like this keeps its
+            path beneath the folder, on which the values that folders name and a random split depend.
+        champion: What the champion has learned from: the test rows are others, where there are enough.
 
     Its ``create`` raises the same errors, and leaves no partial dataset.
 
     Raises:
         DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
-    files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
+    uris = [uri] if isinstance(uri, str) else list(uri)
+    files = reading.of_all([reading.resolve(each, storage_uri) for each in uris], options.format)
     if only is not None:
         chosen = set(only)
         files = [file for file in files if file.source.uri in chosen]
-    sources, name = [file.source for file in files], name or name_of(uri)
-    folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources))
+    sources, name = [file.source for file in files], name or name_of(uris[0])
+    folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources, champion))
     manifest_uri = storage.join(folder, manifest.FILE)
 
     def find() -> DatasetRef | None:
@@ -83,8 +91,8 @@ def stage(
         storage.delete(folder)  # part files of a run that was killed
         try:
             chunks = reading.chunks(files, options.encoding)
-            plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks)
-            dataset = manifest.assemble(plan, _write_parts(plan, chunks, progress), options, sources, name)
+            plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks, champion)
+            dataset = manifest.assemble(plan, _write_parts(plan, chunks, progress), options, sources, name, champion)
             storage.write_record(manifest_uri, dataset)
         except BaseException:
             with suppress(StorageError):  # the first failure is the one to report
@@ -106,12 +114,13 @@ def _write_parts(plan: Plan, chunks: list[Chunk], progress: Progress) -> RowCoun
     return counts
 
 
-def _with_times(plan: Plan, chunks: list[Chunk]) -> Plan:
+def _with_times(plan: Plan, chunks: list[Chunk], champion: splitting.Learned | None) -> Plan:
     """The plan with the times to split by, counted over all chunks, if the split is by time."""
     column = plan.time_column
     if column is None:
         return plan
-    return plan.with_times(parallel.map_unordered(lambda chunk: planning.count_times(chunk, column), chunks))
+    counts = parallel.map_unordered(lambda chunk: planning.count_times(chunk, column), chunks)
+    return plan.with_times(counts, champion)
 
 
 def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
@@ -137,6 +146,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
                 counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
                 counts.count_classes(name, part[plan.target])
     counts.check(chunk.uri, records)
+    counts.count_file(chunk.uri, sum(split.rows for split in counts.splits.values()))
     return counts
 
 

@@ -6,6 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,16 @@ from rayworks.evaluation import gate
 from rayworks.models import _private, stored
 from rayworks.params import PromoteOptions
 from rayworks.progress import Progress
-from rayworks.records import Dataset, Evaluation, ModelRef, ModelVersion, PromotionDecision, ServeCheck, TuneResult
+from rayworks.records import (
+    Champion,
+    Dataset,
+    Evaluation,
+    ModelRef,
+    ModelVersion,
+    PromotionDecision,
+    ServeCheck,
+    TuneResult,
+)
 from rayworks.reuse import Stage
 from rayworks.storage_lock import Lock
 
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 FINGERPRINT, PREVIOUS = "rayworks.fingerprint", "rayworks.previous_champion"
+DATASET, SEARCH, HOLD = "rayworks.dataset", "rayworks.search", "rayworks.on_hold"
 
 
 @contextmanager
@@ -93,10 +104,12 @@ def _register(
     client: "MlflowClient", model: ModelRef, dataset: Dataset, tune: TuneResult | None, key: str, storage_uri: str
 ) -> ModelVersion:
     experiment_id = _experiment(client, model.name, storage_uri)
-    run = client.create_run(experiment_id, run_name=key, tags=_tags(model, dataset, key))
+    tags = _tags(model, dataset, key) | ({SEARCH: tune.uri} if tune else {})
+    run = client.create_run(experiment_id, run_name=key, tags=tags)
     _log_run(client, run.info.run_id, model)
-    for trial in tune.trials if tune else ():
-        _log_trial(client, run, trial, tune.metric if tune else "")
+    if tune and tune.dataset_uri == dataset.uri:  # a search on other data is logged with the model it was made for
+        for trial in tune.trials:
+            _log_trial(client, run, trial, tune.metric)
     with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
         client.log_artifacts(run.info.run_id, str(stored.fetch(model.uri, Path(folder))), "model")
     client.set_terminated(run.info.run_id)
@@ -126,7 +139,7 @@ def _tags(model: ModelRef, dataset: Dataset, key: str) -> dict[str, str]:
         "rayworks.version": __version__,
         "rayworks.loop": model.loop,
         "rayworks.code": _commit(),
-        "rayworks.dataset": model.dataset_uri,
+        DATASET: model.dataset_uri,
         "rayworks.dataset_fingerprint": model.dataset_fingerprint,
         "rayworks.sources": sources[:4000],
         "rayworks.model": model.uri,
@@ -203,6 +216,22 @@ def champion(name: str, *, tracking_uri: str) -> ModelVersion | None:
     return aliased(name, CHAMPION, tracking_uri=tracking_uri)
 
 
+def origin(name: str, *, tracking_uri: str) -> Champion | None:
+    """Return the champion, with the dataset that it learned from and the search of its hyperparameters, or None.
+
+    Raises:
+        RegistryError: The registry cannot be reached.
+        StorageError: The dataset is stored and cannot be read.
+    """
+    current = champion(name, tracking_uri=tracking_uri)
+    if current is None:
+        return None
+    with _registry(tracking_uri) as client:
+        tags = client.get_run(current.run_id).data.tags if current.run_id else {}
+    dataset = reuse.find_record(storage.join(tags[DATASET], manifest.FILE), Dataset) if DATASET in tags else None
+    return Champion(version=current, dataset=dataset.ref() if dataset else None, tune_uri=tags.get(SEARCH))
+
+
 def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
     """Return what a candidate is compared with: the champion or, if it is the champion itself, the one it replaced."""
     current = champion(candidate.name, tracking_uri=tracking_uri)
@@ -264,7 +293,8 @@ def promote(
                 detail=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}",
                 remedy="Evaluate again",
             )
-        checks = gate.checks(evaluation, serve_check, options)
+        hold = _hold(candidate.name, tracking_uri)
+        checks = gate.checks(evaluation, serve_check, options) + gate.hold(candidate.name, hold)
         promoted = all(check.passed for check in checks)
         decision = PromotionDecision(
             promoted=promoted,
@@ -301,8 +331,31 @@ def _record_decision(
         client.set_registered_model_alias(candidate.name, CHAMPION, version)
 
 
+def _hold(name: str, tracking_uri: str) -> str:
+    """Return why no model of this name is promoted; empty if it may be."""
+    with _registry(tracking_uri) as client:
+        return client.get_registered_model(name).tags.get(HOLD, "")
+
+
+def lift_hold(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
+    """Let models be promoted again, and return the champion. Nothing happens if they may be.
+
+    Raises:
+        RegistryError: There is no champion.
+        StorageError: Another process changes the champion, and does not end.
+    """
+    with _champion_lock(name, storage_uri) as lock, _registry(tracking_uri) as client:
+        current = champion(name, tracking_uri=tracking_uri)
+        if current is None:
+            raise RegistryError("there is no champion", where=name, remedy="Check the name: nothing was promoted yet")
+        lock.check()
+        if _hold(name, tracking_uri):
+            client.delete_registered_model_tag(name, HOLD)
+        return current
+
+
 def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
-    """Make the previous champion the champion again.
+    """Make the previous champion the champion again, and hold it: nothing is promoted until a person lifts the hold.
 
     Raises:
         RegistryError: There is no champion, or it replaced none.
@@ -310,12 +363,14 @@ def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
     """
     with _champion_lock(name, storage_uri) as lock, _registry(tracking_uri) as client:
         current = champion(name, tracking_uri=tracking_uri)
-        tags = client.get_model_version(name, str(current.version)).tags if current else {}
-        if not tags.get(PREVIOUS):
+        previous = client.get_model_version(name, str(current.version)).tags.get(PREVIOUS) if current else None
+        if not current or not previous:
             detail = f"version {current.version} is the first" if current else "nothing was promoted yet"
             raise RegistryError(
                 "there is no previous champion", where=name, detail=detail, remedy="Promote another version"
             )
         lock.check()
-        client.set_registered_model_alias(name, CHAMPION, tags[PREVIOUS])
-        return _version(client.get_model_version(name, tags[PREVIOUS]), created=False)
+        hold = f"version {current.version} was rolled back on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        client.set_registered_model_tag(name, HOLD, hold)  # first: a rollback without a hold might be undone at once
+        client.set_registered_model_alias(name, CHAMPION, previous)
+        return _version(client.get_model_version(name, previous), created=False)

@@ -53,6 +53,18 @@ class WatchOptions(Options):
     )
 
 
+class RetrainOptions(Options):
+    """What a retraining does beside training."""
+
+    search_days: float | None = Field(
+        default=30,
+        ge=0,
+        title="Search again after days",
+        description="Until then, the hyperparameters are those of the champion's search. 0: search each time. "
+        "None: only where the champion has none.",
+    )
+
+
 class Window(Options):
     """Which data a retraining learns from, beside the batch that arrived."""
 

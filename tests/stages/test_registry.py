@@ -14,6 +14,7 @@ from rayworks.evaluation import evaluation, registry
 from rayworks.models import stored
 from rayworks.params import EvaluateOptions, PromoteOptions
 from rayworks.records import Evaluation, Interval, ModelVersion, PromotionDecision
+from tests import made_up_run
 
 OPTIONS = PromoteOptions()
 
@@ -105,6 +106,35 @@ def test_a_rollback_moves_the_alias_and_needs_a_previous_champion(rides, trackin
     assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
     with pytest.raises(RegistryError, match="version 1 is the first"):
         registry.rollback("rides", **uris)
+
+
+def test_after_a_rollback_nothing_is_promoted_until_a_person_lifts_the_hold(rides, tracking_uri: str, tmp_path: Path):
+    uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
+    with pytest.raises(RegistryError, match="There is no champion"):
+        registry.lift_hold("rides", **uris)
+    for key, better in (("fifth", 0.0), ("sixth", 0.2)):
+        version = registered(rides, tracking_uri, key)
+        promoted(version, judged(rides, version, tracking_uri, tmp_path, better=better), tracking_uri, tmp_path)
+    registry.rollback("rides", **uris)
+    third = registered(rides, tracking_uri, "seventh")
+    judgement = judged(rides, third, tracking_uri, tmp_path, better=0.2)
+    refused = promoted(third, judgement, tracking_uri, tmp_path)
+    assert not refused.promoted
+    assert "not on hold failed, version 2 was rolled back on" in refused.reason
+    assert "`uv run flows/rollback.py --name rides --lift` lifts the hold" in refused.reason
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
+    assert registry.lift_hold("rides", **uris).version == registry.lift_hold("rides", **uris).version == 1
+    assert promoted(third, judgement, tracking_uri, tmp_path).promoted
+
+
+def test_the_champion_names_the_dataset_and_the_search_that_it_was_made_from(rides, tracking_uri: str, tmp_path: Path):
+    assert registry.origin("rides", tracking_uri=tracking_uri) is None
+    uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
+    version = registry.registration(rides.model, tune=made_up_run.tune(), **uris).run()
+    promoted(version, judged(rides, version, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    champion = registry.origin("rides", tracking_uri=tracking_uri)
+    assert champion.dataset == rides.dataset
+    assert champion.tune_uri == made_up_run.tune().uri
 
 
 def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_compared_with(rides, tracking_uri: str, tmp_path: Path):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from rayworks.errors import DataError
 from rayworks.monitoring import arrivals, new_data, watching
 from rayworks.monitoring.arrivals import Attempt, Batch, BatchResult, Ledger, RunState
 from rayworks.monitoring.new_data import Start, Wait
@@ -111,6 +112,20 @@ def test_a_retraining_learns_from_the_window_without_failed_batches_and_deleted_
     present = [found for name, found in objects.items() if name != "deleted"]
     uris = new_data.uris_to_learn(Ledger(made, {}, results), 3, present, window)
     assert list(uris) == sorted(f"/data/{name}.csv" for name in names)
+
+
+def test_a_look_says_what_was_decided_about_the_last_batch():
+    [batch] = ledger("a").batches
+    decided = BatchResult(batch=1, state="done", reason="Not promoted: too few rows.", ended=NOON)
+    waits = step(Ledger((batch,), {}, {1: decided}), file("a"))
+    assert waits == Wait("nothing has arrived since batch 1: Not promoted: too few rows.")
+
+
+def test_a_batch_without_a_usable_row_is_refused_with_the_reason():
+    known = ledger("a", "b")
+    new_data.require_rows(known, 1, {"/data/a.csv": "y: missing"})
+    with pytest.raises(DataError, match=r"No row of the batch can be used: /data/a.csv, /data/b.csv \(y: missing\)"):
+        new_data.require_rows(known, 1, {"/data/a.csv": "y: missing", "/data/b.csv": "y: missing"})
 
 
 class KilledError(Exception):

@@ -110,6 +110,17 @@ class ColumnStatistics(Record):
     counts: tuple[int, ...] = ()
 
 
+class TimeBlocks(Record):
+    """Statistics of the training rows by consecutive blocks of time, of about as many rows each.
+
+    Columns and the values of categorical columns are those of the training split, in the same order. The edges are
+    left out: they are the same as well. Stored in ``{dataset}/blocks.json``.
+    """
+
+    starts: tuple[datetime, ...] = Field(description="The first time of each block.")
+    blocks: tuple[tuple[ColumnStatistics, ...], ...]
+
+
 class Split(Record):
     """One split of a dataset. ``uri`` is a folder of Parquet files with raw columns, features and target."""
 
@@ -328,6 +339,18 @@ class ServeCheck(Record):
     largest_difference: float
     milliseconds_per_request: float
     findings: tuple[str, ...] = Field(default=(), description="Problems, one sentence each.")
+
+
+class ColumnDrift(Record):
+    """How far new rows are from the training rows in one column."""
+
+    before: ColumnStatistics
+    now: ColumnStatistics
+    distance: float = Field(description="Jensen-Shannon distance, from 0 to 1, without what is due to chance.")
+    threshold: float = Field(description="What the training rows themselves vary by, and at least the floor.")
+    shift: float | None = Field(description="Of the mean, in deviations of the training rows. None: there is none.")
+    shift_threshold: float
+    drifted: bool
 
 
 class GateCheck(Record):

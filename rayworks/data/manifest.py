@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from rayworks import storage
+from rayworks import reuse, storage
 from rayworks.data import column_kinds, planning, splitting
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
@@ -26,9 +26,11 @@ from rayworks.records import (
     Split,
     SplitName,
     Target,
+    TimeBlocks,
 )
 
-FILE = "dataset.json"
+FILE, BLOCKS_FILE = "dataset.json", "blocks.json"
+VALUES_PER_BLOCK = 500
 
 
 def load(dataset: DatasetRef | str) -> Dataset:
@@ -39,6 +41,11 @@ def load(dataset: DatasetRef | str) -> Dataset:
     """
     uri = dataset if isinstance(dataset, str) else dataset.uri
     return storage.read_record(storage.join(uri, FILE), Dataset)
+
+
+def load_blocks(dataset: Dataset) -> TimeBlocks | None:
+    """Return the statistics of the training rows by time; None where they are not split by time, or too few."""
+    return reuse.find_record(storage.join(dataset.uri, BLOCKS_FILE), TimeBlocks)
 
 
 @dataclass
@@ -54,6 +61,21 @@ class RowCounts:
     kept_of_file: Counter[str] = field(default_factory=Counter[str])
     reason_of_file: dict[str, str] = field(default_factory=dict[str, str])
     """A frequent reason for which rows of a file are rejected."""
+    blocks: dict[int, Statistics] = field(default_factory=dict[int, Statistics])
+    """Of training rows, by the number of the block of time."""
+
+    def add(self, split: SplitName, rows: pl.DataFrame, plan: Plan) -> None:
+        """Count some rows of a split, those to train with by block of time as well."""
+        statistics = self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most))
+        if split == "train" and plan.block_starts:
+            for number, part in plan.blocks(rows):
+                counted = Statistics(plan.edges, plan.distinct_at_most)
+                counted.add(part)
+                statistics.merge(counted)
+                self.blocks.setdefault(number, Statistics(plan.edges, VALUES_PER_BLOCK)).merge(counted)
+        else:
+            statistics.add(rows)
+        self.count_classes(split, rows[plan.target])
 
     def count_file(self, file: str, kept: int) -> None:
         """Count the rows of a file that were kept; all that was counted until now must be of this file."""
@@ -101,6 +123,8 @@ class RowCounts:
         self.reason_of_file.update(other.reason_of_file)
         for name, statistics in other.splits.items():
             self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
+        for number, statistics in other.blocks.items():
+            self.blocks.setdefault(number, Statistics(statistics.edges, VALUES_PER_BLOCK)).merge(statistics)
         for name, classes in other.classes.items():
             counted = self.classes.setdefault(name, Counter())
             if len(counted) <= CLASSES_CEILING:
@@ -175,6 +199,19 @@ def _splits(plan: Plan, counts: RowCounts, features: tuple[Feature, ...]) -> tup
         )
         for part in SPLITS
     )
+
+
+def time_blocks(plan: Plan, counts: RowCounts, dataset: Dataset) -> TimeBlocks | None:
+    """Return the statistics of the training rows by block of time; None if they were not counted so."""
+    if not plan.block_starts:
+        return None
+    columns = dataset.split("train").statistics
+    blocks = [
+        tuple(of_block.of_column(c.name, c.kind, c.values).model_copy(update={"edges": ()}) for c in columns)
+        for _, of_block in sorted(counts.blocks.items())
+    ]
+    starts = tuple(plan.block_starts[number] for number in sorted(counts.blocks))
+    return TimeBlocks(starts=starts, blocks=tuple(blocks))
 
 
 def _with_categories(feature: Feature, train: Statistics, max_categories: int) -> Feature:

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import cast
 
 import polars as pl
 
@@ -15,6 +17,7 @@ from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
 from rayworks.records import Column, FeatureSet
 
+BLOCK = "rayworks.block"  # a name that no user's column has
 SAMPLED_CHUNKS = 5
 TIMES_PER_CHUNK = 10_000  # makes the shares of a split by time exact to one part in ten thousand
 
@@ -35,6 +38,8 @@ class Plan:
     """Histogram edges of each numeric column."""
     distinct_at_most: int = DISTINCT_AT_MOST
     """How many values of a text column are counted."""
+    block_starts: tuple[datetime, ...] = ()
+    """The first times of the blocks by which training rows are counted, if the split is by time."""
 
     @property
     def time_column(self) -> Column | None:
@@ -50,7 +55,19 @@ class Plan:
             counts: What ``count_times`` returned for each chunk.
             champion: What the champion has learned from.
         """
-        return replace(self, splitter=splitting.with_thresholds(self.splitter, pl.concat(counts), champion))
+        all_counts = pl.concat(counts)
+        splitter = splitting.with_thresholds(self.splitter, all_counts, champion)
+        starts = splitting.block_starts(all_counts, cast(datetime, splitter.validation_from))
+        return replace(self, splitter=splitter, block_starts=starts)
+
+    def blocks(self, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield the number and the rows of each block that some training rows belong to. Those without a time belong to
+        the first one."""
+        times = rows[cast(str, self.splitter.column)]
+        numbers = pl.Series(self.block_starts[1:]).search_sorted(times, side="right")
+        numbers = numbers.set(times.is_null(), 0).alias(BLOCK)
+        for part in rows.with_columns(numbers).partition_by(BLOCK):
+            yield part[BLOCK][0], part.drop(BLOCK)
 
 
 def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:

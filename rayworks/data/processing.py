@@ -19,7 +19,6 @@ from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
 from rayworks.data.reading import Chunk
-from rayworks.data.statistics import Statistics
 from rayworks.errors import StorageError
 from rayworks.params import ProcessOptions
 from rayworks.progress import Progress
@@ -92,7 +91,10 @@ def stage(
         try:
             chunks = reading.chunks(files, options.encoding)
             plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks, champion)
-            dataset = manifest.assemble(plan, _write_parts(plan, chunks, progress), options, sources, name, champion)
+            counts = _write_parts(plan, chunks, progress)
+            dataset = manifest.assemble(plan, counts, options, sources, name, champion)
+            if blocks := manifest.time_blocks(plan, counts, dataset):
+                storage.write_record(storage.join(folder, manifest.BLOCKS_FILE), blocks)
             storage.write_record(manifest_uri, dataset)
         except BaseException:
             with suppress(StorageError):  # the first failure is the one to report
@@ -143,8 +145,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
             for name in SPLITS:
                 part = valid.filter(parts == name)
                 writers.write(name, part)
-                counts.splits.setdefault(name, Statistics(plan.edges, plan.distinct_at_most)).add(part)
-                counts.count_classes(name, part[plan.target])
+                counts.add(name, part, plan)
     counts.check(chunk.uri, records)
     counts.count_file(chunk.uri, sum(split.rows for split in counts.splits.values()))
     return counts

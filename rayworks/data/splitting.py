@@ -15,6 +15,9 @@ from rayworks.records import SPLITS, Column, Dataset, SplitMethod, SplitName
 if TYPE_CHECKING:
     import numpy as np
 
+BLOCKS = 20
+BLOCK_ROWS = 500  # fewer say more about chance than about time
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -226,6 +229,23 @@ def hold_out(splitter: Splitter, champion: Learned | None) -> str:
         return f"{neither}: data that are added move no row to another split."
     other = f"its rows were split {champion.split_by}" if champion.split_by else "its dataset is no longer stored"
     return f"The champion may have learned from some of the test rows: {other}."
+
+
+def block_starts(counts: pl.DataFrame, before: datetime) -> tuple[datetime, ...]:
+    """Return the first times of about ``BLOCKS`` blocks of as many rows each; none where two would be too small.
+
+    Args:
+        counts: Columns ``time`` and ``rows``: the number of rows at each time.
+        before: The time before which rows train.
+    """
+    ordered = counts.filter(pl.col("time") < before).group_by("time").agg(pl.col("rows").sum()).sort("time")
+    rows = int(ordered["rows"].sum())
+    blocks = min(BLOCKS, rows // BLOCK_ROWS)
+    if blocks < 2:
+        return ()
+    block = (ordered["rows"].cum_sum() - ordered["rows"]) * blocks // rows
+    starts = ordered["time"].filter(block != block.shift(1, fill_value=-1)).to_list()
+    return tuple(starts) if len(starts) > 1 else ()
 
 
 def warnings(splitter: Splitter, rows: Mapping[SplitName, int]) -> tuple[str, ...]:

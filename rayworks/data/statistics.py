@@ -1,7 +1,7 @@
 """Statistics of each column that can be merged, so that each task counts its own chunk. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,17 +99,23 @@ class Statistics:
     def _add_bins(self, name: str, new: np.ndarray) -> None:
         self.bins[name] = self.bins[name] + new if name in self.bins else new
 
-    def of_column(self, name: str, kind: ColumnKind) -> ColumnStatistics:
-        """Return the record of one column."""
+    def of_column(self, name: str, kind: ColumnKind, values: Sequence[str] | None = None) -> ColumnStatistics:
+        """Return the record of one column.
+
+        Args:
+            values: The values of a categorical column to show, such as those of another record. None: the most
+                frequent ones.
+        """
         if name in self.values:
-            common = self.values[name].most_common(VALUES_SHOWN)
+            counted = self.values[name]
+            shown = [value for value, _ in counted.most_common(VALUES_SHOWN)] if values is None else values
             return ColumnStatistics(
                 name=name,
                 kind=kind,
                 rows=self.rows,
                 missing=self.missing[name],
-                values=tuple(value for value, _ in common),
-                counts=tuple(count for _, count in common),
+                values=tuple(shown),
+                counts=tuple(counted[value] for value in shown),
             )
         if name not in self.moments:
             return ColumnStatistics(name=name, kind=kind, rows=self.rows, missing=self.missing[name])

@@ -44,7 +44,7 @@ ERROR_LIMIT = 0.1
 CONFIDENCE = 0.95
 NAME, TARGET, METRIC = "year-of-flights", "arr_delay", METRICS["rmse"]
 LAST = 12
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 STYLE = """
 .never { color: #98a2b0; } .always { color: #2563eb; } .drift { color: #d9730d; } .error { color: #8a5cd6; }
 .hindsight { color: #13795b; } .legend .key { margin-left: 8px; }
@@ -252,7 +252,12 @@ def what_happened(outcomes: dict[str, Outcome]) -> list[list[str]]:
     """Return what each policy did after each month, and why."""
     words = {None: "nothing", True: "promoted", False: "refused"}
     return [
-        [MONTHS[step.month - 1], name, words[step.promoted], ". ".join(part for part in (step.why, step.decision) if part)]
+        [
+            MONTHS[step.month - 1],
+            name,
+            words[step.promoted],
+            ". ".join(part for part in (step.why, step.decision) if part),
+        ]
         for name, each in outcomes.items()
         if name not in ("never", "hindsight")
         for step in each.steps

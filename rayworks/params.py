@@ -30,6 +30,7 @@ def _text_encoding(name: str) -> str:
     return name
 
 
+TextEncoding = Annotated[str, AfterValidator(_text_encoding)]
 Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
 
 
@@ -128,7 +129,7 @@ class ProcessOptions(Options):
     format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
         default="auto", title="Format", description="auto: inferred from the file names."
     )
-    encoding: Annotated[str, AfterValidator(_text_encoding)] = Field(
+    encoding: TextEncoding = Field(
         default="utf-8",
         title="Encoding",
         description="Of CSV and JSON lines: utf-8, latin-1, cp1252, utf-16, or another that Python knows.",

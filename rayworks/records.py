@@ -341,18 +341,6 @@ class ServeCheck(Record):
     findings: tuple[str, ...] = Field(default=(), description="Problems, one sentence each.")
 
 
-class ColumnDrift(Record):
-    """How far new rows are from the training rows in one column."""
-
-    before: ColumnStatistics
-    now: ColumnStatistics
-    distance: float = Field(description="Jensen-Shannon distance, from 0 to 1, without what is due to chance.")
-    threshold: float = Field(description="What the training rows themselves vary by, and at least the floor.")
-    shift: float | None = Field(description="Of the mean, in deviations of the training rows. None: there is none.")
-    shift_threshold: float
-    drifted: bool
-
-
 class GateCheck(Record):
     """One condition of a promotion."""
 

@@ -107,13 +107,7 @@ class RowCounts:
             DataError: Some are in no count, or in two.
         """
         kept, rejected = sum(split.rows for split in self.splits.values()), self.reasons.total()
-        if not records == self.rows_in == kept + rejected:
-            raise DataError(
-                "the rows of a file do not add up",
-                where=file,
-                detail=f"{records:,} records in the file, {self.rows_in:,} read, {kept:,} kept, {rejected:,} rejected",
-                remedy="Write the file as Parquet, and report its first lines as a fault of rayworks",
-            )
+        check_sum(file, records, self.rows_in, kept, rejected)
 
     def merge(self, other: "RowCounts") -> None:
         """Add the counts of another chunk."""
@@ -129,6 +123,21 @@ class RowCounts:
             counted = self.classes.setdefault(name, Counter())
             if len(counted) <= CLASSES_CEILING:
                 counted.update(classes)
+
+
+def check_sum(file: str, records: int, read: int, kept: int, rejected: int) -> None:
+    """Check that each record of a file was read, and was either kept or rejected.
+
+    Raises:
+        DataError: Some are in no count, or in two.
+    """
+    if not records == read == kept + rejected:
+        raise DataError(
+            "the rows of a file do not add up",
+            where=file,
+            detail=f"{records:,} records in the file, {read:,} read, {kept:,} kept, {rejected:,} rejected",
+            remedy="Write the file as Parquet, and report its first lines as a fault of rayworks",
+        )
 
 
 def assemble(

@@ -7,16 +7,31 @@ neighbours have in common.
 """
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from rayworks.metrics import Metric
-from rayworks.records import Interval
+from rayworks.records import Interval, SplitMethod
 
 if TYPE_CHECKING:
     import numpy as np
 
 GROUPS = 30
 """Groups of rows. More of them hardly narrow the interval: Student's t for 29 degrees of freedom is near normal."""
+
+
+def groups_of(split_method: SplitMethod, values: "np.ndarray | None", rows: int) -> "np.ndarray":
+    """Return groups of rows that are independent of each other, as far as the split says: rows of one time, or of one
+    key, are not.
+
+    Args:
+        split_method: How the rows are split.
+        values: The time or key of each row; None where they are split at random.
+        rows: How many there are.
+    """
+    if values is None:
+        return groups_at_random(rows)
+    return groups_in_order(values) if split_method == "time" else groups_by_key(values)
 
 
 def groups_in_order(order: "np.ndarray") -> "np.ndarray":
@@ -54,18 +69,22 @@ def improvements(
         rival: The same of the other model.
         groups: The group of each row.
     """
+    values = [_without_each(metric, actual, predicted, groups) for predicted in (candidate, rival)]
+    return cast(Any, metric).improvement(*values)
+
+
+def _without_each(metric: Metric, actual: "np.ndarray", predicted: "np.ndarray", groups: "np.ndarray") -> "np.ndarray":
+    """Return the metric without each of the groups in turn; NaN where it is undefined."""
     import numpy as np
 
     if metric.row_losses is None:
         numbers = np.unique(groups)
-        return np.array([_improvement(metric, actual, candidate, rival, groups != number) for number in numbers])
+        values = [metric.measure(actual[groups != number], predicted[groups != number]) for number in numbers]
+        return np.array(values, dtype="float64")  # None becomes NaN
     _, number = np.unique(groups, return_inverse=True)
+    losses = metric.row_losses(actual, predicted)
     rows = len(actual) - np.bincount(number)
-    values = [
-        metric.of_mean_loss((losses.sum() - np.bincount(number, weights=losses)) / rows)
-        for losses in (metric.row_losses(actual, predicted) for predicted in (candidate, rival))
-    ]
-    return cast(Any, metric).improvement(*values)
+    return metric.of_mean_loss((losses.sum() - np.bincount(number, weights=losses)) / rows)
 
 
 def _improvement(
@@ -101,7 +120,42 @@ def interval(
     without = improvements(metric, actual, candidate, rival, groups)
     if not np.isfinite([whole, *without]).all():
         return None
-    count = len(without)
-    error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
-    width = float(error * stats.t.ppf((1 + confidence) / 2, count - 1))
+    width = _standard_error(without) * float(stats.t.ppf((1 + confidence) / 2, len(without) - 1))
     return Interval(low=whole - width, high=whole + width, confidence=confidence)
+
+
+def _standard_error(without: "np.ndarray") -> float:
+    """The jackknife's standard error, from the values without each of the groups."""
+    count = len(without)
+    return float(((count - 1) / count * ((without - without.mean()) ** 2).sum()) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The predictions of one model for some rows, as :func:`improvements` takes them."""
+
+    actual: "np.ndarray"
+    predicted: "np.ndarray"
+    groups: "np.ndarray"
+
+
+def change(metric: Metric, before: Scored, now: Scored, *, confidence: float) -> Interval | None:
+    """Return the interval of the improvement of one model from some rows to others; negative where it became worse.
+
+    The rows are others, so the errors of both add up: Student's t has the fewer degrees of freedom of both.
+
+    Returns:
+        None where it cannot be known, as of :func:`interval`.
+    """
+    import numpy as np
+    from scipy import stats
+
+    values = [metric.measure(rows.actual, rows.predicted) for rows in (now, before)]
+    without = [_without_each(metric, rows.actual, rows.predicted, rows.groups) for rows in (now, before)]
+    freedom = min(len(each) for each in without) - 1
+    if freedom < 1 or not np.isfinite(np.array([*values, *np.concatenate(without)], dtype="float64")).all():
+        return None
+    whole = cast(Any, metric).improvement(*values)
+    error = sum(_standard_error(each) ** 2 for each in without) ** 0.5
+    width = error * float(stats.t.ppf((1 + confidence) / 2, freedom))
+    return Interval(low=float(whole - width), high=float(whole + width), confidence=confidence)

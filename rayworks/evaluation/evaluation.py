@@ -112,7 +112,9 @@ def _evaluate(
     predictions = models | {"baseline": baseline.predictions(data, len(scores.actual))}
     overall = _measure(data.target, scores.actual, predictions)
     require_defined(metric, overall["candidate"])
-    groups, parts = _groups(data, scores), slices.of(scores.columns.select(slice_by), options)
+    values = split_rows.split_values(data, scores.columns)
+    groups = comparison.groups_of(data.split_method, values, len(scores.actual))
+    parts = slices.of(scores.columns.select(slice_by), options)
     rival = predictions.get("champion", predictions["baseline"])
     return Evaluation(
         uri=uri,
@@ -241,16 +243,6 @@ def _measure(target: Target, actual: np.ndarray, predictions: plots.Predictions)
         name: Metrics(rows=len(actual), values=metrics.compute(target, actual, predicted))
         for name, predicted in predictions.items()
     }
-
-
-def _groups(dataset: Dataset, scores: Scores) -> np.ndarray:
-    """Return groups of rows that are independent of each other, as far as the split says: rows of one time, or of one
-    key, are not."""
-    values = split_rows.split_values(dataset, scores.columns)
-    if values is None:
-        return comparison.groups_at_random(len(scores.actual))
-    is_time = dataset.split_method == "time"
-    return comparison.groups_in_order(values) if is_time else comparison.groups_by_key(values)
 
 
 def _slices(

@@ -232,6 +232,20 @@ def origin(name: str, *, tracking_uri: str) -> Champion | None:
     return Champion(version=current, dataset=dataset.ref() if dataset else None, tune_uri=tags.get(SEARCH))
 
 
+def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
+    """Return the URI of the dataset that a version was trained on.
+
+    Raises:
+        RegistryError: The version was not registered by rayworks.
+    """
+    with _registry(tracking_uri) as client:
+        uri = client.get_run(version.run_id).data.tags.get(DATASET) if version.run_id else None
+    if uri is None:
+        remedy = "Train it by the flow train or pipeline"
+        raise RegistryError("the version does not say what it was trained on", where=version.uri, remedy=remedy)
+    return uri
+
+
 def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
     """Return what a candidate is compared with: the champion or, if it is the champion itself, the one it replaced."""
     current = champion(candidate.name, tracking_uri=tracking_uri)

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rayworks.records import ColumnDrift, ColumnStatistics, FeatureSet, TimeBlocks
+from rayworks.monitoring.drift_report import ColumnDrift
+from rayworks.records import ColumnStatistics, FeatureSet, TimeBlocks
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rayworks.form import Options, parameter
+from rayworks.metrics import DecidingMetric
+from rayworks.params import TextEncoding
 
 WatchName = Annotated[
     str,
@@ -18,7 +20,10 @@ Source = Annotated[
     str,
     parameter("Source", "Where new data arrive: a folder or a glob, such as s3://lake/flights/ or /data/*.parquet."),
 ]
-
+NewRowsUri = Annotated[
+    str,
+    parameter("Data", "New rows as the model was trained on, with or without the target: a file, a folder or a glob."),
+]
 
 BatchNumber = Annotated[int, parameter("Batch", "The number of the batch in the ledger of the watch."), Field(ge=1)]
 Arrived = Annotated[
@@ -73,4 +78,23 @@ class Window(Options):
     )
     days: float | None = Field(
         default=None, gt=0, title="Days", description="Batches that arrived in so many days before. None: all."
+    )
+
+
+class MonitorOptions(Options):
+    """How new rows are read, and when they are compared."""
+
+    format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
+        default="auto", title="Format", description="Of the files. auto: inferred from their names."
+    )
+    encoding: TextEncoding = Field(
+        default="utf-8", title="Encoding", description="Of CSV and JSON lines: utf-8, latin-1, cp1252, utf-16, …"
+    )
+    minimum_rows: int = Field(
+        default=500, ge=1, title="Fewest rows", description="With fewer valid rows than these, nothing is alarmed."
+    )
+    metric: DecidingMetric = Field(
+        default="auto",
+        title="Deciding metric",
+        description="What tells whether the model became worse where labels have come. auto: RMSE or log loss.",
     )

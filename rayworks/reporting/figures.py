@@ -40,25 +40,32 @@ def of_dataset(dataset: Dataset, important: Sequence[str]) -> list[Figure]:
 
 
 def _distribution(train: ColumnStatistics, test: ColumnStatistics, *, target: bool) -> Figure | None:
-    title = f"{train.name} (target)" if target else train.name
-    missing = (
-        f"missing: {train.missing / max(train.rows, 1):.1%} of train, {test.missing / max(test.rows, 1):.1%} of test"
-    )
-    note = missing if train.missing or test.missing else ""
-    if train.edges and train.counts and test.counts:
-        shares = {"train": _shares(train.counts), "test": _shares(test.counts)}
-        chart = charts.histogram(train.edges, shares, title, train.name, time=train.kind == "timestamp")
-    elif train.values:
-        values, counts = train.values[:CATEGORIES_SHOWN], dict(zip(test.values, test.counts, strict=True))
-        present = [max(s.rows - s.missing, 1) for s in (train, test)]
-        shares = {
-            "train": [count / present[0] for count in train.counts[: len(values)]],
-            "test": [counts.get(value, 0) / present[1] for value in values],
-        }
+    return compared(f"{train.name} (target)" if target else train.name, {"train": train, "test": test})
+
+
+def compared(title: str, statistics: Mapping[str, ColumnStatistics]) -> Figure | None:
+    """Return the distributions of one column in two sets of rows, by their names; None where they have no values.
+
+    Both have the edges or the values of the first.
+    """
+    first, second = statistics.values()
+    missing = ", ".join(f"{s.missing / max(s.rows, 1):.1%} of {name}" for name, s in statistics.items())
+    note = f"missing: {missing}" if first.missing or second.missing else ""
+    if first.edges and first.counts and second.counts:
+        shares = {name: _shares(s.counts) for name, s in statistics.items()}
+        chart = charts.histogram(first.edges, shares, title, first.name, time=first.kind == "timestamp")
+    elif first.values:
+        values = first.values[:CATEGORIES_SHOWN]
+        shares = {name: [_share(s, value) for value in values] for name, s in statistics.items()}
         chart = charts.bars(values, shares, title, "share of rows")
     else:
         return None
-    return Figure(title, chart, ("train", "test"), note)
+    return Figure(title, chart, tuple(statistics), note)
+
+
+def _share(statistics: ColumnStatistics, value: str) -> float:
+    counts = dict(zip(statistics.values, statistics.counts, strict=True))
+    return counts.get(value, 0) / max(statistics.rows - statistics.missing, 1)
 
 
 def _shares(counts: Sequence[int]) -> list[float]:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from rayworks import __version__, storage
 from rayworks.metrics import METRICS
@@ -26,6 +26,9 @@ from rayworks.records import (
 )
 from rayworks.reporting import figures
 from rayworks.reporting.charts import number
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TRIALS_SHOWN = 20
 SOURCES_SHOWN = 12
@@ -56,9 +59,37 @@ class Run(TypedDict):
 
 def html(**run: Unpack[Run]) -> str:
     """Return the whole report as one page."""
+    evaluation, tune, model = run["evaluation"], run["tune"], run["model"]
+    important = [str(x) for p in evaluation.plots if p.name == "importance" for x in p.x] if evaluation else []
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            **run,
+            tone=tone(run["decision"]),
+            verdict=verdict(run),
+            tiles=tiles(evaluation),
+            rayworks=__version__,
+            metrics=metric_rows(evaluation) if evaluation else [],
+            columns=_column_rows(run["dataset"]),
+            understood=understood(run["dataset"]),
+            trials=trial_rows(tune)[:TRIALS_SHOWN] if tune else [],
+            slices=slice_rows(evaluation) if evaluation else [],
+            sources=run["dataset"].sources[:SOURCES_SHOWN],
+            data_figures=figures.of_dataset(run["dataset"], important),
+            tuning_figures=figures.of_tuning(tune) if tune else [],
+            curve=figures.of_curve(model) if model else None,
+            slice_figures=figures.of_slices(evaluation) if evaluation else [],
+            prediction_figures=figures.of_predictions(evaluation) if evaluation else [],
+        )
+    )
+
+
+def environment() -> "Environment":
+    """Return the templates of this folder, with their filters. All text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("rayworks", "reporting"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -66,27 +97,8 @@ def html(**run: Unpack[Run]) -> str:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {"number": number, "label": lambda name: METRICS[name].label, "integer": "{:,}".format}
-    cast(Any, environment).filters.update(filters)
-    evaluation, tune, model = run["evaluation"], run["tune"], run["model"]
-    important = [str(x) for p in evaluation.plots if p.name == "importance" for x in p.x] if evaluation else []
-    return environment.get_template("report.html.j2").render(
-        **run,
-        tone=tone(run["decision"]),
-        verdict=verdict(run),
-        tiles=tiles(evaluation),
-        rayworks=__version__,
-        metrics=metric_rows(evaluation) if evaluation else [],
-        columns=_column_rows(run["dataset"]),
-        understood=understood(run["dataset"]),
-        trials=trial_rows(tune)[:TRIALS_SHOWN] if tune else [],
-        slices=slice_rows(evaluation) if evaluation else [],
-        sources=run["dataset"].sources[:SOURCES_SHOWN],
-        data_figures=figures.of_dataset(run["dataset"], important),
-        tuning_figures=figures.of_tuning(tune) if tune else [],
-        curve=figures.of_curve(model) if model else None,
-        slice_figures=figures.of_slices(evaluation) if evaluation else [],
-        prediction_figures=figures.of_predictions(evaluation) if evaluation else [],
-    )
+    cast(Any, templates).filters.update(filters)
+    return templates
 
 
 def write(uri: str, page: str) -> None:

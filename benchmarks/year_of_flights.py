@@ -3,10 +3,10 @@
     uv run benchmarks/year_of_flights.py [PAGE] [STORAGE]      year-of-flights.html, a temporary folder
 
 The served model predicts each month before anything learns from it (prequential evaluation: Gama, Sebastião and
-Rodrigues, "On evaluating stream learning algorithms", Machine Learning 90, 2013). Then a policy decides whether a model is
-trained on all months so far, and the gate whether that one is served from then on: on the newest rows, from which neither
-has learned. There is one model of each number of months, whichever policy asks for it; the first is that of January, and
-none is tuned.
+Rodrigues, "On evaluating stream learning algorithms", Machine Learning 90, 2013). Then a policy decides whether a model
+is trained on all months so far, and the gate whether that one is served from then on: on the newest rows, from which
+neither has learned. There is one model of each number of months, whichever policy asks for it. The first is that of
+January. None is tuned.
 
 Policies, with thresholds that were fixed before the first run:
     never       January's model is served all year
@@ -89,10 +89,12 @@ class Year:
         """Process, train and register, once."""
         if months not in self.made:
             uris = [self.months[number].uri for number in range(1, months + 1)]
-            options, to = ProcessOptions(), {"storage_uri": self.storage_uri}
-            dataset = processing.stage("example://flights", TARGET, options, name=NAME, only=uris, **to).run()
-            model = training.stage(dataset, TrainOptions(), **to).run()
-            version = registry.registration(model, tracking_uri=self.tracking_uri, **to).run()
+            to = self.storage_uri
+            dataset = processing.stage(
+                "example://flights", TARGET, ProcessOptions(), storage_uri=to, name=NAME, only=uris
+            ).run()
+            model = training.stage(dataset, TrainOptions(), storage_uri=to).run()
+            version = registry.registration(model, tracking_uri=self.tracking_uri, storage_uri=to).run()
             sys.stderr.write(f"{MONTHS[months - 1]}: trained on {dataset.rows_kept:,} rows in {model.seconds:.0f} s\n")
             self.made[months] = dataset, model, version
         return self.made[months]
@@ -121,7 +123,7 @@ class Year:
         return value
 
     def drift(self, model: int, month: int) -> str:
-        """Return what drifted in a month from what a model learned, known when the plane leaves; empty if nothing did."""
+        """Return what drifted in a month from what a model learned; the delays themselves do not count."""
         from mlflow import MlflowClient
 
         client, version = MlflowClient(self.tracking_uri, self.tracking_uri), self.model(model)[2]

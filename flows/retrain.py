@@ -27,6 +27,7 @@ from tasks.close_batch import close_batch
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.process import process as process_task
 from tasks.promote import promote as promote_task
+from tasks.reason_to_skip import reason_to_skip
 from tasks.register import register
 from tasks.report import report
 from tasks.train import train as train_task
@@ -49,10 +50,16 @@ def retrain(
     evaluate: Annotated[EvaluateOptions, parameter("Evaluate")] = EvaluateOptions(),
     serve_check: Annotated[ServeCheckOptions, parameter("Serve check")] = ServeCheckOptions(),
     promote: Annotated[PromoteOptions, parameter("Promote")] = PromoteOptions(),
-) -> Report:
-    """Learn from a batch of a watch and the data before it, and promote the model if it beats the champion."""
-    files = arrived_files.submit(watch, batch, source, process, window).result()
+) -> Report | list[str]:
+    """Learn from a batch of a watch and the data before it, and promote the model if it beats the champion.
+
+    Returns the report, or why nothing was trained for the batch.
+    """
     rival = champion.submit(name or watch).result()
+    if reason := reason_to_skip.submit(watch, batch, source, rival, process, retraining).result():
+        close_batch.submit(watch, batch, "skipped", reason).result()
+        return [reason]
+    files = arrived_files.submit(watch, batch, source, process, window).result()
     dataset = process_task.submit(source, target, process, name or watch, files, rival, promote.minimum_rows).result()
     check_batch.submit(watch, batch, dataset).result()
     tuned = tune_task.submit(dataset, tune, train, rival, retraining.search_days).result()
@@ -62,7 +69,8 @@ def retrain(
     checked = check_serving.submit(version, dataset, serve_check).result()
     decision = promote_task.submit(version, evaluation, checked, promote).result()
     page = report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
-    close_batch.submit(watch, batch, decision, page).result()  # last: a batch that is not closed is tried again
+    # Last: a batch that is not closed is tried again.
+    close_batch.submit(watch, batch, "done", f"{decision.reason} Report: {page.uri}").result()
     return page
 
 

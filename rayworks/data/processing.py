@@ -62,8 +62,7 @@ def stage(
 
     Args:
         uri: One or several files, folders or globs.
-        only: The URIs of the files to read of those at ``uri``. None: all. A file that is named like this keeps its
-            path beneath the folder, on which the values that folders name and a random split depend.
+        only: The URIs of the files to read of those at ``uri``. None: all.
         champion: What the champion has learned from: the test rows are others, where there are enough.
 
     Its ``create`` raises the same errors, and leaves no partial dataset.
@@ -72,10 +71,7 @@ def stage(
         DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
     uris = [uri] if isinstance(uri, str) else list(uri)
-    files = reading.of_all([reading.resolve(each, storage_uri) for each in uris], options.format)
-    if only is not None:
-        chosen = set(only)
-        files = [file for file in files if file.source.uri in chosen]
+    files = reading.of_all([reading.resolve(each, storage_uri) for each in uris], options.format, only)
     sources, name = [file.source for file in files], name or name_of(uris[0])
     folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources, champion))
     manifest_uri = storage.join(folder, manifest.FILE)

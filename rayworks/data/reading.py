@@ -113,15 +113,23 @@ def source_files(uri: str, declared: Format | Literal["auto"] = "auto") -> list[
     return files
 
 
-def of_all(uris: Sequence[str], declared: Format | Literal["auto"] = "auto") -> list[DataFile]:
+def of_all(
+    uris: Sequence[str], declared: Format | Literal["auto"] = "auto", only: Sequence[str] | None = None
+) -> list[DataFile]:
     """Return the data files at all of ``uris``, as :func:`source_files` does; a file that several name once.
+
+    Args:
+        only: The URIs of the files to return of those. None: all. A file that is chosen like this keeps its path
+            beneath the folder, on which the values that folders name and a random split depend.
 
     Raises:
         ParameterError: No URI is given.
     """
     if not uris:
         raise ParameterError("no data are named", where="uri", remedy="Name at least one file, folder or glob")
-    return list({file.source.uri: file for uri in uris for file in source_files(uri, declared)}.values())
+    files = {file.source.uri: file for uri in uris for file in source_files(uri, declared)}
+    chosen = None if only is None else set(only)
+    return [file for uri, file in files.items() if chosen is None or uri in chosen]
 
 
 def _check_no_table_log(uri: str, listing: storage.Listing) -> None:

@@ -13,7 +13,7 @@ from rayworks import storage
 from rayworks.data import reading
 from rayworks.errors import DataError, StorageError
 from rayworks.monitoring.arrivals import Batch, BatchResult, Ledger, RunState
-from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.monitoring.options import RetrainOptions, WatchOptions, Window
 from rayworks.records import SourceFile
 
 
@@ -106,7 +106,7 @@ def _step_of(batch: Batch, ledger: Ledger, run: RunState | None, options: WatchO
 def _since(ledger: Ledger) -> str:
     """Return what was decided about the last batch, for people."""
     last = ledger.results[ledger.batches[-1].number]
-    ending = {"done": "", "failed": "failed: ", "history": ""}[last.state]
+    ending = {"done": "", "skipped": "no retraining, ", "failed": "failed: ", "history": ""}[last.state]
     return f" since batch {last.batch}: {ending}{last.reason}" if last.reason else ""
 
 
@@ -165,6 +165,24 @@ def uris_to_learn(ledger: Ledger, batch: int, objects: Iterable[SourceFile], win
     return tuple(sorted({file.uri for each in learned for file in each.objects} & present))
 
 
+def reason_to_skip(ledger: Ledger, options: RetrainOptions, now: datetime) -> str:
+    """Return why nothing is to be trained for a batch whatever it holds; empty if its rows decide.
+
+    Args:
+        now: The time, with its time zone.
+    """
+    if options.when == "never":
+        return "the watch is set to never retrain"
+    ended = [result.ended for result in ledger.results.values() if result.state == "done"]
+    until = max(ended) + timedelta(days=options.cool_down_days) if ended else now
+    return f"the cool-down after the last retraining ends at {until:%Y-%m-%d %H:%M} UTC" if now < until else ""
+
+
+def uris_of(ledger: Ledger, batch: int) -> list[str]:
+    """Return the URIs of the objects of a batch."""
+    return [file.uri for each in ledger.batches if each.number == batch for file in each.objects]
+
+
 def require_rows(ledger: Ledger, batch: int, unusable: Mapping[str, str]) -> None:
     """Check that the files of a batch have a row that can be used.
 
@@ -175,7 +193,7 @@ def require_rows(ledger: Ledger, batch: int, unusable: Mapping[str, str]) -> Non
     Raises:
         DataError: No file has one.
     """
-    files = [file.uri for each in ledger.batches if each.number == batch for file in each.objects]
+    files = uris_of(ledger, batch)
     reasons = [unusable[uri] for uri in files if uri in unusable]
     if files and len(reasons) == len(files):
         raise DataError(

@@ -59,8 +59,20 @@ class WatchOptions(Options):
 
 
 class RetrainOptions(Options):
-    """What a retraining does beside training."""
+    """Whether a batch is worth a training, and when hyperparameters are searched again."""
 
+    when: Literal["always", "on drift", "never"] = Field(
+        default="always",
+        title="Retrain",
+        description="always: for each batch. on drift: if the batch differs from what the champion learned from, or "
+        "the champion is worse on it. never: not at all. Later retrainings learn from a batch that was skipped.",
+    )
+    cool_down_days: float = Field(
+        default=0,
+        ge=0,
+        title="Cool-down",
+        description="Days after a retraining in which batches are skipped.",
+    )
     search_days: float | None = Field(
         default=30,
         ge=0,

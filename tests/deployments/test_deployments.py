@@ -169,6 +169,7 @@ def test_a_file_that_arrives_starts_one_retraining_that_learns_from_it(served: S
     look()
     ledger = arrivals.read(arrivals.location(str(served.folder / "storage"), "lake"))
     assert {number: result.state for number, result in ledger.results.items()} == {0: "history", 1: "done"}
+    assert ledger.results[1].reason.startswith("Promoted: ")
     assert len(retrainings()) == 1
     [dataset] = (served.folder / "storage" / "datasets").glob("lake-*/dataset.json")
     assert json.loads(dataset.read_text())["rows_in"] == 600

@@ -20,11 +20,11 @@ from rayworks.params import (
 )
 from rayworks.records import Report
 from tasks.arrived_files import arrived_files
-from tasks.champion import champion
 from tasks.check_batch import check_batch
 from tasks.check_serving import check_serving
 from tasks.close_batch import close_batch
 from tasks.evaluate import evaluate as evaluate_task
+from tasks.open_champion import open_champion
 from tasks.process import process as process_task
 from tasks.promote import promote as promote_task
 from tasks.reason_to_skip import reason_to_skip
@@ -55,7 +55,7 @@ def retrain(
 
     Returns the report, or why nothing was trained for the batch.
     """
-    rival = champion.submit(name or watch).result()
+    rival = open_champion.submit(name or watch).result()
     if reason := reason_to_skip.submit(watch, batch, source, rival, process, retraining).result():
         close_batch.submit(watch, batch, "skipped", reason).result()
         return [reason]

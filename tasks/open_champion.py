@@ -1,4 +1,4 @@
-"""Find the champion of a model."""
+"""Open the champion of a model."""
 
 from prefect import task
 
@@ -8,8 +8,8 @@ from rayworks.records import Champion
 from rayworks.settings import Settings
 
 
-@task(name="champion")
+@task(name="open-champion")
 @resources(num_cpus=0, shared_storage=True)
-def champion(name: str) -> Champion | None:
+def open_champion(name: str) -> Champion | None:
     """Return the champion with what it was made from, or None."""
     return registry.origin(name, tracking_uri=Settings().tracking_uri())

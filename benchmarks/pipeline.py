@@ -66,7 +66,7 @@ def plain(storage_uri: str, answer: str, trials: int) -> None:
 def run_stages(stages: Stages, storage_uri: str, trials: int) -> dict[str, Any]:
     """Run all stages but the report. Returns their records, by their names in the report."""
     from rayworks.data import processing
-    from rayworks.evaluation import evaluation, registry
+    from rayworks.evaluation import evaluation, promotion, registry
     from rayworks.params import (
         EvaluateOptions,
         ProcessOptions,
@@ -96,7 +96,7 @@ def run_stages(stages: Stages, storage_uri: str, trials: int) -> dict[str, Any]:
     evaluated = stages.run("evaluate", judging.run)
     checking = check.stage(version, dataset, options=ServeCheckOptions(), **uris)
     checked = stages.run("check-serving", checking.run)
-    decision = stages.run("promote", registry.promote, version, evaluated, checked, PromoteOptions(), **uris)
+    decision = stages.run("promote", promotion.promote, version, evaluated, checked, PromoteOptions(), **uris)
     assert decision.promoted, decision.reason
     return {
         "dataset": dataset,

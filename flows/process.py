@@ -7,7 +7,7 @@ from prefect import flow
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.params import DataName, DataTarget, DataUri, ProcessOptions
+from rayworks.params import DataName, DataTarget, DataUris, ProcessOptions
 from rayworks.records import Report
 from tasks.process import process as process_task
 from tasks.report import report
@@ -15,7 +15,7 @@ from tasks.report import report
 
 @flow(name="process", task_runner=RayTaskRunner())
 def process(
-    uri: DataUri = "example://flights",
+    uri: DataUris = "example://flights",
     target: DataTarget = "arr_delay",
     name: DataName = None,
     options: Annotated[ProcessOptions, parameter("Options")] = ProcessOptions(),

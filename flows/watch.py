@@ -6,7 +6,7 @@ from prefect import flow
 
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.monitoring.options import Source, WatchedName, WatchName, WatchOptions, Window
+from rayworks.monitoring.options import RetrainOptions, Source, WatchedName, WatchName, WatchOptions, Window
 from rayworks.params import (
     DataTarget,
     EvaluateOptions,
@@ -26,6 +26,7 @@ def watch(
     target: DataTarget,
     name: WatchedName = None,
     options: Annotated[WatchOptions, parameter("Options")] = WatchOptions(),
+    retraining: Annotated[RetrainOptions, parameter("Retraining")] = RetrainOptions(),
     window: Annotated[Window, parameter("Data window")] = Window(),
     process: Annotated[ProcessOptions, parameter("Process")] = ProcessOptions(),
     tune: Annotated[TuneOptions, parameter("Tune")] = TuneOptions(),
@@ -40,6 +41,7 @@ def watch(
     """
     retrain = {"target": target, "name": name or watch}
     groups = {
+        "retraining": retraining,
         "window": window,
         "process": process,
         "tune": tune,

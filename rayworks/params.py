@@ -1,6 +1,7 @@
 """Parameters of flows. These models define the form in the Prefect UI, the command line and the Python interface."""
 
 import contextlib
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -37,6 +38,10 @@ DataUri = Annotated[
     str,
     parameter("Data", "File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights."),
 ]
+DataUris = Annotated[
+    str | list[str],
+    parameter("Data", "One or several files, folders or globs of Parquet, CSV or JSON lines: paths, s3:// or gs://."),
+]
 DataTarget = Annotated[str, parameter("Target", "The column to predict.")]
 DataName = Annotated[
     str | None,
@@ -56,6 +61,9 @@ FromWorker = Annotated[
     bool, parameter("From a worker", "Start Ray, as a flow run would, and run the checks on its workers too.")
 ]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
+LiftHold = Annotated[
+    bool, parameter("Lift the hold", "Let models be promoted again after a rollback. The champion stays as it is.")
+]
 
 
 class ColumnDeclaration(Options):
@@ -96,10 +104,18 @@ class SplitOptions(Options):
     test: float = Field(
         default=0.15, gt=0, lt=0.9, title="Test share", description="Share of the rows held out to evaluate models."
     )
+    test_from: datetime | None = Field(
+        default=None,
+        title="Test from",
+        description="Only by time: rows from this time on (UTC) are the test split, whatever their share. The rows "
+        "before it are divided in the ratio of the other shares.",
+    )
     seed: int = Field(default=0, title="Seed", description="Seed of a random split.")
 
     @model_validator(mode="after")
-    def _leaves_rows_to_train(self) -> "SplitOptions":
+    def _fits(self) -> "SplitOptions":
+        if self.test_from and self.by in ("hash", "random"):
+            raise ValueError("test_from needs a split by time")
         if self.validation + self.test > 0.9:
             raise ValueError("validation and test shares leave less than a tenth of the rows for training")
         if self.by == "hash" and not self.column:

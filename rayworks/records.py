@@ -157,6 +157,10 @@ class Dataset(Record):
     )
     split_method: SplitMethod
     split_column: str | None = Field(description="The timestamp or key that decided. None for a random split.")
+    test_from: datetime | None = Field(
+        default=None, description="By time: rows from then on are test rows, which no model learns from."
+    )
+    hold_out: str = Field(default="", description="Whether the champion has learned from the test rows, for people.")
     sources: tuple[SourceFile, ...]
     rows_in: int
     rows_kept: int
@@ -165,6 +169,7 @@ class Dataset(Record):
         description="Number of rejected rows by reason. A row counts under its first reason only."
     )
     class_counts: dict[str, int] = Field(default_factory=dict, description="Training rows of each class.")
+    unusable: dict[str, str] = Field(default_factory=dict, description="Files without a row that is kept, and why.")
     warnings: tuple[str, ...] = Field(default=(), description="What may have been understood wrongly, in sentences.")
     rejected_uri: str = Field(
         description="Folder of Parquet files with the rejected rows, each with file, row and reason."
@@ -207,6 +212,9 @@ class TuneResult(Record):
     """The result of a hyperparameter search."""
 
     uri: str = Field(description="Folder of the search and its trials.")
+    dataset_uri: str
+    loop: str
+    ended: datetime
     metric: str
     best: Trial
     trials: tuple[Trial, ...]
@@ -254,6 +262,14 @@ class ModelVersion(Record):
     run_id: str
     fingerprint: str = Field(description="Fingerprint of its inputs. The same inputs do not register a second version.")
     created: bool = Field(default=True, description="False if the same model was already registered.")
+
+
+class Champion(Record):
+    """The champion of a model, and what it was made from. ``dataset`` is None if that is no longer stored."""
+
+    version: ModelVersion
+    dataset: DatasetRef | None
+    tune_uri: str | None = Field(description="The search that found its hyperparameters.")
 
 
 class Metrics(Record):

@@ -3,7 +3,7 @@
 from prefect import task
 
 from rayworks import resources
-from rayworks.evaluation import registry
+from rayworks.evaluation import promotion
 from rayworks.params import PromoteOptions
 from rayworks.prefect_api import notifications
 from rayworks.records import Evaluation, ModelVersion, PromotionDecision, ServeCheck
@@ -17,7 +17,7 @@ def promote(
 ) -> PromotionDecision:
     """Move the champion alias if every check passes, and store the decision in either case."""
     settings = Settings()
-    decision = registry.promote(
+    decision = promotion.promote(
         candidate,
         evaluation,
         serve_check,

@@ -1,6 +1,7 @@
 """The records of a made-up run, for tests of its report."""
 
 import math
+from datetime import UTC, datetime
 
 from rayworks import records as r
 
@@ -61,7 +62,15 @@ def tune() -> r.TuneResult:
         )
 
     trials = [trial(number, metric) for number, metric in enumerate([9.0, 4.5, None])]
-    return r.TuneResult(uri="/data/tuning", metric="rmse", best=trials[1], trials=tuple(trials))
+    return r.TuneResult(
+        uri="/data/tuning",
+        dataset_uri="/data/trips",
+        loop="loops:train",
+        ended=datetime(2025, 6, 1, tzinfo=UTC),
+        metric="rmse",
+        best=trials[1],
+        trials=tuple(trials),
+    )
 
 
 def evaluation(*, champion: bool = True) -> r.Evaluation:

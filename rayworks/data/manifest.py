@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ from rayworks import reuse, storage
 from rayworks.data import column_kinds, planning, splitting
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
+from rayworks.data.splitting import Learned
 from rayworks.data.statistics import Statistics
 from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
@@ -56,6 +58,9 @@ class RowCounts:
     splits: dict[SplitName, Statistics] = field(default_factory=dict[SplitName, Statistics])
     classes: dict[SplitName, Counter[Any]] = field(default_factory=dict[SplitName, Counter[Any]])
     """Rows by the target's value. When there are too many values for classes, the rest is not counted."""
+    kept_of_file: Counter[str] = field(default_factory=Counter[str])
+    reason_of_file: dict[str, str] = field(default_factory=dict[str, str])
+    """A frequent reason for which rows of a file are rejected."""
     blocks: dict[int, Statistics] = field(default_factory=dict[int, Statistics])
     """Of training rows, by the number of the block of time."""
 
@@ -71,6 +76,18 @@ class RowCounts:
         else:
             statistics.add(rows)
         self.count_classes(split, rows[plan.target])
+
+    def count_file(self, file: str, kept: int) -> None:
+        """Count the rows of a file that were kept; all that was counted until now must be of this file."""
+        self.kept_of_file[file] += kept
+        for reason, _ in self.reasons.most_common(1):
+            self.reason_of_file[file] = reason
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """Files without a row that was kept, and why."""
+        files = sorted(file for file, kept in self.kept_of_file.items() if not kept)
+        return {file: self.reason_of_file.get(file, "it has no rows") for file in files}
 
     def count_classes(self, split: SplitName, values: pl.Series) -> None:
         """Count the target's values of some rows of a split."""
@@ -96,6 +113,8 @@ class RowCounts:
         """Add the counts of another chunk."""
         self.rows_in += other.rows_in
         self.reasons.update(other.reasons)
+        self.kept_of_file.update(other.kept_of_file)
+        self.reason_of_file.update(other.reason_of_file)
         for name, statistics in other.splits.items():
             self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
         for number, statistics in other.blocks.items():
@@ -121,7 +140,14 @@ def check_sum(file: str, records: int, read: int, kept: int, rejected: int) -> N
         )
 
 
-def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list[SourceFile], name: str) -> Dataset:
+def assemble(
+    plan: Plan,
+    counts: RowCounts,
+    options: ProcessOptions,
+    files: list[SourceFile],
+    name: str,
+    champion: Learned | None = None,
+) -> Dataset:
     """Assemble the manifest from the counts of all chunks.
 
     Raises:
@@ -153,12 +179,16 @@ def assemble(plan: Plan, counts: RowCounts, options: ProcessOptions, files: list
         split_by=plan.splitter.describe(),
         split_method=plan.splitter.by,
         split_column=plan.splitter.column,
+        test_from=plan.splitter.test_from,
+        hold_out=splitting.hold_out(plan.splitter, champion),
         rows_in=counts.rows_in,
         rows_kept=sum(rows.values()),
         rows_rejected=counts.reasons.total(),
         class_counts={label: rows for label, rows in classes.items() if rows},
         reasons=dict(counts.reasons.most_common()),
+        unusable=counts.unusable,
         warnings=(
+            *(f"no row of {file} can be used: {reason}" for file, reason in islice(counts.unusable.items(), 3)),
             *(f"column {column.name}: {column.warning}" for column in plan.columns if column.warning),
             *splitting.warnings(plan.splitter, rows),
         ),

@@ -11,7 +11,7 @@ import polars as pl
 from rayworks.data import column_kinds, features, reading, splitting, validation
 from rayworks.data.batches import Batch
 from rayworks.data.reading import Chunk
-from rayworks.data.splitting import Splitter
+from rayworks.data.splitting import Learned, Splitter
 from rayworks.data.statistics import DISTINCT_AT_MOST, edges_of
 from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
@@ -48,14 +48,15 @@ class Plan:
             return None
         return next(column for column in self.columns if column.name == self.splitter.column)
 
-    def with_times(self, counts: Iterable[pl.DataFrame]) -> "Plan":
+    def with_times(self, counts: Iterable[pl.DataFrame], champion: Learned | None = None) -> "Plan":
         """Return the plan with the times at which validation and test begin.
 
         Args:
             counts: What ``count_times`` returned for each chunk.
+            champion: What the champion has learned from.
         """
         all_counts = pl.concat(counts)
-        splitter = splitting.with_thresholds(self.splitter, all_counts)
+        splitter = splitting.with_thresholds(self.splitter, all_counts, champion)
         starts = splitting.block_starts(all_counts, cast(datetime, splitter.validation_from))
         return replace(self, splitter=splitter, block_starts=starts)
 

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from rayworks import code_digest, import_path, parallel, reuse, storage
-from rayworks.data import manifest, planning, reading, validation
+from rayworks.data import manifest, planning, reading, splitting, validation
 from rayworks.data.batches import BATCH_ROWS
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
@@ -26,7 +26,9 @@ from rayworks.records import SPLITS, Dataset, DatasetRef, SourceFile
 from rayworks.reuse import Stage
 
 
-def fingerprint(target: str, options: ProcessOptions, files: list[SourceFile]) -> str:
+def fingerprint(
+    target: str, options: ProcessOptions, files: list[SourceFile], champion: splitting.Learned | None = None
+) -> str:
     """Return text that changes whenever the dataset would: with files, options, the user's function or rayworks."""
     facts = [
         code_digest.of_library("data"),
@@ -34,6 +36,7 @@ def fingerprint(target: str, options: ProcessOptions, files: list[SourceFile]) -
         options.model_dump(mode="json"),
         [file.model_dump(mode="json") for file in files],
         import_path.fingerprint(options.feature_function) if options.feature_function else None,
+        repr(champion),
     ]
     return reuse.digest(json.dumps(facts, sort_keys=True))
 
@@ -46,30 +49,31 @@ def name_of(uri: str) -> str:
 
 
 def stage(
-    uri: str,
+    uri: str | Sequence[str],
     target: str,
     options: ProcessOptions,
     *,
     storage_uri: str,
     name: str | None = None,
     only: Sequence[str] | None = None,
+    champion: splitting.Learned | None = None,
 ) -> Stage[DatasetRef]:
     """Return the stage that creates a dataset from the data at ``uri``. Lists the files, to know their versions.
 
     Args:
+        uri: One or several files, folders or globs.
         only: The URIs of the files to read of those at ``uri``. None: all.
+        champion: What the champion has learned from: the test rows are others, where there are enough.
 
     Its ``create`` raises the same errors, and leaves no partial dataset.
 
     Raises:
         DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
-    files = reading.source_files(reading.resolve(uri, storage_uri), options.format)
-    if only is not None:
-        chosen = set(only)
-        files = [file for file in files if file.source.uri in chosen]
-    sources, name = [file.source for file in files], name or name_of(uri)
-    folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources))
+    uris = [uri] if isinstance(uri, str) else list(uri)
+    files = reading.of_all([reading.resolve(each, storage_uri) for each in uris], options.format, only)
+    sources, name = [file.source for file in files], name or name_of(uris[0])
+    folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources, champion))
     manifest_uri = storage.join(folder, manifest.FILE)
 
     def find() -> DatasetRef | None:
@@ -82,9 +86,9 @@ def stage(
         storage.delete(folder)  # part files of a run that was killed
         try:
             chunks = reading.chunks(files, options.encoding)
-            plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks)
+            plan = _with_times(planning.make_plan(chunks, target, options, folder), chunks, champion)
             counts = _write_parts(plan, chunks, progress)
-            dataset = manifest.assemble(plan, counts, options, sources, name)
+            dataset = manifest.assemble(plan, counts, options, sources, name, champion)
             if blocks := manifest.time_blocks(plan, counts, dataset):
                 storage.write_record(storage.join(folder, manifest.BLOCKS_FILE), blocks)
             storage.write_record(manifest_uri, dataset)
@@ -108,12 +112,13 @@ def _write_parts(plan: Plan, chunks: list[Chunk], progress: Progress) -> RowCoun
     return counts
 
 
-def _with_times(plan: Plan, chunks: list[Chunk]) -> Plan:
+def _with_times(plan: Plan, chunks: list[Chunk], champion: splitting.Learned | None) -> Plan:
     """The plan with the times to split by, counted over all chunks, if the split is by time."""
     column = plan.time_column
     if column is None:
         return plan
-    return plan.with_times(parallel.map_unordered(lambda chunk: planning.count_times(chunk, column), chunks))
+    counts = parallel.map_unordered(lambda chunk: planning.count_times(chunk, column), chunks)
+    return plan.with_times(counts, champion)
 
 
 def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
@@ -138,6 +143,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
                 writers.write(name, part)
                 counts.add(name, part, plan)
     counts.check(chunk.uri, records)
+    counts.count_file(chunk.uri, sum(split.rows for split in counts.splits.values()))
     return counts
 
 

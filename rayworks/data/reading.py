@@ -4,7 +4,7 @@ Knows neither Ray nor what the columns mean.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -111,6 +111,25 @@ def source_files(uri: str, declared: Format | Literal["auto"] = "auto") -> list[
     if not any(file.source.bytes for file in files):
         raise DataError("the data are empty", where=uri, detail="no file has a byte", remedy="Write the files again")
     return files
+
+
+def of_all(
+    uris: Sequence[str], declared: Format | Literal["auto"] = "auto", only: Sequence[str] | None = None
+) -> list[DataFile]:
+    """Return the data files at all of ``uris``, as :func:`source_files` does; a file that several name once.
+
+    Args:
+        only: The URIs of the files to return of those. None: all. A file that is chosen like this keeps its path
+            beneath the folder, on which the values that folders name and a random split depend.
+
+    Raises:
+        ParameterError: No URI is given.
+    """
+    if not uris:
+        raise ParameterError("no data are named", where="uri", remedy="Name at least one file, folder or glob")
+    files = {file.source.uri: file for uri in uris for file in source_files(uri, declared)}
+    chosen = None if only is None else set(only)
+    return [file for uri, file in files.items() if chosen is None or uri in chosen]
 
 
 def _check_no_table_log(uri: str, listing: storage.Listing) -> None:

@@ -2,21 +2,47 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
 from rayworks.errors import DataError, ParameterError
 from rayworks.params import SplitOptions
-from rayworks.records import SPLITS, Column, SplitMethod, SplitName
+from rayworks.records import SPLITS, Column, Dataset, SplitMethod, SplitName
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCKS = 20
 BLOCK_ROWS = 500  # fewer say more about chance than about time
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the champion has learned from, as far as the choice of the test rows depends on it.
+
+    By time, these are the rows before ``until``; ``split_by`` describes its split, and is empty if it is not known.
+    """
+
+    split_by: str
+    column: str | None
+    until: datetime | None
+    minimum_rows: int
+    """How many test rows a promotion needs."""
+
+
+def learned(champion: Dataset | None, minimum_rows: int) -> Learned:
+    """Return what a champion has learned from.
+
+    Args:
+        champion: Its dataset; None if that is no longer stored.
+        minimum_rows: How many test rows a promotion needs.
+    """
+    if champion is None:
+        return Learned("", None, None, minimum_rows)
+    return Learned(champion.split_by, champion.split_column, champion.test_from, minimum_rows)
 
 
 @dataclass(frozen=True)
@@ -30,6 +56,7 @@ class Splitter:
     seed: int
     validation_from: datetime | None = None
     test_from: datetime | None = None
+    """Before the thresholds are known: what the options say."""
 
     def describe(self) -> str:
         """Return a description for people."""
@@ -113,18 +140,30 @@ def choose(options: SplitOptions, columns: Sequence[Column]) -> Splitter:
             where=str(column),
             remedy="Name another, or declare its kind: ignored columns cannot be the key",
         )
-    return Splitter(by, None if by == "random" else column, options.validation, options.test, options.seed)
+    test_from = options.test_from
+    if test_from and by != "time":
+        raise ParameterError(
+            "rows are not split by time", where="split.test_from", remedy="Set split.column to a timestamp column"
+        )
+    if test_from and test_from.tzinfo:
+        test_from = test_from.astimezone(UTC).replace(tzinfo=None)
+    column = None if by == "random" else column
+    return Splitter(by, column, options.validation, options.test, options.seed, test_from=test_from)
 
 
-def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
+def with_thresholds(splitter: Splitter, counts: pl.DataFrame, champion: Learned | None = None) -> Splitter:
     """Return the splitter with the two times that come closest to the shares. Rows of one time stay together.
+
+    The test rows begin later than their share says where the champion has learned from the first of them.
 
     Args:
         splitter: A split by time.
         counts: Columns ``time`` and ``rows``: the number of rows at each time.
+        champion: What the champion has learned from.
 
     Raises:
         DataError: There are fewer than three distinct times.
+        ParameterError: No row would be left to train, to validate or to test with.
     """
     ordered = counts.drop_nulls("time").group_by("time").agg(pl.col("rows").sum()).sort("time")
     if len(ordered) < 3:
@@ -134,19 +173,62 @@ def with_thresholds(splitter: Splitter, counts: pl.DataFrame) -> Splitter:
             remedy="Set split.by to random",
         )
     before = ordered["rows"].cum_sum() / ordered["rows"].sum()
-    first = int((before < 1 - splitter.validation - splitter.test - 1e-12).sum()) + 1
-    last = int((before < 1 - splitter.test - 1e-12).sum()) + 1
-    first = min(max(first, 1), len(ordered) - 2)
-    last = min(max(last, first + 1), len(ordered) - 1)
-    return Splitter(
-        splitter.by,
-        splitter.column,
-        splitter.validation,
-        splitter.test,
-        splitter.seed,
+
+    def position(share: float) -> int:
+        return int((before < share - 1e-12).sum()) + 1
+
+    first = min(max(position(1 - splitter.validation - splitter.test), 1), len(ordered) - 2)
+    last = min(max(position(1 - splitter.test), first + 1), len(ordered) - 1)
+    test_from = splitter.test_from or _unseen_from(ordered, ordered["time"][last], splitter, champion)
+    if test_from is None:
+        return replace(splitter, validation_from=ordered["time"][first], test_from=ordered["time"][last])
+    last = int((ordered["time"] < test_from).sum())
+    if not 2 <= last < len(ordered):
+        raise ParameterError(
+            "no row would be left to train, to validate or to test with",
+            where=f"split.test_from {test_from}",
+            detail=f"the rows are from {ordered['time'][0]} to {ordered['time'][-1]}",
+            remedy="Choose a time between them",
+        )
+    kept = float(before[last - 1])
+    first = min(max(position(kept * (1 - splitter.validation / (1 - splitter.test))), 1), last - 1)
+    return replace(
+        splitter,
+        validation=kept - float(before[first - 1]),
+        test=1 - kept,
         validation_from=ordered["time"][first],
-        test_from=ordered["time"][last],
+        test_from=test_from,
     )
+
+
+def _unseen_from(
+    ordered: pl.DataFrame, by_share: datetime, splitter: Splitter, champion: Learned | None
+) -> datetime | None:
+    """Return from when on the champion has learned nothing, if the test rows are to begin then instead of ``by_share``:
+    that is later, and enough rows are left."""
+    if champion is None or champion.until is None or champion.column != splitter.column or champion.until <= by_share:
+        return None
+    unseen = ordered.filter(pl.col("time") >= champion.until)["rows"].sum()
+    return champion.until if unseen >= champion.minimum_rows else None
+
+
+def hold_out(splitter: Splitter, champion: Learned | None) -> str:
+    """Return whether the champion has learned from the test rows, as a sentence; empty without a champion."""
+    if champion is None:
+        return ""
+    neither = "Neither the candidate nor the champion has learned from the test rows"
+    if splitter.by == "time" and champion.until and champion.column == splitter.column:
+        until, test_from = champion.until, splitter.test_from
+        if test_from and until <= test_from:
+            return f"{neither}: the champion has learned from rows before {until:%Y-%m-%d %H:%M}."
+        return (
+            f"The champion has learned from the test rows before {until:%Y-%m-%d %H:%M}, which favours it: "
+            f"fewer than {champion.minimum_rows:,} rows are newer, or the options say from when on rows are held out."
+        )
+    if splitter.by != "time" and champion.split_by == splitter.describe():
+        return f"{neither}: data that are added move no row to another split."
+    other = f"its rows were split {champion.split_by}" if champion.split_by else "its dataset is no longer stored"
+    return f"The champion may have learned from some of the test rows: {other}."
 
 
 def block_starts(counts: pl.DataFrame, before: datetime) -> tuple[datetime, ...]:

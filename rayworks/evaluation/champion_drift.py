@@ -32,13 +32,20 @@ REASONS_SHOWN = 5
 
 
 def stage(
-    name: str, source: str, options: MonitorOptions, *, storage_uri: str, tracking_uri: str
+    name: str,
+    source: str,
+    options: MonitorOptions,
+    *,
+    storage_uri: str,
+    tracking_uri: str,
+    only: Sequence[str] | None = None,
 ) -> Stage[DriftReport]:
     """Return the stage that compares the rows at ``source`` with those that the champion of a model learned from.
 
     Args:
         name: The registered model.
         source: File, folder or glob of new rows.
+        only: The URIs of the files to read of those at ``source``. None: all.
 
     Raises:
         RegistryError: The model has no champion, or its training is not known.
@@ -52,7 +59,7 @@ def stage(
     if champion is None:
         remedy = "Promote a version first: the flows pipeline and promote do so"
         raise RegistryError("the model has no champion to monitor", where=name, remedy=remedy)
-    files = reading.source_files(reading.resolve(source, storage_uri), options.format)
+    files = reading.of_all([reading.resolve(source, storage_uri)], options.format, only)
     code = code_digest.of_library("data", "models", "monitoring", "evaluation")
     facts = [file.source.model_dump_json() for file in files]
     key = reuse.digest(code, champion.fingerprint, facts, options.model_dump_json())

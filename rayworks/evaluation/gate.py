@@ -26,6 +26,17 @@ def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: Prom
     return tuple(results)
 
 
+def hold(name: str, reason: str) -> tuple[GateCheck, ...]:
+    """Return the check that fails after a rollback until a person lifts the hold; none without a hold.
+
+    Args:
+        name: Of the registered model.
+        reason: Why it is on hold; empty if it is not.
+    """
+    lift = f"`uv run flows/rollback.py --name {name} --lift` lifts the hold, and so does the flow rollback in the UI"
+    return (GateCheck(name="not on hold", passed=False, detail=f"{reason}; {lift}"),) if reason else ()
+
+
 def _enough_rows(evaluation: Evaluation, options: PromoteOptions) -> GateCheck:
     rows = evaluation.candidate.rows
     return GateCheck(

@@ -1,36 +1,43 @@
-"""Models in MLflow's registry: registered once, promoted by moving an alias, and rolled back by moving it again."""
+"""Models in MLflow's registry: registered once, found by version or alias, with what they were made from."""
 
 import os
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayworks import __version__, reuse, storage, storage_lock
+from rayworks import __version__, reuse, storage
 from rayworks.data import manifest
 from rayworks.errors import RegistryError, first_line
-from rayworks.evaluation import gate
 from rayworks.models import _private, stored
-from rayworks.params import PromoteOptions
 from rayworks.progress import Progress
-from rayworks.records import Dataset, Evaluation, ModelRef, ModelVersion, PromotionDecision, ServeCheck, TuneResult
+from rayworks.records import (
+    Champion,
+    Dataset,
+    ModelRef,
+    ModelVersion,
+    TuneResult,
+)
 from rayworks.reuse import Stage
-from rayworks.storage_lock import Lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 FINGERPRINT, PREVIOUS = "rayworks.fingerprint", "rayworks.previous_champion"
-DATASET = "rayworks.dataset"
+DATASET, SEARCH = "rayworks.dataset", "rayworks.search"
 
 
 @contextmanager
-def _registry(tracking_uri: str) -> "Generator[MlflowClient]":
-    """Yield a client of the registry, whose failures become a ``RegistryError``."""
+def connected(tracking_uri: str) -> "Generator[MlflowClient]":
+    """Yield a client of the registry, whose failures become a ``RegistryError``.
+
+    Raises:
+        RegistryError: The registry cannot be reached, or refuses a request.
+    """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -78,13 +85,13 @@ def registration(
     key = model.uri.rpartition("/")[2]
 
     def find() -> ModelVersion | None:
-        with _registry(tracking_uri) as client:
+        with connected(tracking_uri) as client:
             versions = (version for version in _versions(client, model.name) if version.tags.get(FINGERPRINT) == key)
-            return next((_version(version, created=False) for version in versions), None)
+            return next((record_of(version, created=False) for version in versions), None)
 
     def create(_: Progress) -> ModelVersion:
         dataset = manifest.load(model.dataset_uri)
-        with _registry(tracking_uri) as client:
+        with connected(tracking_uri) as client:
             return _register(client, model, dataset, tune, key, storage_uri)
 
     return Stage(find, create)
@@ -94,10 +101,12 @@ def _register(
     client: "MlflowClient", model: ModelRef, dataset: Dataset, tune: TuneResult | None, key: str, storage_uri: str
 ) -> ModelVersion:
     experiment_id = _experiment(client, model.name, storage_uri)
-    run = client.create_run(experiment_id, run_name=key, tags=_tags(model, dataset, key))
+    tags = _tags(model, dataset, key) | ({SEARCH: tune.uri} if tune else {})
+    run = client.create_run(experiment_id, run_name=key, tags=tags)
     _log_run(client, run.info.run_id, model)
-    for trial in tune.trials if tune else ():
-        _log_trial(client, run, trial, tune.metric if tune else "")
+    if tune and tune.dataset_uri == dataset.uri:  # a search on other data is logged with the model it was made for
+        for trial in tune.trials:
+            _log_trial(client, run, trial, tune.metric)
     with tempfile.TemporaryDirectory(prefix="rayworks-") as folder:
         client.log_artifacts(run.info.run_id, str(stored.fetch(model.uri, Path(folder))), "model")
     client.set_terminated(run.info.run_id)
@@ -106,7 +115,7 @@ def _register(
     source = f"{run.info.artifact_uri}/model"
     version = client.create_model_version(model.name, source, run.info.run_id, tags={FINGERPRINT: key})
     client.set_registered_model_alias(model.name, CANDIDATE, version.version)
-    return _version(version)
+    return record_of(version)
 
 
 def _experiment(client: "MlflowClient", name: str, storage_uri: str) -> str:
@@ -180,7 +189,8 @@ def _versions(client: "MlflowClient", name: str) -> list[Any]:
     return list(client.search_model_versions(f"name = '{name}'"))
 
 
-def _version(version: Any, *, created: bool = True) -> ModelVersion:
+def record_of(version: Any, *, created: bool = True) -> ModelVersion:
+    """Return the record of an MLflow model version."""
     """Return the record of MLflow's model version."""
     return ModelVersion(
         name=version.name,
@@ -194,14 +204,30 @@ def _version(version: Any, *, created: bool = True) -> ModelVersion:
 
 def aliased(name: str, alias: str, *, tracking_uri: str) -> ModelVersion | None:
     """Return the version that has the alias, or None."""
-    with _registry(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         models = [model for model in client.search_registered_models(f"name = '{name}'") if alias in model.aliases]
-        return _version(client.get_model_version(name, models[0].aliases[alias]), created=False) if models else None
+        return record_of(client.get_model_version(name, models[0].aliases[alias]), created=False) if models else None
 
 
 def champion(name: str, *, tracking_uri: str) -> ModelVersion | None:
     """Return the champion, or None."""
     return aliased(name, CHAMPION, tracking_uri=tracking_uri)
+
+
+def origin(name: str, *, tracking_uri: str) -> Champion | None:
+    """Return the champion, with the dataset that it learned from and the search of its hyperparameters, or None.
+
+    Raises:
+        RegistryError: The registry cannot be reached.
+        StorageError: The dataset is stored and cannot be read.
+    """
+    current = champion(name, tracking_uri=tracking_uri)
+    if current is None:
+        return None
+    with connected(tracking_uri) as client:
+        tags = client.get_run(current.run_id).data.tags if current.run_id else {}
+    dataset = reuse.find_record(storage.join(tags[DATASET], manifest.FILE), Dataset) if DATASET in tags else None
+    return Champion(version=current, dataset=dataset.ref() if dataset else None, tune_uri=tags.get(SEARCH))
 
 
 def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
@@ -210,7 +236,7 @@ def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
     Raises:
         RegistryError: The version was not registered by rayworks.
     """
-    with _registry(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         uri = client.get_run(version.run_id).data.tags.get(DATASET) if version.run_id else None
     if uri is None:
         remedy = "Train it by the flow train or pipeline"
@@ -223,9 +249,9 @@ def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
     current = champion(candidate.name, tracking_uri=tracking_uri)
     if current is None or current.version != candidate.version:
         return current
-    with _registry(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         previous = client.get_model_version(candidate.name, str(candidate.version)).tags.get(PREVIOUS)
-        return _version(client.get_model_version(candidate.name, previous), created=False) if previous else None
+        return record_of(client.get_model_version(candidate.name, previous), created=False) if previous else None
 
 
 def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:
@@ -239,81 +265,14 @@ def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:
     if by_alias:
         version = aliased(name, rest, tracking_uri=tracking_uri)
     else:
-        with _registry(tracking_uri) as client:
+        with connected(tracking_uri) as client:
             matching = (version for version in _versions(client, name) if str(version.version) == rest)
-            version = next((_version(version, created=False) for version in matching), None)
+            version = next((record_of(version, created=False) for version in matching), None)
     if version is None:
         raise RegistryError(
             "no such model version", where=uri, remedy="Name it as models:/name/version or models:/name@alias"
         )
     return version
-
-
-def promote(
-    candidate: ModelVersion,
-    evaluation: Evaluation,
-    serve_check: ServeCheck | None,
-    options: PromoteOptions,
-    *,
-    tracking_uri: str,
-    storage_uri: str,
-) -> PromotionDecision:
-    """Make the candidate the champion if every check passes; store the decision with its numbers in either case.
-
-    Raises:
-        RegistryError: The registry cannot be reached, or the champion changed since the evaluation.
-        StorageError: Another process changes the champion, and does not end.
-    """
-    with _champion_lock(candidate.name, storage_uri) as lock:
-        key = reuse.digest(candidate.fingerprint)  # not its version: every registry has a version 1
-        uri = reuse.location(storage_uri, "decisions", candidate.name, key) + ".json"
-        current = champion(candidate.name, tracking_uri=tracking_uri)
-        if current and current.version == candidate.version and storage.exists(uri):
-            decision = storage.read_record(uri, PromotionDecision)
-            reason = f"Already the champion. {decision.reason}"
-            return decision.model_copy(update={"candidate": candidate, "changed": False, "reason": reason})
-        if (current.uri if current else None) != evaluation.champion_uri:
-            raise RegistryError(
-                "the champion changed since the candidate was evaluated",
-                where=candidate.uri,
-                detail=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}",
-                remedy="Evaluate again",
-            )
-        checks = gate.checks(evaluation, serve_check, options)
-        promoted = all(check.passed for check in checks)
-        decision = PromotionDecision(
-            promoted=promoted,
-            changed=promoted,
-            reason=gate.reason(checks),
-            candidate=candidate,
-            previous=current.uri if current else None,
-            checks=checks,
-            uri=uri,
-        )
-        # The decision first: a champion without a reason would be worse than a reason without a champion.
-        storage.write_record(uri, decision)
-        with _registry(tracking_uri) as client:
-            _record_decision(client, decision, evaluation, str(current.version) if current else "", lock)
-        return decision
-
-
-def _champion_lock(name: str, storage_uri: str) -> AbstractContextManager[Lock]:
-    """Return the lock of whatever changes the champion: MLflow cannot move an alias only if it is where it was."""
-    return storage_lock.held(storage.join(storage.absolute(storage_uri), "locks", "champions", name))
-
-
-def _record_decision(
-    client: "MlflowClient", decision: PromotionDecision, evaluation: Evaluation, champion_version: str, lock: Lock
-) -> None:
-    """Log the evaluation and the decision to MLflow, and move the alias if the candidate is promoted."""
-    candidate, version = decision.candidate, str(decision.candidate.version)
-    for metric, value in evaluation.candidate.values.items():
-        client.log_metric(candidate.run_id, f"test_{metric}", value)
-    client.set_model_version_tag(candidate.name, version, "rayworks.decision", decision.reason[:5000])
-    if decision.promoted:
-        client.set_model_version_tag(candidate.name, version, PREVIOUS, champion_version)
-        lock.check()
-        client.set_registered_model_alias(candidate.name, CHAMPION, version)
 
 
 def keep_page(
@@ -334,7 +293,7 @@ def keep_page(
     Raises:
         RegistryError: MLflow cannot be reached.
     """
-    with _registry(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         if version:
             run = client.get_run(version.run_id)
         else:
@@ -342,23 +301,3 @@ def keep_page(
             client.set_terminated(run.info.run_id)
         client.log_text(run.info.run_id, page, f"reports/{file}")
         return f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/reports/{file}"
-
-
-def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
-    """Make the previous champion the champion again.
-
-    Raises:
-        RegistryError: There is no champion, or it replaced none.
-        StorageError: Another process changes the champion, and does not end.
-    """
-    with _champion_lock(name, storage_uri) as lock, _registry(tracking_uri) as client:
-        current = champion(name, tracking_uri=tracking_uri)
-        tags = client.get_model_version(name, str(current.version)).tags if current else {}
-        if not tags.get(PREVIOUS):
-            detail = f"version {current.version} is the first" if current else "nothing was promoted yet"
-            raise RegistryError(
-                "there is no previous champion", where=name, detail=detail, remedy="Promote another version"
-            )
-        lock.check()
-        client.set_registered_model_alias(name, CHAMPION, tags[PREVIOUS])
-        return _version(client.get_model_version(name, tags[PREVIOUS]), created=False)

@@ -35,10 +35,11 @@ class Attempt(Record):
 
 
 class BatchResult(Record):
-    """How a batch ended. ``history`` was there at the first look, and starts nothing."""
+    """How a batch ended. ``history`` was there at the first look, and starts nothing; what was ``skipped`` was not
+    worth a training, and later ones learn from it."""
 
     batch: int
-    state: Literal["done", "failed", "history"]
+    state: Literal["done", "skipped", "failed", "history"]
     reason: str = ""
     ended: datetime
 

@@ -4,16 +4,16 @@ At most one batch is open at a time: what arrives while a model is retrained wai
 retrainings of one watch never run beside each other, and many small arrivals cost one retraining.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from rayworks import storage
 from rayworks.data import reading
-from rayworks.errors import ParameterError, RayworksError, StorageError
+from rayworks.errors import DataError, ParameterError, RayworksError, StorageError
 from rayworks.monitoring.arrivals import Batch, BatchResult, Ledger, RunState
-from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.monitoring.options import RetrainOptions, WatchOptions, Window
 from rayworks.params import ProcessOptions
 from rayworks.records import SourceFile
 
@@ -105,7 +105,7 @@ def next_step(
         return Batch(number=number, objects=tuple(complete), created=now)
     if new:
         return Wait(f"{_counted(len(new))} may still be written")
-    return Wait("nothing has arrived" if known else "nothing is at the source yet")
+    return Wait(f"nothing has arrived{_since(ledger)}" if known else "nothing is at the source yet")
 
 
 def _step_of(batch: Batch, ledger: Ledger, run: RunState | None, options: WatchOptions, now: datetime) -> Step:
@@ -126,6 +126,13 @@ def _step_of(batch: Batch, ledger: Ledger, run: RunState | None, options: WatchO
     if now < again:
         return Wait(f"batch {batch.number} failed, and is tried again at {again:%H:%M:%S} UTC: {reason}")
     return Start(batch, attempts + 1)
+
+
+def _since(ledger: Ledger) -> str:
+    """Return what was decided about the last batch, for people."""
+    last = ledger.results[ledger.batches[-1].number]
+    ending = {"done": "", "skipped": "no retraining, ", "failed": "failed: ", "history": ""}[last.state]
+    return f" since batch {last.batch}: {ending}{last.reason}" if last.reason else ""
 
 
 def _is_settled(file: SourceFile, options: WatchOptions, now: datetime) -> bool:
@@ -181,3 +188,42 @@ def uris_to_learn(ledger: Ledger, batch: int, objects: Iterable[SourceFile], win
         learned = [each for each in learned if each is current or each.created >= oldest]
     present = {file.uri for file in objects}
     return tuple(sorted({file.uri for each in learned for file in each.objects} & present))
+
+
+def reason_to_skip(ledger: Ledger, options: RetrainOptions, now: datetime) -> str:
+    """Return why nothing is to be trained for a batch whatever it holds; empty if its rows decide.
+
+    Args:
+        now: The time, with its time zone.
+    """
+    if options.when == "never":
+        return "the watch is set to never retrain"
+    ended = [result.ended for result in ledger.results.values() if result.state == "done"]
+    until = max(ended) + timedelta(days=options.cool_down_days) if ended else now
+    return f"the cool-down after the last retraining ends at {until:%Y-%m-%d %H:%M} UTC" if now < until else ""
+
+
+def uris_of(ledger: Ledger, batch: int) -> list[str]:
+    """Return the URIs of the objects of a batch."""
+    return [file.uri for each in ledger.batches if each.number == batch for file in each.objects]
+
+
+def require_rows(ledger: Ledger, batch: int, unusable: Mapping[str, str]) -> None:
+    """Check that the files of a batch have a row that can be used.
+
+    Args:
+        batch: Its number.
+        unusable: Why no row of a file can be used, by the file's URI.
+
+    Raises:
+        DataError: No file has one.
+    """
+    files = uris_of(ledger, batch)
+    reasons = [unusable[uri] for uri in files if uri in unusable]
+    if files and len(reasons) == len(files):
+        raise DataError(
+            "no row of the batch can be used",
+            where=", ".join(files[:3]) + (", …" if len(files) > 3 else ""),
+            detail=reasons[0],
+            remedy="Write the files again as those before them",
+        )

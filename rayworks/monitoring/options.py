@@ -68,6 +68,30 @@ class WatchOptions(Options):
     )
 
 
+class RetrainOptions(Options):
+    """Whether a batch is worth a training, and when hyperparameters are searched again."""
+
+    when: Literal["always", "on drift", "never"] = Field(
+        default="always",
+        title="Retrain",
+        description="always: for each batch. on drift: if the batch differs from what the champion learned from, or "
+        "the champion is worse on it. never: not at all. Later retrainings learn from a batch that was skipped.",
+    )
+    cool_down_days: float = Field(
+        default=0,
+        ge=0,
+        title="Cool-down",
+        description="Days after a retraining in which batches are skipped.",
+    )
+    search_days: float | None = Field(
+        default=30,
+        ge=0,
+        title="Search again after days",
+        description="Until then, the hyperparameters are those of the champion's search. 0: search each time. "
+        "None: only where the champion has none.",
+    )
+
+
 class Window(Options):
     """Which data a retraining learns from, beside the batch that arrived."""
 

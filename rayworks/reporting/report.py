@@ -275,7 +275,7 @@ def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
     lines += [("rejected", f"{rows:,}: {reason}") for reason, rows in islice(dataset.reasons.items(), TERMINAL_REASONS)]
     lines += understood(dataset)
     if tune:
-        lines.append(("best trial", _best_trial(tune)))
+        lines.append(("best trial", _best_trial(tune, dataset)))
     if evaluation:
         lines += [(tile["name"], f"{tile['value']} ({tile['detail']})") for tile in tiles(evaluation)]
     if evaluation and evaluation.champion_error:
@@ -305,6 +305,8 @@ def understood(dataset: Dataset) -> list[tuple[str, str]]:
         shown = ", ".join(f"{column.name} ({column.note})" for column in ignored[:IGNORED_SHOWN])
         more = f", and {len(ignored) - IGNORED_SHOWN} more" if len(ignored) > IGNORED_SHOWN else ""
         lines.append(("ignored", f"{shown}{more}"))
+    if dataset.hold_out:
+        lines.append(("hold-out", dataset.hold_out))
     return [*lines, *(("warning", warning) for warning in dataset.warnings)]
 
 
@@ -312,12 +314,14 @@ def _row_counts(dataset: Dataset) -> str:
     return f"{dataset.rows_in:,} in, {dataset.rows_kept:,} kept, {dataset.rows_rejected:,} rejected"
 
 
-def _best_trial(tune: TuneResult) -> str:
+def _best_trial(tune: TuneResult, dataset: Dataset) -> str:
     best, count = tune.best, len(tune.trials)
     values = (
         f"{name} {number(value) if isinstance(value, float) else value}" for name, value in best.hyperparameters.items()
     )
-    return f"number {best.number} of {count}, {METRICS[tune.metric].label} {number(best.metric)}: {', '.join(values)}"
+    earlier = "" if tune.dataset_uri == dataset.uri else f" of the champion's search of {tune.ended:%Y-%m-%d}"
+    metric = f"{METRICS[tune.metric].label} {number(best.metric)}"
+    return f"number {best.number} of {count}{earlier}, {metric}: {', '.join(values)}"
 
 
 def markdown(**run: Unpack[Run]) -> str:
@@ -336,7 +340,7 @@ def markdown(**run: Unpack[Run]) -> str:
     reasons = "; ".join(f"{rows:,}: {reason}" for reason, rows in islice(dataset.reasons.items(), MARKDOWN_REASONS))
     parts.append(f"**Rows:** {_row_counts(dataset)}" + (f" ({_plain(reasons)})" if reasons else ""))
     parts += [f"**{label.capitalize()}:** {_plain(text)}" for label, text in understood(dataset)]
-    parts.append(f"**Best trial:** {_plain(_best_trial(tune))}" if tune else "")
+    parts.append(f"**Best trial:** {_plain(_best_trial(tune, dataset))}" if tune else "")
     parts.append("\n".join(f"- {_plain(name)}: {_link(address)}" for name, address in run["links"].items()))
     return "\n\n".join(part for part in parts if part) + "\n"
 

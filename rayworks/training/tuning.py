@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from rayworks import reuse, storage
@@ -64,7 +65,35 @@ def _tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions, uri: s
     best = best_trial(trials, search.metric, has_defaults=search.first is not None)
     progress(1.0, f"{len(trials)} trials, the best number {best.number} with {search.metric} {best.metric:.4g}")
     complete = best.model_copy(update={"hyperparameters": {**search.fixed, **best.hyperparameters}})
-    return TuneResult(uri=uri, metric=search.metric, best=complete, trials=trials, resumed=resumed)
+    return TuneResult(
+        uri=uri,
+        dataset_uri=dataset.uri,
+        loop=train.loop,
+        ended=datetime.now(UTC),
+        metric=search.metric,
+        best=complete,
+        trials=trials,
+        resumed=resumed,
+    )
+
+
+def find(uri: str) -> TuneResult | None:
+    """Return the result of a search by its URI; None if it is no longer stored."""
+    return reuse.find_record(storage.join(uri, MANIFEST), TuneResult)
+
+
+def is_due(last: TuneResult | None, loop: str, days: float | None, now: datetime) -> bool:
+    """Return whether to search again; if not, what the last search found is still used.
+
+    Args:
+        last: The search that the champion's hyperparameters come from. None: there was none.
+        loop: Import path of the training loop. What was found for another one says nothing about it.
+        days: After how many days a search is too old. None: never.
+        now: The time, with its time zone.
+    """
+    if last is None or last.loop != loop:
+        return True
+    return days is not None and now - last.ended >= timedelta(days=days)
 
 
 def best_trial(trials: tuple[Trial, ...], metric: str, *, has_defaults: bool) -> Trial:

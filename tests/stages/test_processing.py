@@ -132,6 +132,26 @@ def test_the_same_data_with_the_same_options_is_processed_once(tmp_path: Path, s
     )
 
 
+def test_several_uris_are_one_dataset_and_a_file_that_two_of_them_name_counts_once(tmp_path: Path, storage_uri: str):
+    for name, start in (("a", 0), ("b", 100), ("c", 200)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.csv").write_text("n,y\n" + "".join(f"{start + i},{i}\n" for i in range(100)))
+    uris = [str(tmp_path / "a" / "data.csv"), str(tmp_path / "b"), str(tmp_path / "[ab]" / "*.csv")]
+    dataset = processing.stage(uris, "y", ProcessOptions(), storage_uri=storage_uri).run()
+    assert (dataset.rows_in, dataset.name) == (200, "data")
+    with pytest.raises(ParameterError, match="No data are named"):
+        processing.stage([], "y", ProcessOptions(), storage_uri=storage_uri)
+
+
+def test_a_file_without_a_usable_row_is_named_with_the_reason(tmp_path: Path, storage_uri: str):
+    rows = "".join(f"{i},{i % 7}\n" for i in range(300))
+    (tmp_path / "good.csv").write_text(f"n,y\n{rows}")
+    (tmp_path / "other.csv").write_text(f"n,z\n{rows}")
+    dataset = manifest.load(processing.stage(str(tmp_path), "y", ProcessOptions(), storage_uri=storage_uri).run())
+    assert dataset.unusable == {str(tmp_path / "other.csv"): "the target y is missing"}
+    assert f"no row of {tmp_path / 'other.csv'} can be used: the target y is missing" in dataset.warnings
+
+
 BAD_DATA = {
     "a missing file": ("missing.csv", None, "y", {}, StorageError, "does not exist"),
     "an unknown column": ("a.csv", "x,y\n1,2\n", "z", {}, DataError, "'z' is not in the data.*Name one of its columns"),

@@ -10,10 +10,11 @@ import pytest
 from rayworks import storage
 from rayworks.data import manifest
 from rayworks.errors import DataError, RegistryError
-from rayworks.evaluation import evaluation, registry
+from rayworks.evaluation import evaluation, promotion, registry
 from rayworks.models import stored
 from rayworks.params import EvaluateOptions, PromoteOptions
 from rayworks.records import Evaluation, Interval, ModelVersion, PromotionDecision
+from tests import made_up_run
 
 OPTIONS = PromoteOptions()
 
@@ -48,7 +49,7 @@ def judged(rides, version: ModelVersion, tracking_uri: str, tmp_path: Path, *, b
 
 
 def promoted(version: ModelVersion, judgement: Evaluation, tracking_uri: str, tmp_path: Path) -> PromotionDecision:
-    return registry.promote(version, judgement, None, OPTIONS, tracking_uri=tracking_uri, storage_uri=str(tmp_path))
+    return promotion.promote(version, judgement, None, OPTIONS, tracking_uri=tracking_uri, storage_uri=str(tmp_path))
 
 
 def test_the_same_model_is_registered_once_and_is_the_candidate(rides, tracking_uri: str):
@@ -101,10 +102,39 @@ def test_a_rollback_moves_the_alias_and_needs_a_previous_champion(rides, trackin
     assert registry.champion("rides", tracking_uri=tracking_uri).version == 2
     assert registry.rival(second, tracking_uri=tracking_uri).version == 1
     uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
-    assert registry.rollback("rides", **uris).version == 1
+    assert promotion.rollback("rides", **uris).version == 1
     assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
     with pytest.raises(RegistryError, match="version 1 is the first"):
-        registry.rollback("rides", **uris)
+        promotion.rollback("rides", **uris)
+
+
+def test_after_a_rollback_nothing_is_promoted_until_a_person_lifts_the_hold(rides, tracking_uri: str, tmp_path: Path):
+    uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
+    with pytest.raises(RegistryError, match="There is no champion"):
+        promotion.lift_hold("rides", **uris)
+    for key, better in (("fifth", 0.0), ("sixth", 0.2)):
+        version = registered(rides, tracking_uri, key)
+        promoted(version, judged(rides, version, tracking_uri, tmp_path, better=better), tracking_uri, tmp_path)
+    promotion.rollback("rides", **uris)
+    third = registered(rides, tracking_uri, "seventh")
+    judgement = judged(rides, third, tracking_uri, tmp_path, better=0.2)
+    refused = promoted(third, judgement, tracking_uri, tmp_path)
+    assert not refused.promoted
+    assert "not on hold failed, version 2 was rolled back on" in refused.reason
+    assert "`uv run flows/rollback.py --name rides --lift` lifts the hold" in refused.reason
+    assert registry.champion("rides", tracking_uri=tracking_uri).version == 1
+    assert promotion.lift_hold("rides", **uris).version == promotion.lift_hold("rides", **uris).version == 1
+    assert promoted(third, judgement, tracking_uri, tmp_path).promoted
+
+
+def test_the_champion_names_the_dataset_and_the_search_that_it_was_made_from(rides, tracking_uri: str, tmp_path: Path):
+    assert registry.origin("rides", tracking_uri=tracking_uri) is None
+    uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
+    version = registry.registration(rides.model, tune=made_up_run.tune(), **uris).run()
+    promoted(version, judged(rides, version, tracking_uri, tmp_path), tracking_uri, tmp_path)
+    champion = registry.origin("rides", tracking_uri=tracking_uri)
+    assert champion.dataset == rides.dataset
+    assert champion.tune_uri == made_up_run.tune().uri
 
 
 def test_a_candidate_is_not_promoted_over_a_champion_it_was_not_compared_with(rides, tracking_uri: str, tmp_path: Path):
@@ -155,7 +185,7 @@ def test_a_version_that_does_not_exist_is_refused_with_its_name(tracking_uri: st
     with pytest.raises(RegistryError, match="models:/nothing/7"):
         registry.version_of("models:/nothing/7", tracking_uri=tracking_uri)
     with pytest.raises(RegistryError, match="nothing was promoted yet"):
-        registry.rollback("nothing", tracking_uri=tracking_uri, storage_uri=str(tmp_path))
+        promotion.rollback("nothing", tracking_uri=tracking_uri, storage_uri=str(tmp_path))
 
 
 def test_an_unreachable_registry_is_reported_within_seconds():

@@ -11,11 +11,11 @@ from typing import Literal
 import pytest
 
 from rayworks import storage
-from rayworks.errors import ParameterError, StorageError
+from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.monitoring import arrivals, new_data, watching
 from rayworks.monitoring.arrivals import Attempt, Batch, BatchResult, Ledger, RunState
 from rayworks.monitoring.new_data import Start, Wait
-from rayworks.monitoring.options import WatchOptions, Window
+from rayworks.monitoring.options import RetrainOptions, WatchOptions, Window
 from rayworks.params import ProcessOptions
 from rayworks.records import SourceFile
 
@@ -115,6 +115,48 @@ def test_a_retraining_learns_from_the_window_without_failed_batches_and_deleted_
     present = [found for name, found in objects.items() if name != "deleted"]
     uris = new_data.uris_to_learn(Ledger(made, {}, results), 3, present, window)
     assert list(uris) == sorted(f"/data/{name}.csv" for name in names)
+
+
+def test_a_look_says_what_was_decided_about_the_last_batch():
+    [batch] = ledger("a").batches
+    decided = BatchResult(batch=1, state="done", reason="Not promoted: too few rows.", ended=NOON)
+    waits = step(Ledger((batch,), {}, {1: decided}), file("a"))
+    assert waits == Wait("nothing has arrived since batch 1: Not promoted: too few rows.")
+
+
+def test_a_batch_without_a_usable_row_is_refused_with_the_reason():
+    known = ledger("a", "b")
+    new_data.require_rows(known, 1, {"/data/a.csv": "y: missing"})
+    with pytest.raises(DataError, match=r"No row of the batch can be used: /data/a.csv, /data/b.csv \(y: missing\)"):
+        new_data.require_rows(known, 1, {"/data/a.csv": "y: missing", "/data/b.csv": "y: missing"})
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (RetrainOptions(), ""),
+        (RetrainOptions(when="on drift"), ""),
+        (RetrainOptions(when="never"), "the watch is set to never retrain"),
+        (RetrainOptions(cool_down_days=2), ""),
+        (RetrainOptions(cool_down_days=4), "the cool-down after the last retraining ends at 2025-06-02 12:00 UTC"),
+    ],
+)
+def test_a_batch_is_skipped_by_policy_and_until_the_cool_down_after_the_last_retraining_ends(
+    options: RetrainOptions, reason: str
+):
+    days = {"done": 3, "skipped": 1, "failed": 1}
+    results = {
+        number: BatchResult(batch=number, state=state, ended=NOON - timedelta(days=days[state]))
+        for number, state in enumerate(("done", "skipped", "failed"), start=1)
+    }
+    assert new_data.reason_to_skip(Ledger((), {}, results), options, NOON) == reason
+
+
+def test_a_later_retraining_learns_from_a_batch_that_was_skipped():
+    batches = tuple(Batch(number=n, objects=(file(name),), created=NOON) for n, name in enumerate("ab", start=1))
+    skipped = {1: BatchResult(batch=1, state="skipped", ended=NOON)}
+    uris = new_data.uris_to_learn(Ledger(batches, {}, skipped), 2, (file("a"), file("b")), Window())
+    assert uris == ("/data/a.csv", "/data/b.csv")
 
 
 class KilledError(Exception):

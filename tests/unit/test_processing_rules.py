@@ -1,12 +1,15 @@
 """Validation, features and splitting: pure, no Ray."""
 
+from dataclasses import replace
+from datetime import datetime
+
 import polars as pl
 import pytest
 
 from rayworks.data import features, processing, splitting, validation
 from rayworks.errors import ParameterError
 from rayworks.params import SplitOptions
-from rayworks.records import Column, Feature, FeatureSet, Target
+from rayworks.records import SPLITS, Column, Feature, FeatureSet, Target
 
 # --- validation
 
@@ -223,6 +226,62 @@ def test_the_newest_rows_are_the_test_split_and_rows_of_one_time_stay_together()
     splitter = splitting.with_thresholds(splitter, pl.DataFrame({"time": times, "rows": [10] * 100}))
     parts = splitter.assign(pl.DataFrame({"t": times}), "a", pl.Series(range(100)))
     assert parts.to_list() == ["train"] * 70 + ["validation"] * 15 + ["test"] * 15
+
+
+DAYS = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 4, 9), "1d", eager=True)
+
+
+def split_by_day(options: SplitOptions, champion: splitting.Learned | None = None) -> tuple[list[int], str]:
+    """Split a hundred days of ten rows: the days in each split, and what is said about the champion."""
+    splitter = splitting.choose(options, [column("t", "timestamp", "timestamp")])
+    splitter = splitting.with_thresholds(splitter, pl.DataFrame({"time": DAYS, "rows": [10] * 100}), champion)
+    parts = splitter.assign(pl.DataFrame({"t": DAYS}), "a", pl.Series(range(100))).to_list()
+    return [parts.count(name) for name in SPLITS], splitting.hold_out(splitter, champion)
+
+
+def learned_until(time: datetime, minimum_rows: int = 30) -> splitting.Learned:
+    return splitting.Learned("by time", "t", time, minimum_rows)
+
+
+def test_rows_from_a_given_time_are_the_test_split_and_those_before_keep_the_ratio_of_the_shares():
+    days, said = split_by_day(SplitOptions(test_from=datetime(2024, 2, 10), validation=0.2, test=0.2))  # day 40
+    assert (days, said) == ([30, 10, 60], "")
+    in_another_zone = datetime.fromisoformat("2024-02-10T01:00:00+01:00")
+    assert split_by_day(SplitOptions(test_from=in_another_zone, validation=0.2, test=0.2))[0] == days
+    with pytest.raises(ParameterError, match=r"No row would be left .* 2024-01-01 .* to 2024-04-09"):
+        split_by_day(SplitOptions(test_from=datetime(2024, 5, 1)))
+    with pytest.raises(ValueError, match="test_from needs a split by time"):
+        SplitOptions(test_from=datetime(2024, 5, 1), by="random")
+    with pytest.raises(ParameterError, match="Rows are not split by time"):
+        splitting.choose(SplitOptions(test_from=datetime(2024, 5, 1)), [column("x")])
+
+
+@pytest.mark.parametrize(
+    ("until", "days", "said"),
+    [
+        (datetime(2024, 3, 1), [70, 15, 15], "Neither the candidate nor the champion has learned from the test rows"),
+        (datetime(2024, 4, 5), [79, 16, 5], "Neither the candidate nor the champion has learned from the test rows"),
+        (datetime(2024, 4, 8), [70, 15, 15], "The champion has learned from the test rows before 2024-04-08"),
+    ],
+)
+def test_the_test_rows_are_newer_than_what_the_champion_learned_from_where_there_are_enough(
+    until: datetime, days: list[int], said: str
+):
+    found, sentence = split_by_day(SplitOptions(), learned_until(until))
+    assert found == days
+    assert sentence.startswith(said)
+
+
+def test_a_split_by_another_column_or_without_time_says_what_the_champion_may_have_learned_from():
+    at_random = splitting.choose(SplitOptions(by="random"), ())
+    same = splitting.Learned(at_random.describe(), None, None, 30)
+    assert "data that are added move no row" in splitting.hold_out(at_random, same)
+    seeded = splitting.choose(SplitOptions(by="random", seed=1), ())
+    assert "may have learned from some of the test rows: its rows were split at random (seed 0)" in splitting.hold_out(
+        seeded, same
+    )
+    assert "its dataset is no longer stored" in splitting.hold_out(seeded, splitting.learned(None, 30))
+    assert split_by_day(SplitOptions(), replace(learned_until(datetime(2024, 4, 5)), column="u"))[0] == [70, 15, 15]
 
 
 def test_a_split_far_from_its_shares_has_a_warning():

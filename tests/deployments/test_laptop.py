@@ -29,6 +29,18 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.xdist_group("laptop"), pytest.mark.timeout(900)]
 
 
+WAITS = """
+import pathlib, subprocess, time
+from prefect import flow
+
+@flow
+def waits(begun: str):
+    subprocess.Popen(["sleep", "600"], start_new_session=True)  # what a run leaves behind
+    pathlib.Path(begun).touch()
+    time.sleep(600)
+"""
+
+
 @contextmanager
 def using(api_url: str) -> Iterator[Any]:
     """Make a server the Prefect API of this process, and yield a client of it."""
@@ -274,13 +286,15 @@ def test_an_event_starts_a_look_and_a_file_that_arrived_is_learned_once(runs: Ru
 
 def test_ctrl_c_ends_everything_and_the_run_that_was_working_has_crashed(runs: Runs):
     """The last test of the module, since it ends the installation."""
+    from prefect import Flow
+
     folder = runs.installation.folder
-    (folder / "waits.py").write_text(
-        f"import pathlib, time\ndef wait(item):\n    pathlib.Path('{folder}/begun').touch()\n    time.sleep(600)\n"
-    )
-    (folder / "items.txt").write_text("one\ntwo\n")
-    working = runs.start("fan_out/fan_out", function="waits:wait", items=str(folder / "items.txt"))
+    (folder / "waits.py").write_text(WAITS)
+    waits: Any = Flow.from_source(str(folder), entrypoint="waits.py:waits")
+    waits.deploy("waits", work_pool_name="local", print_next_steps=False)
+    working = runs.start("waits/waits", begun=str(folder / "begun"))
     eventually((folder / "begun").exists, 240, runs.installation.output)
+    assert any("sleep 600" in line for line in runs.installation.processes())
     runs.installation.process.send_signal(signal.SIGINT)
     runs.installation.process.wait(timeout=120)
     assert runs.installation.processes() == []

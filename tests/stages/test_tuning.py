@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from rayworks.errors import ParameterError, TrainingError, TransferError
 from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TrainOptions, TuneOptions
 from rayworks.records import DatasetRef
 from rayworks.training import training, tuning
-from tests import made_up_run
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DEPTHS = {"max_depth": Choice(values=[2, 6])}
@@ -100,24 +98,6 @@ train = TrainOptions(loop="tests.stages.example_loops:slow", rounds=3)
 stage = tuning.stage(dataset, options, train, storage_uri=sys.argv[2])
 stage.run(lambda fraction, message: print(message, flush=True))
 """
-
-
-@pytest.mark.parametrize(
-    ("age", "days", "loop", "is_due"),
-    [
-        (29, 30, "loops:train", False),
-        (30, 30, "loops:train", True),
-        (3000, None, "loops:train", False),
-        (0, 0, "loops:train", True),
-        (1, 30, "loops:other", True),
-    ],
-)
-def test_a_search_is_due_when_the_last_one_is_too_old_or_for_another_loop(
-    age: int, days: float | None, loop: str, is_due: bool
-):
-    last = made_up_run.tune()
-    assert tuning.is_due(last, loop, days, last.ended + timedelta(days=age)) is is_due
-    assert tuning.is_due(None, loop, days, last.ended)
 
 
 def test_a_killed_search_resumes_and_repeats_no_finished_trial(dataset: DatasetRef, tmp_path: Path):

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from rayworks import reuse, storage
-from rayworks.data import column_kinds, planning, splitting
+from rayworks.data import column_kinds, planning, splitting, statistics
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
 from rayworks.data.statistics import Statistics
@@ -28,7 +28,6 @@ from rayworks.records import (
 )
 
 FILE, BLOCKS_FILE = "dataset.json", "blocks.json"
-VALUES_PER_BLOCK = 500
 
 
 def load(dataset: DatasetRef | str) -> Dataset:
@@ -61,15 +60,10 @@ class RowCounts:
 
     def add(self, split: SplitName, rows: pl.DataFrame, plan: Plan) -> None:
         """Count some rows of a split, those to train with by block of time as well."""
-        statistics = self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most))
-        if split == "train" and plan.block_starts:
-            for number, part in plan.blocks(rows):
-                counted = Statistics(plan.edges, plan.distinct_at_most)
-                counted.add(part)
-                statistics.merge(counted)
-                self.blocks.setdefault(number, Statistics(plan.edges, VALUES_PER_BLOCK)).merge(counted)
-        else:
-            statistics.add(rows)
+        self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most)).add(rows)
+        if split == "train" and plan.block_starts and len(rows):
+            for number, counted in statistics.by_block(rows, plan.blocks(rows), plan.edges).items():
+                self._add_block(number, counted)
         self.count_classes(split, rows[plan.target])
 
     def count_classes(self, split: SplitName, values: pl.Series) -> None:
@@ -78,6 +72,9 @@ class RowCounts:
         if len(counted) <= CLASSES_CEILING:
             rows = values.alias("value").value_counts(name="rows").head(CLASSES_CEILING + 1)
             counted.update(dict(rows.iter_rows()))
+
+    def _add_block(self, number: int, counted: Statistics) -> None:
+        self.blocks.setdefault(number, Statistics(counted.edges, counted.distinct_at_most)).merge(counted)
 
     def check(self, file: str, records: int) -> None:
         """Check that each record of a file was either kept or rejected.
@@ -96,10 +93,10 @@ class RowCounts:
         """Add the counts of another chunk."""
         self.rows_in += other.rows_in
         self.reasons.update(other.reasons)
-        for name, statistics in other.splits.items():
-            self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
-        for number, statistics in other.blocks.items():
-            self.blocks.setdefault(number, Statistics(statistics.edges, VALUES_PER_BLOCK)).merge(statistics)
+        for name, counted in other.splits.items():
+            self.splits.setdefault(name, Statistics(counted.edges, counted.distinct_at_most)).merge(counted)
+        for number, counted in other.blocks.items():
+            self._add_block(number, counted)
         for name, classes in other.classes.items():
             counted = self.classes.setdefault(name, Counter())
             if len(counted) <= CLASSES_CEILING:

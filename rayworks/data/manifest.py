@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from rayworks import reuse, storage
-from rayworks.data import column_kinds, planning, splitting
+from rayworks.data import column_kinds, planning, splitting, statistics
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
 from rayworks.data.splitting import Learned
@@ -30,7 +30,6 @@ from rayworks.records import (
 )
 
 FILE, BLOCKS_FILE = "dataset.json", "blocks.json"
-VALUES_PER_BLOCK = 500
 
 
 def load(dataset: DatasetRef | str) -> Dataset:
@@ -66,15 +65,10 @@ class RowCounts:
 
     def add(self, split: SplitName, rows: pl.DataFrame, plan: Plan) -> None:
         """Count some rows of a split, those to train with by block of time as well."""
-        statistics = self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most))
-        if split == "train" and plan.block_starts:
-            for number, part in plan.blocks(rows):
-                counted = Statistics(plan.edges, plan.distinct_at_most)
-                counted.add(part)
-                statistics.merge(counted)
-                self.blocks.setdefault(number, Statistics(plan.edges, VALUES_PER_BLOCK)).merge(counted)
-        else:
-            statistics.add(rows)
+        self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most)).add(rows)
+        if split == "train" and plan.block_starts and len(rows):
+            for number, counted in statistics.by_block(rows, plan.blocks(rows), plan.edges).items():
+                self._add_block(number, counted)
         self.count_classes(split, rows[plan.target])
 
     def count_file(self, file: str, kept: int) -> None:
@@ -96,6 +90,9 @@ class RowCounts:
             rows = values.alias("value").value_counts(name="rows").head(CLASSES_CEILING + 1)
             counted.update(dict(rows.iter_rows()))
 
+    def _add_block(self, number: int, counted: Statistics) -> None:
+        self.blocks.setdefault(number, Statistics(counted.edges, counted.distinct_at_most)).merge(counted)
+
     def check(self, file: str, records: int) -> None:
         """Check that each record of a file was either kept or rejected.
 
@@ -115,10 +112,10 @@ class RowCounts:
         self.reasons.update(other.reasons)
         self.kept_of_file.update(other.kept_of_file)
         self.reason_of_file.update(other.reason_of_file)
-        for name, statistics in other.splits.items():
-            self.splits.setdefault(name, Statistics(statistics.edges, statistics.distinct_at_most)).merge(statistics)
-        for number, statistics in other.blocks.items():
-            self.blocks.setdefault(number, Statistics(statistics.edges, VALUES_PER_BLOCK)).merge(statistics)
+        for name, counted in other.splits.items():
+            self.splits.setdefault(name, Statistics(counted.edges, counted.distinct_at_most)).merge(counted)
+        for number, counted in other.blocks.items():
+            self._add_block(number, counted)
         for name, classes in other.classes.items():
             counted = self.classes.setdefault(name, Counter())
             if len(counted) <= CLASSES_CEILING:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
@@ -17,7 +17,9 @@ from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
 from rayworks.records import Column, FeatureSet
 
-BLOCK = "rayworks.block"  # a name that no user's column has
+if TYPE_CHECKING:
+    import numpy as np
+
 SAMPLED_CHUNKS = 5
 TIMES_PER_CHUNK = 10_000  # makes the shares of a split by time exact to one part in ten thousand
 
@@ -60,14 +62,11 @@ class Plan:
         starts = splitting.block_starts(all_counts, cast(datetime, splitter.validation_from))
         return replace(self, splitter=splitter, block_starts=starts)
 
-    def blocks(self, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield the number and the rows of each block that some training rows belong to. Those without a time belong to
-        the first one."""
+    def blocks(self, rows: pl.DataFrame) -> "np.ndarray":
+        """Return the number of the block of each training row. Those without a time belong to the first one."""
         times = rows[cast(str, self.splitter.column)]
         numbers = pl.Series(self.block_starts[1:]).search_sorted(times, side="right")
-        numbers = numbers.set(times.is_null(), 0).alias(BLOCK)
-        for part in rows.with_columns(numbers).partition_by(BLOCK):
-            yield part[BLOCK][0], part.drop(BLOCK)
+        return numbers.set(times.is_null(), 0).to_numpy()
 
 
 def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:

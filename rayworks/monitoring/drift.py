@@ -236,7 +236,7 @@ def compare(
             "missing": (found.missing / limit.missing, found.missing_chance),
             "shift": (abs(found.shift) / limit.shift, found.shift_chance),
         }
-        drifted = [kind for kind, (share, chance) in past.items() if share > 1 and chance < level]
+        drifted: list[Past] = [kind for kind, (share, chance) in past.items() if share > 1 and chance < level]
         result = ColumnDrift(
             before=before,
             now=now,

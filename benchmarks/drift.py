@@ -56,9 +56,8 @@ class Flights:
         rows = planning.with_features(valid, self.plan.feature_set)
         parts = [feature.name for feature in self.plan.feature_set.features if feature.part]
         self.time, self.rows = rows[TIME], rows.drop(TIME, *parts)
-        kinds: dict[str, ColumnKind] = {f.name: f.kind for f in self.plan.feature_set.features} | {
-            c.name: c.kind for c in self.plan.columns
-        }
+        kinds: dict[str, ColumnKind] = {column.name: column.kind for column in self.plan.columns}
+        kinds.update({feature.name: feature.kind for feature in self.plan.feature_set.features})
         self.kinds: dict[str, ColumnKind] = {name: kinds[name] for name in self.rows.columns}
         self.month = self.time.dt.month()
 

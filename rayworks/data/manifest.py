@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from rayworks import reuse, storage
-from rayworks.data import column_kinds, planning, splitting, statistics
+from rayworks.data import column_kinds, planning, splitting
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
 from rayworks.data.splitting import Learned
@@ -65,10 +65,15 @@ class RowCounts:
 
     def add(self, split: SplitName, rows: pl.DataFrame, plan: Plan) -> None:
         """Count some rows of a split, those to train with by block of time as well."""
-        self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most)).add(rows)
-        if split == "train" and plan.block_starts and len(rows):
-            for number, counted in statistics.by_block(rows, plan.blocks(rows), plan.edges).items():
-                self._add_block(number, counted)
+        counted = self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most))
+        if split == "train" and plan.block_starts:
+            for number, part in plan.blocks(rows):
+                block = Statistics(plan.edges, plan.distinct_at_most)
+                block.add(part)
+                counted.merge(block)
+                self._add_block(number, block.frequent())
+        else:
+            counted.add(rows)
         self.count_classes(split, rows[plan.target])
 
     def count_file(self, file: str, kept: int) -> None:

@@ -18,7 +18,7 @@ from rayworks.params import ProcessOptions
 from rayworks.records import Column, FeatureSet
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 SAMPLED_CHUNKS = 5
 TIMES_PER_CHUNK = 10_000  # makes the shares of a split by time exact to one part in ten thousand
@@ -62,11 +62,15 @@ class Plan:
         starts = splitting.block_starts(all_counts, cast(datetime, splitter.validation_from))
         return replace(self, splitter=splitter, block_starts=starts)
 
-    def blocks(self, rows: pl.DataFrame) -> "np.ndarray":
-        """Return the number of the block of each training row. Those without a time belong to the first one."""
+    def blocks(self, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield the number and the rows of each block that some training rows belong to. Those without a time belong to
+        the first one."""
         times = rows[cast(str, self.splitter.column)]
         numbers = pl.Series(self.block_starts[1:]).search_sorted(times, side="right")
-        return numbers.set(times.is_null(), 0).to_numpy()
+        numbers = numbers.set(times.is_null(), 0)
+        present = numbers.unique().to_list()
+        for number in present:
+            yield number, rows if len(present) == 1 else rows.filter(numbers == number)
 
 
 def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:

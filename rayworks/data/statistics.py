@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,11 @@ class Statistics:
         for name, counts in other.values.items():
             self._add_values(name, counts)
 
+    def frequent(self) -> "Statistics":
+        """Return the same counts with the most frequent text values alone, to be kept for each block of time."""
+        values = {name: Counter(dict(counts.most_common(VALUES_BY_BLOCK))) for name, counts in self.values.items()}
+        return replace(self, distinct_at_most=VALUES_BY_BLOCK, values=values)
+
     def _add_values(self, name: str, new: Mapping[str, int]) -> None:
         counts = self.values.setdefault(name, Counter())
         counts.update(new)
@@ -136,65 +141,9 @@ class Statistics:
         )
 
 
-def by_block(rows: pl.DataFrame, blocks: np.ndarray, edges: dict[str, tuple[float, ...]]) -> dict[int, Statistics]:
-    """Count ``rows`` by block, all blocks of a column at once.
-
-    Of text, only the most frequent values are counted.
-
-    Args:
-        rows: Of any blocks.
-        blocks: The number of the block of each row.
-        edges: As for ``Statistics``.
-    """
-    numbers, index = np.unique(blocks, return_inverse=True)
-    of_block = [Statistics(edges, VALUES_BY_BLOCK) for _ in numbers]
-    for part, count in zip(of_block, np.bincount(index), strict=True):
-        part.rows = int(count)
-    for values in rows.select(pl.all().is_null()).iter_columns():
-        for part, count in zip(of_block, np.bincount(index[values.to_numpy()], minlength=len(numbers)), strict=True):
-            part.missing[values.name] = int(count)
-    for values in _as_numbers(rows).iter_columns():
-        present, of_row = values.drop_nulls().to_numpy(), index[values.is_not_null().to_numpy()]
-        low, high = np.full(len(numbers), np.inf), np.full(len(numbers), -np.inf)
-        np.minimum.at(low, of_row, present)
-        np.maximum.at(high, of_row, present)
-        sums = [np.bincount(of_row, weights, len(numbers)) for weights in (None, present, np.square(present))]
-        bins = _histograms(present, of_row, len(numbers), edges.get(values.name))
-        for part, counted, *moments in zip(of_block, bins, *sums, low, high, strict=True):
-            if moments[0]:
-                part.moments[values.name] = (int(moments[0]), *(float(moment) for moment in moments[1:]))
-                part.bins[values.name] = counted
-    for name, dtype in rows.schema.items():
-        if dtype == pl.String:
-            _count_values(rows[name], index, of_block)
-    return dict(zip(numbers.tolist(), of_block, strict=True))
-
-
-def _count_values(values: pl.Series, index: np.ndarray, of_block: list[Statistics]) -> None:
-    frequent = values.drop_nulls().value_counts(sort=True).get_columns()[0].head(VALUES_BY_BLOCK)
-    table = pl.DataFrame({"value": values, "block": index}).filter(pl.col("value").is_in(frequent.implode()))
-    for part in of_block:
-        part.values[values.name] = Counter()
-    for value, block, count in table.group_by("value", "block").len().iter_rows():
-        of_block[block].values[values.name][value] = count
-
-
-def _histograms(present: np.ndarray, of_row: np.ndarray, blocks: int, edges: tuple[float, ...] | None) -> np.ndarray:
-    """The histogram of each block."""
-    if not edges:
-        return np.zeros((blocks, 0), dtype="int64")
-    bins = len(edges) - 1
-    return np.bincount(of_row * bins + _positions(present, edges), minlength=blocks * bins).reshape(blocks, bins)
-
-
 def _histogram(present: np.ndarray, edges: tuple[float, ...] | None) -> np.ndarray:
     if not edges:
         return np.zeros(0, dtype="int64")
-    return np.bincount(_positions(present, edges), minlength=len(edges) - 1)
-
-
-def _positions(present: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
-    """The bin of each value."""
     bins = len(edges) - 1
     position = (present - edges[0]) * (bins / (edges[-1] - edges[0]))
-    return np.clip(position, 0, bins - 1).astype("int64")
+    return np.bincount(np.clip(position, 0, bins - 1).astype("int64"), minlength=bins)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import polars as pl
 
@@ -16,9 +16,6 @@ from rayworks.data.statistics import DISTINCT_AT_MOST, edges_of
 from rayworks.errors import DataError
 from rayworks.params import ProcessOptions
 from rayworks.records import Column, FeatureSet
-
-if TYPE_CHECKING:
-    pass
 
 SAMPLED_CHUNKS = 5
 TIMES_PER_CHUNK = 10_000  # makes the shares of a split by time exact to one part in ten thousand
@@ -68,9 +65,12 @@ class Plan:
         times = rows[cast(str, self.splitter.column)]
         numbers = pl.Series(self.block_starts[1:]).search_sorted(times, side="right")
         numbers = numbers.set(times.is_null(), 0)
-        present = numbers.unique().to_list()
-        for number in present:
-            yield number, rows if len(present) == 1 else rows.filter(numbers == number)
+        if not numbers.is_sorted():
+            rows, numbers = rows[numbers.arg_sort()], numbers.sort()
+        first = 0
+        for number, count in zip(numbers.unique(maintain_order=True), numbers.unique_counts(), strict=True):
+            yield number, rows.slice(first, count)
+            first += count
 
 
 def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:

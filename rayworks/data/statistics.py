@@ -36,6 +36,11 @@ def _as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _present(values: pl.Series) -> pl.Series:
+    """The values that are not null. ``drop_nulls`` starts a query each time."""
+    return values.drop_nulls() if values.null_count() else values
+
+
 def value_counts(values: pl.Series) -> dict[Any, int]:
     """Return how often each value occurs."""
     distinct, counts = values.alias("value").value_counts().get_columns()
@@ -62,14 +67,14 @@ class Statistics:
         self.rows += len(rows)
         self.missing.update({name: int(count) for name, count in rows.null_count().row(0, named=True).items()})
         for values in _as_numbers(rows).iter_columns():
-            present = values.drop_nulls().to_numpy()
+            present = _present(values).to_numpy()
             if len(present):
                 moments = (len(present), present.sum(), np.square(present).sum(), present.min(), present.max())
                 self._add_moments(values.name, tuple(float(m) for m in moments))
                 self._add_bins(values.name, _histogram(present, self.edges.get(values.name)))
         for name, dtype in rows.schema.items():
             if dtype == pl.String:
-                self._add_values(name, value_counts(rows[name].drop_nulls()))
+                self._add_values(name, value_counts(_present(rows[name])))
 
     def merge(self, other: "Statistics") -> None:
         """Add the counts of another chunk."""

@@ -109,7 +109,10 @@ def request_type(columns: tuple[Column, ...]) -> type[BaseModel]:
 
 
 def raw_frame(rows: list[Any], columns: tuple[Column, ...]) -> "pd.DataFrame":
-    """Return validated rows as a frame of raw columns, each of its declared type."""
+    """Return validated rows as a frame of raw columns, each of its declared type.
+
+    The types are Arrow's: pandas' own have no whole numbers beside missing values, and floats cannot hold large ones.
+    """
     import polars as pl
 
     from rayworks.data.validation import POLARS_TYPES
@@ -117,7 +120,7 @@ def raw_frame(rows: list[Any], columns: tuple[Column, ...]) -> "pd.DataFrame":
     records = [row.model_dump(by_alias=True) for row in rows]
     data = {column.name: [record[column.name] for record in records] for column in columns}
     types = {column.name: POLARS_TYPES[column.dtype] for column in columns}
-    return pl.DataFrame(data, types, strict=False).to_pandas()
+    return pl.DataFrame(data, types, strict=False).to_pandas(use_pyarrow_extension_array=True)
 
 
 def predictions_as_json(predictions: "pd.DataFrame") -> dict[str, list[Any]]:

@@ -34,7 +34,7 @@ class Doubled:
         self.calls += 1
         if (rows["ride length"] < 0).any():
             raise DataError("a ride length is negative")
-        return pd.DataFrame({"prediction": rows["ride length"] * self.factor})
+        return pd.DataFrame({"prediction": rows["ride length"].astype(float) * self.factor})
 
 
 def loaded(model: Any) -> LoadedModel:
@@ -122,7 +122,7 @@ def test_times_are_converted_to_utc_and_every_column_has_its_type():
     body = {"rows": [{"start": "2024-01-01T10:00:00+02:00", "ride length": 1}, {}]}
     frame = prediction_app.raw_frame(request.model_validate(body).rows, COLUMNS)
     assert frame["start"].tolist()[0] == pd.Timestamp(datetime(2024, 1, 1, 8, tzinfo=UTC).replace(tzinfo=None))
-    assert frame["ride length"].dtype == "float64"
+    assert frame["ride length"].dtype == "double[pyarrow]"
     assert frame.isna().to_numpy().tolist() == [[False, False], [True, True]]
 
 

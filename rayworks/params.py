@@ -32,8 +32,6 @@ def _text_encoding(name: str) -> str:
 
 TextEncoding = Annotated[str, AfterValidator(_text_encoding)]
 Hyperparameter = Annotated[float | int | str, BeforeValidator(_number)]
-
-
 DataUri = Annotated[
     str,
     parameter("Data", "File, folder or glob of Parquet, CSV or JSON lines: a path, s3://, gs:// or example://flights."),
@@ -56,14 +54,7 @@ DatasetUri = Annotated[
 ModelUri = Annotated[
     str, parameter("Model", "Registered model: models:/name@champion, models:/name@candidate, or models:/name/version.")
 ]
-Namespace = Annotated[str | None, parameter("Namespace", "Kubernetes namespace. None: the namespace of this run.")]
-FromWorker = Annotated[
-    bool, parameter("From a worker", "Start Ray, as a flow run would, and run the checks on its workers too.")
-]
 ModelName = Annotated[str, parameter("Model", "Name of the registered model, such as flights.")]
-LiftHold = Annotated[
-    bool, parameter("Lift the hold", "Let models be promoted again after a rollback. The champion stays as it is.")
-]
 
 
 class ColumnDeclaration(Options):

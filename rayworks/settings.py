@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         default=None,
         pattern=r"^[^/]+/[^/]+$",
         description="The slug of a Prefect notification block, such as 'slack-webhook/ops'. It is told of failed runs, "
-        "batches that failed, promotions and refusals.",
+        "batches that failed, promotions, refusals and drift.",
     )
     image: str | None = Field(default=None, description="Image for the manifest's Ray containers that do not name one.")
     namespace: str | None = Field(

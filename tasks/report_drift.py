@@ -1,11 +1,12 @@
-"""Report whether new rows have drifted: a page, a table and an event."""
+"""Report whether new rows have drifted: a page, a table, an event and a notification."""
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from rayworks import resources, storage
+from rayworks.evaluation import registry
 from rayworks.monitoring.drift_report import DriftReport, DriftSummary
-from rayworks.prefect_api import drift_event, flow_run_links
+from rayworks.prefect_api import drift_event, flow_run_links, notifications
 from rayworks.reporting import drift_page
 from rayworks.reporting import report as pages
 from rayworks.settings import Settings
@@ -14,15 +15,25 @@ from rayworks.settings import Settings
 @task(name="report-drift")
 @resources(num_cpus=0, shared_storage=True)
 def report_drift(report: DriftReport) -> DriftSummary:
-    """Write the page, create the table of the columns, and emit an event if the data have drifted."""
-    folder = storage.join(storage.absolute(Settings().storage_uri), "reports")
-    page_uri = storage.join(folder, f"{flow_run_links.flow_run_name()}.html")
+    """Write the page, create the table of the columns, and tell if the data have drifted."""
+    settings = Settings()
+    file = f"{flow_run_links.flow_run_name()}.html"
+    page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", file)
     links = {"report": page_uri, "record": report.uri}
-    pages.write(page_uri, drift_page.html(report, links))
+    page = drift_page.html(report, links)
+    pages.write(page_uri, page)
+    if mlflow := settings.mlflow_address():
+        uris = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
+        name, version = report.model.name, report.model
+        links["report"] = mlflow + registry.keep_page(page, file, experiment=name, version=version, **uris)
+        create_link_artifact(links["report"], link_text="The report", key="report")
     rows = pages.readable(drift_page.column_rows(report.columns))
     create_table_artifact(rows, key="drift", description=drift_page.verdict(report))
     if report.drifted:
-        drift_event.emit(report, page_uri)
+        drift_event.emit(report, links["report"])
+        if storage.create(f"{report.uri.removesuffix('.json')}.told.json", b"{}"):  # not at each run on the same files
+            body = "\n".join([*report.why, links["report"]])
+            notifications.tell(f"The data of {report.model.name} have drifted", body)
     return DriftSummary(
         uri=page_uri,
         report_uri=report.uri,

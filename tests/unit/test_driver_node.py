@@ -22,7 +22,7 @@ first, *rest = file.read_text().splitlines() or [""]
 file.write_text("\\n".join(rest))
 if first:
     sys.exit(first)
-print("{_private.NODE_STARTED}.", *sys.argv[1:], flush=True)
+print(" ".join(["{_private.NODE_STARTED}.", *sys.argv[1:]]), flush=True)  # in one write
 time.sleep(60)
 """
     )

@@ -88,9 +88,9 @@ def prefect_home(prefect_api: str, tmp_path: Path) -> Path:
     return home
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Chromium, which sees pages as users do."""
+    """Chromium, which sees pages as users do. Not for the session: Playwright runs an event loop in this thread."""
     executable = os.environ.get("RAYWORKS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("NO BROWSER: install chromium or set RAYWORKS_TEST_CHROMIUM to test that reports open")

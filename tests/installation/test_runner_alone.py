@@ -72,6 +72,8 @@ def test_the_wheel_holds_the_library_and_its_licence_only(tmp_path: Path):
     assert {name.partition("/")[0] for name in set(files) - set(metadata)} == {"rayworks"}
     assert {name for name in set(files) - set(metadata) if not name.endswith(".py")} == {
         "rayworks/py.typed",
+        "rayworks/reporting/drift.html.j2",
+        "rayworks/reporting/figure.html.j2",
         "rayworks/reporting/report.css",
         "rayworks/reporting/report.html.j2",
     }

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -237,6 +238,27 @@ def test_no_object_is_lost_and_no_batch_learned_twice_wherever_watch_and_retrain
     assert ledger.open_batch is None
     assert {result.state for result in ledger.results.values()} == {"done"}
     assert len(world.learned) == len(set(world.learned))
+
+
+def test_twenty_files_within_a_minute_are_each_in_one_batch_and_no_two_retrainings_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    world = World(tmp_path, monkeypatch, iter([10**6]))
+    start = world.now
+    for second in range(0, 300, 3):
+        world.now = start + timedelta(seconds=second)
+        if second < 60:
+            path = world.source / f"{second:02}.csv"
+            path.write_text("a\n1\n")
+            os.utime(path, (world.now.timestamp(), world.now.timestamp()))
+        if second % 12 == 0:
+            world.look()
+        if second % 45 == 0:  # which checks that one is active at most
+            world.retrain()
+    ledger = arrivals.read(world.uri)
+    batches = [[Path(found.uri).name for found in batch.objects] for batch in ledger.batches]
+    assert sorted(itertools.chain(*batches)) == [f"{second:02}.csv" for second in range(0, 60, 3)]
+    assert world.learned == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

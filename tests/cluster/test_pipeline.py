@@ -75,12 +75,12 @@ def test_the_pipeline_loses_its_workers_and_promotes_the_model_that_a_laptop_doe
     assert "group gpu" not in run.log(), "work without GPUs requests no GPU node, however much of it waits"
     # The server stores the states of task runs a moment later than that of their flow run.
     eventually(lambda: set(run.task_runs().values()) == {"COMPLETED"}, 60, lambda: str(run.task_runs()), every=1)
-    model = json.loads(installation.on_storage(f"cat {STORAGE}/models/*/model_ref.json"))
+    model = json.loads(installation.on_storage(f"cat {STORAGE}/models/flights-*/model_ref.json"))
     assert model["restarts"] >= 1
     assert [point["round"] for point in model["curve"]] == list(range(1, len(model["curve"]) + 1))
-    evaluation = json.loads(installation.on_storage(f"cat {STORAGE}/evaluations/*.json"))
+    evaluation = json.loads(installation.on_storage(f"cat {STORAGE}/evaluations/flights-*.json"))
     # A resumed loop draws other columns than one that was not interrupted.
     assert evaluation["candidate"]["values"]["rmse"] == pytest.approx(LAPTOP_RMSE, rel=0.03)
-    decision = json.loads(installation.on_storage(f"cat {STORAGE}/decisions/*.json"))
+    decision = json.loads(installation.on_storage(f"cat {STORAGE}/decisions/flights-*.json"))
     assert decision["promoted"], decision["reason"]
     run.ray.assert_deleted()

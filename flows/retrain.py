@@ -7,15 +7,7 @@ from prefect import flow
 from rayworks import RayTaskRunner
 from rayworks.command_line import run
 from rayworks.form import parameter
-from rayworks.monitoring.options import (
-    Arrived,
-    BatchNumber,
-    RetrainOptions,
-    Source,
-    WatchedName,
-    WatchName,
-    Window,
-)
+from rayworks.monitoring.options import Arrived, BatchNumber, RetrainOptions, Source, WatchedName, WatchName, Window
 from rayworks.params import (
     DataTarget,
     EvaluateOptions,

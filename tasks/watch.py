@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
+from rayworks import storage
 from rayworks.monitoring import arrivals, new_data, watching
 from rayworks.monitoring.arrivals import Batch, BatchResult
 from rayworks.monitoring.options import WatchOptions
@@ -41,7 +42,7 @@ def watch(name: str, source: str, options: WatchOptions, retrain: dict[str, Any]
     attach_run_log()  # this flow has no RayTaskRunner, which does it for others
     uri = arrivals.location(Settings().storage_uri, name)
     process = ProcessOptions.model_validate(retrain["process"])
-    if not arrivals.read(uri).batches:  # the first look
+    if not storage.exists(uri):  # the first look
         new_data.check_target(new_data.listed(source, process.format), retrain["target"], process)
     looks.answer(name)
     state = deployment_runs.state

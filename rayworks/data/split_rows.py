@@ -56,9 +56,12 @@ def frames(
                 rows = file.metadata.row_group(group).num_rows
                 start, stop = max(first - row, 0), min(last - row, rows)
                 if start < stop:
-                    table = file.read_row_group(group, columns=list(dict.fromkeys(columns)))
-                    yield cast(pl.DataFrame, pl.from_arrow(table)).slice(start, stop - start)
+                    yield _row_group(file, group, columns).slice(start, stop - start)
                 row += rows
+
+
+def _row_group(file: Any, group: int, columns: Sequence[str]) -> pl.DataFrame:
+    return cast(pl.DataFrame, pl.from_arrow(file.read_row_group(group, columns=list(dict.fromkeys(columns)))))
 
 
 def first_rows(dataset: Dataset, split: SplitName, columns: Sequence[str], rows: int) -> pl.DataFrame:
@@ -84,12 +87,11 @@ def spread(dataset: Dataset, split: SplitName, columns: Sequence[str], max_rows:
         groups += [(uri, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
     chosen = groups[:: -(-len(groups) // SPREAD)]
     step = -(-sum(rows for _, _, rows in chosen) // max_rows)
-    frames: list[pl.DataFrame] = []
+    read: list[pl.DataFrame] = []
     for uri, group, _ in chosen:
         with storage.open_input(uri) as source:
-            table = pq.ParquetFile(source).read_row_group(group, columns=list(dict.fromkeys(columns)))
-        frames.append(cast(pl.DataFrame, pl.from_arrow(table)).gather_every(step))
-    return pl.concat(frames)
+            read.append(_row_group(pq.ParquetFile(source), group, columns).gather_every(step))
+    return pl.concat(read)
 
 
 def encoded(

@@ -87,13 +87,6 @@ def _without_each(metric: Metric, actual: "np.ndarray", predicted: "np.ndarray",
     return metric.of_mean_loss((losses.sum() - np.bincount(number, weights=losses)) / rows)
 
 
-def _improvement(
-    metric: Metric, actual: "np.ndarray", candidate: "np.ndarray", rival: "np.ndarray", rows: "np.ndarray"
-) -> float:
-    ours, theirs = (metric.measure(actual[rows], predicted[rows]) for predicted in (candidate, rival))
-    return math.nan if ours is None or theirs is None else metric.improvement(ours, theirs)
-
-
 def interval(
     metric: Metric,
     actual: "np.ndarray",
@@ -116,7 +109,8 @@ def interval(
 
     if len(np.unique(groups)) < 2:
         return None
-    whole = _improvement(metric, actual, candidate, rival, np.ones(len(groups), dtype=bool))
+    ours, theirs = (metric.measure(actual, predicted) for predicted in (candidate, rival))
+    whole = math.nan if ours is None or theirs is None else metric.improvement(ours, theirs)
     without = improvements(metric, actual, candidate, rival, groups)
     if not np.isfinite([whole, *without]).all():
         return None

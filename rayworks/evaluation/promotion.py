@@ -51,7 +51,8 @@ def promote(
                 detail=f"it was {evaluation.champion_uri}, now it is {current.uri if current else None}",
                 remedy="Evaluate again",
             )
-        hold = _hold(candidate.name, tracking_uri)
+        with registry.connected(tracking_uri) as client:
+            hold = _hold(client, candidate.name)
         checks = gate.checks(evaluation, serve_check, options) + gate.hold(candidate.name, hold)
         promoted = all(check.passed for check in checks)
         decision = PromotionDecision(
@@ -89,10 +90,9 @@ def _record_decision(
         client.set_registered_model_alias(candidate.name, CHAMPION, version)
 
 
-def _hold(name: str, tracking_uri: str) -> str:
+def _hold(client: "MlflowClient", name: str) -> str:
     """Return why no model of this name is promoted; empty if it may be."""
-    with registry.connected(tracking_uri) as client:
-        return client.get_registered_model(name).tags.get(HOLD, "")
+    return client.get_registered_model(name).tags.get(HOLD, "")
 
 
 def lift_hold(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
@@ -107,7 +107,7 @@ def lift_hold(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion
         if current is None:
             raise RegistryError("there is no champion", where=name, remedy="Check the name: nothing was promoted yet")
         lock.check()
-        if _hold(name, tracking_uri):
+        if _hold(client, name):
             client.delete_registered_model_tag(name, HOLD)
         return current
 

@@ -14,13 +14,7 @@ from rayworks.data import manifest
 from rayworks.errors import RegistryError, first_line
 from rayworks.models import _private, stored
 from rayworks.progress import Progress
-from rayworks.records import (
-    Champion,
-    Dataset,
-    ModelRef,
-    ModelVersion,
-    TuneResult,
-)
+from rayworks.records import Champion, Dataset, ModelRef, ModelVersion, TuneResult
 from rayworks.reuse import Stage
 
 if TYPE_CHECKING:
@@ -190,7 +184,6 @@ def _versions(client: "MlflowClient", name: str) -> list[Any]:
 
 
 def record_of(version: Any, *, created: bool = True) -> ModelVersion:
-    """Return the record of an MLflow model version."""
     """Return the record of MLflow's model version."""
     return ModelVersion(
         name=version.name,

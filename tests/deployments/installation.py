@@ -10,12 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from rayworks.free_port import free_port
+from tests.marked_processes import MARK, processes_with
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "deployments" / "local.py"
 NOTIFY = "custom-webhook/ops"
-MARK = "RAYWORKS_TEST_MARK"
 
 
 @dataclass
@@ -63,16 +63,7 @@ class Installation:
 
     def processes(self) -> list[str]:
         """The IDs and command lines of its live processes."""
-        lines: list[str] = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                marked = f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes().split(b"\0")
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if marked and command:
-                lines.append(f"{process.name} {command[:120]}")
-        return lines
+        return processes_with(self.mark)
 
 
 @dataclass(frozen=True)

@@ -16,27 +16,11 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Cancelling, State
 
+from tests.marked_processes import MARK, processes_with
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).parent / "flow_that_waits.py"
-MARK = "RAYWORKS_TEST_MARK"
-
-
-def processes_with(mark: str) -> list[str]:
-    """Process IDs and command lines of the live processes that inherited the mark."""
-    lines: list[str] = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            marked = f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0")
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if marked and command:
-            lines.append(f"{process.name} {command[:120]}")
-    return lines
 
 
 class Program:

@@ -102,10 +102,13 @@ class Calls:
     def _slow_calls_named(self) -> Generator[None]:
         """Name calls that take long in the output of this worker, which is in the log of the flow run."""
         caller, ended, seconds = threading.get_ident(), threading.Event(), self._stall_seconds
+        has_limit = self._options.timeout_seconds is not None  # whose timer is the same, and ends the process
 
         def look() -> None:
             named = None
             while not ended.wait(seconds / LOOKS_PER_STALL):
+                if not has_limit:
+                    call_stack.write_if_held(seconds)
                 position = len(self._results) if self._retried is None else self._retried
                 number, started = self._first + position, self._started
                 if started is None or started == named or time.perf_counter() - started < seconds:
@@ -114,11 +117,17 @@ class Calls:
                 text = f"Item {number} has taken {time.perf_counter() - started:.0f} s. Its calls, the innermost last:"
                 sys.stderr.write(f"{text}\n{call_stack.of_thread(caller)}\n")
 
-        threading.Thread(target=look, name="rayworks-slow-calls", daemon=True).start()
+        if not has_limit:
+            call_stack.write_if_held(seconds)
+        looking = threading.Thread(target=look, name="rayworks-slow-calls", daemon=True)
+        looking.start()
         try:
             yield
         finally:
             ended.set()
+            looking.join()
+            if not has_limit:
+                call_stack.write_no_more()
 
     def _call_each(self) -> None:
         """Fill the results by a loop in C, which costs a call nothing. Those before a call that raises are kept."""

@@ -12,6 +12,9 @@ from uuid import UUID
 from rayworks.runner import _private
 
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+HELD = re.compile(r"Timeout \(\S+\)!|(Current t|T)hread 0x|  File \".*\", line \d+ in ")
+"""A line of faulthandler, see :func:`rayworks.call_stack.write_if_held`."""
+HELD_TEXT = "A call in C holds the GIL (global interpreter lock), and has shown nothing since. Its calls, the innermost first:"
 PREFECT_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| ")
 """A line of Prefect's console log, which is sent to the API as well."""
 
@@ -47,12 +50,15 @@ def stop_printing() -> None:
 def log_lines(batch: dict[str, Any], task_names: set[str]) -> list[str]:
     """Return the lines of a batch that belong in the flow run's log, each with the name and process that it came from.
 
+    What a worker cannot log itself, since a call holds the GIL, belongs there as well.
+
     Args:
         batch: A batch of Ray's log stream: ``lines``, ``pid``, and ``actor_name`` or ``task_name``.
         task_names: Ray tasks that log to Prefect themselves.
     """
     if batch.get("task_name") in task_names:
-        return []
+        batch = batch | {"lines": [line for line in batch["lines"] if HELD.match(line)]}
+    batch = batch | {"lines": [HELD_TEXT if line.startswith("Timeout (") else line for line in batch["lines"]]}
     if batch.get("pid") == "autoscaler":  # its regular status is for Ray's dashboard; its events are for the user
         marker = _private.AUTOSCALER_EVENT
         return [line.rpartition(marker)[2] for line in batch["lines"] if marker in line]

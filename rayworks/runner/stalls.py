@@ -42,8 +42,8 @@ class _Running:
 class QuietTaskWatch:
     """Names, in its log, a task run that has shown nothing for a while, with the stack of its main thread.
 
-    What a task run shows are its log lines; the progress of a stage is logged as well. A thread looks, so it says
-    nothing of a call in C that keeps Python from running other threads.
+    What a task run shows are its log lines; the progress of a stage is logged as well. A thread looks. Where a call in
+    C keeps it from running, the stack is in the output of the worker, which the driver adds to the flow run's log.
 
     Args:
         last_message: Returns when the process has logged last, by ``time.monotonic``.
@@ -63,10 +63,13 @@ class QuietTaskWatch:
         if flow_run_id is not None and self._thread is None:
             self._thread = threading.Thread(target=self._look_regularly, name="rayworks-quiet-tasks", daemon=True)
             self._thread.start()
+        if self._running:
+            call_stack.write_if_held(seconds)
         try:
             yield
         finally:
             self._running = None
+            call_stack.write_no_more()
 
     def _look_regularly(self) -> None:
         named: _Running | None = None
@@ -75,6 +78,10 @@ class QuietTaskWatch:
             running = self._running
             time.sleep(min(running.seconds / CHECKS_PER_LIMIT, 1.0) if running else 1.0)
             if running is None or running is not self._running:
+                continue
+            call_stack.write_if_held(running.seconds)
+            if running is not self._running:  # it has ended in this moment
+                call_stack.write_no_more()
                 continue
             since = max(running.started, self._last_message())
             if named is running:

@@ -1,7 +1,9 @@
 """A run that stands still says why, and says when it goes on. On embedded Ray with two CPUs."""
 
+import ctypes
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,19 @@ def deadlock() -> None:
 def test_a_deadlock_is_seen_in_the_stack(client: SyncPrefectClient):
     state = run(lambda: deadlock.submit().result())
     assert "lock.acquire(timeout=4)" in log_line(client, state, "It has shown nothing for 2 s")["message"]
+
+
+@task
+def hold_the_gil() -> None:
+    ctypes.PyDLL(None).sleep(5)  # unlike CDLL, it keeps the GIL
+
+
+def test_a_call_in_c_that_holds_the_gil_is_named_while_it_does(client: SyncPrefectClient):
+    state = run(lambda: hold_the_gil.submit().result())
+    line = log_line(client, state, "A call in C holds the GIL")
+    assert "hold_the_gil pid=" in line["message"]
+    innermost = log_line(client, state, "in hold_the_gil")
+    assert datetime.fromisoformat(innermost["timestamp"]) < state.timestamp
 
 
 def test_tasks_that_wait_for_their_turn_are_not_named(client: SyncPrefectClient):

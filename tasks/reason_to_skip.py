@@ -25,14 +25,16 @@ def reason_to_skip(
     reason = new_data.reason_to_skip(ledger, options, datetime.now(UTC))
     if reason or options.when != "on drift" or champion is None or champion.dataset is None:
         return reason
-    stage = champion_drift.stage(
-        champion.version.name,
-        source,
-        MonitorOptions(format=process.format, encoding=process.encoding),
-        storage_uri=settings.storage_uri,
-        tracking_uri=settings.tracking_uri(),
-        only=new_data.uris_of(ledger, batch),
-    )
-    drift = run_stage(stage)
+    name, reading = champion.version.name, MonitorOptions(format=process.format, encoding=process.encoding)
+    uris = {"storage_uri": settings.storage_uri, "tracking_uri": settings.tracking_uri()}
+    arrived = new_data.uris_of(ledger, batch)
+    drift = run_stage(champion_drift.stage(name, source, reading, **uris, only=arrived))
+    unlearned = new_data.unlearned_uris(ledger, batch)
+    if drift.rows_kept < drift.minimum_rows and unlearned != arrived:  # small batches would never be enough
+        drift = run_stage(champion_drift.stage(name, source, reading, **uris, only=unlearned))
     get_run_logger().info("Drift of batch %d: %s", batch, "; ".join(drift.why) or "none")
-    return "" if drift.drifted else "not drifted: nothing is past its threshold"
+    if drift.drifted:
+        return ""
+    if drift.rows_kept >= drift.minimum_rows:
+        return "not drifted: nothing is past its threshold"
+    return f"{drift.rows_kept:,} valid rows since the last retraining are too few: {drift.minimum_rows:,} are needed"

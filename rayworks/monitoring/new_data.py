@@ -208,6 +208,14 @@ def uris_of(ledger: Ledger, batch: int) -> list[str]:
     return [file.uri for each in ledger.batches if each.number == batch for file in each.objects]
 
 
+def unlearned_uris(ledger: Ledger, batch: int) -> list[str]:
+    """Return the URIs of a batch and of those before it that were skipped since the last retraining."""
+    states = {number: result.state for number, result in ledger.results.items() if number < batch}
+    done = max((number for number, state in states.items() if state == "done"), default=0)
+    skipped = [number for number, state in states.items() if state == "skipped" and number > done]
+    return [uri for number in [*sorted(skipped), batch] for uri in uris_of(ledger, number)]
+
+
 def require_rows(ledger: Ledger, batch: int, unusable: Mapping[str, str]) -> None:
     """Check that the files of a batch have a row that can be used.
 

@@ -14,7 +14,9 @@ from rayworks.runner import _private
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HELD = re.compile(r"Timeout \(\S+\)!|(Current t|T)hread 0x|  File \".*\", line \d+ in ")
 """A line of faulthandler, see :func:`rayworks.call_stack.write_if_held`."""
-HELD_TEXT = "A call in C holds the GIL (global interpreter lock), and has shown nothing since. Its calls, the innermost first:"
+HELD_TEXT = (
+    "A call in C holds the GIL (global interpreter lock), and has shown nothing since. Its calls, the innermost first:"
+)
 PREFECT_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| ")
 """A line of Prefect's console log, which is sent to the API as well."""
 

@@ -100,11 +100,12 @@ def test_the_report_opens_from_the_artifacts_of_the_run(
     name = f"nightly #1 of 50% / {case}"
 
     @flow(flow_run_name=name)
-    def reporting() -> None:
-        report(dataset, **stages)
+    def reporting() -> str:
+        return report(dataset, **stages).link
 
-    reporting()
+    link = reporting()
     shown = links(client, name)
+    assert link == shown["report"]  # which the ledger of a watch names
     page = browser.new_page()
     page.goto(shown["report"])
     assert page.url.startswith("http://localhost:")

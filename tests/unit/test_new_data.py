@@ -160,6 +160,15 @@ def test_a_later_retraining_learns_from_a_batch_that_was_skipped():
     assert uris == ("/data/a.csv", "/data/b.csv")
 
 
+def test_what_no_model_has_learned_from_are_the_batch_and_those_skipped_since_the_last_retraining():
+    states: tuple[Literal["skipped", "done", "failed"], ...] = ("skipped", "done", "skipped", "failed", "skipped")
+    batches = tuple(Batch(number=n, objects=(file(name),), created=NOON) for n, name in enumerate("abcdef", start=1))
+    results = {n: BatchResult(batch=n, state=state, ended=NOON) for n, state in enumerate(states, start=1)}
+    known = Ledger(batches, {}, results)
+    assert new_data.unlearned_uris(known, 6) == ["/data/c.csv", "/data/e.csv", "/data/f.csv"]
+    assert new_data.unlearned_uris(known, 3) == ["/data/c.csv"]
+
+
 class KilledError(Exception):
     pass
 

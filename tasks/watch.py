@@ -40,6 +40,7 @@ def watch(name: str, source: str, options: WatchOptions, retrain: dict[str, Any]
         notifications.tell(f"Batch {result.batch} of {name} failed", f"{result.reason}\nIts files arrived at {source}")
 
     attach_run_log()  # this flow has no RayTaskRunner, which does it for others
+    looks.cancel_late(name)
     uri = arrivals.location(Settings().storage_uri, name)
     process = ProcessOptions.model_validate(retrain["process"])
     if not storage.exists(uri):  # the first look

@@ -1,6 +1,7 @@
 """Events that let a watch look at once. They may be lost or doubled: the ledger is the truth."""
 
 import logging
+from datetime import UTC, datetime
 
 from rayworks.prefect_api import automations
 
@@ -26,6 +27,37 @@ def ask(watch: str) -> None:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except httpx.HTTPError as error:
         logger.warning("The watch %s was not asked to look at once: its schedule will. %s", watch, error)
+
+
+def cancel_late(watch: str) -> None:
+    """Cancel the looks of a watch that should have begun by now: this flow run, which has not looked yet, does so.
+
+    They pile up while no worker runs, or where a schedule is faster than a look. Does nothing for a flow run without a
+    deployment. Where they cannot be cancelled, the log says so, and they look as well.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.context import FlowRunContext
+    from prefect.states import Cancelled
+
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None:
+        return
+    late = {
+        "deployment_id": {"any_": [str(run.deployment_id)]},
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "expected_start_time": {"before_": datetime.now(UTC).isoformat()},
+    }
+    message = f"The look {run.name}, which began at {run.start_time:%H:%M:%S} UTC, did what this one was to do."
+    try:
+        with get_client(sync_client=True) as client:
+            for each in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(late)):
+                if each.parameters.get("watch") == watch:
+                    client.set_flow_run_state(each.id, Cancelled(message=message))
+    except httpx.HTTPError as error:
+        logger.warning("Late looks of the watch %s were not cancelled: they will look too. %s", watch, error)
 
 
 def answer(watch: str) -> None:

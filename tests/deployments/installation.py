@@ -4,18 +4,37 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from rayworks.free_port import free_port
+from rayworks.prefect_api import _private
 from tests.marked_processes import MARK, processes_with
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "deployments" / "local.py"
 NOTIFY = "custom-webhook/ops"
+
+
+@contextmanager
+def using(api_url: str) -> Iterator[Any]:
+    """Make a server the Prefect API of this process, and yield a client of it."""
+    from prefect.client.orchestration import get_client
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", api_url)
+        patch.setenv("RAYWORKS_NOTIFY", NOTIFY)
+        _private.read_settings_again()
+        with get_client(sync_client=True) as client:
+            yield client
+    _private.read_settings_again()
 
 
 @dataclass
@@ -25,16 +44,20 @@ class Installation:
     folder: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     api_url: str = ""
+    """Of a server that runs already; empty: it starts its own."""
 
     def start(self) -> None:
         """Start it, and return when it says where to look."""
-        port = free_port()
-        self.api_url = f"http://127.0.0.1:{port}/api"
+        prefect = {"PREFECT_API_URL": self.api_url}
+        if not self.api_url:
+            port = free_port()
+            self.api_url = f"http://127.0.0.1:{port}/api"
+            prefect = {"PREFECT_SERVER_API_PORT": str(port)}
         inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
         own = {
+            **prefect,
             MARK: self.mark,
             "PREFECT_HOME": str(self.folder / "prefect"),
-            "PREFECT_SERVER_API_PORT": str(port),
             "MLFLOW_PORT": str(free_port()),
             "RAYWORKS_STORAGE_URI": str(self.folder / "storage"),
             "RAYWORKS_NOTIFY": NOTIFY,

@@ -2,28 +2,21 @@
 
 import http.server
 import json
-import os
-import pwd
-import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from rayworks.free_port import free_port
 from rayworks.monitoring import arrivals
-from rayworks.prefect_api import _private, automations, looks, notifications, registration
-from tests.deployments.installation import NOTIFY, ROOT, Installation, Runs
+from rayworks.prefect_api import automations, looks, notifications, registration
+from tests.deployments.installation import ROOT, Installation, Runs, using
+from tests.deployments.postgresql import PrefectOnPostgreSQL
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.xdist_group("laptop"), pytest.mark.timeout(900)]
@@ -39,20 +32,6 @@ def waits(begun: str):
     pathlib.Path(begun).touch()
     time.sleep(600)
 """
-
-
-@contextmanager
-def using(api_url: str) -> Iterator[Any]:
-    """Make a server the Prefect API of this process, and yield a client of it."""
-    from prefect.client.orchestration import get_client
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_API_URL", api_url)
-        patch.setenv("RAYWORKS_NOTIFY", NOTIFY)
-        _private.read_settings_again()
-        with get_client(sync_client=True) as client:
-            yield client
-    _private.read_settings_again()
 
 
 @pytest.fixture(scope="module")
@@ -73,42 +52,11 @@ def runs(laptop: Installation) -> Iterator[Runs]:
 @pytest.fixture(scope="module")
 def postgresql() -> Generator[str]:
     """A Prefect server on PostgreSQL."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    # Not as root, whom PostgreSQL refuses, and in a folder that its user may enter.
-    user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-    folder = Path(tempfile.mkdtemp(prefix="rayworks-postgresql-"))
-    shutil.chown(folder, user.pw_uid, user.pw_gid)
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "cwd": folder}
-    port, api = free_port(), free_port()
-    create = [programs[-1] / "initdb", "-D", folder / "data", "-U", "prefect", "--auth=trust"]
-    subprocess.run(create, check=True, capture_output=True, **identity)
-    serve = [programs[-1] / "postgres", "-D", folder / "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder]
-    database = subprocess.Popen(serve, stderr=subprocess.DEVNULL, **identity)
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres",
-    }
-    (folder / "home").mkdir()
-    ready = [programs[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    eventually(lambda: not subprocess.run(ready, capture_output=True, check=False).returncode, 60)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(api)]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    eventually(lambda: responds(f"http://127.0.0.1:{api}/api/health"), 280, every=0.5)
-    yield f"http://127.0.0.1:{api}/api"
-    for process in (server, database):
-        process.terminate()
-        process.wait(timeout=60)
-    shutil.rmtree(folder)
-
-
-def responds(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).is_success
-    except httpx.HTTPError:
-        return False
+    prefect = PrefectOnPostgreSQL()
+    prefect.start_database()
+    prefect.start_server()
+    yield prefect.api_url
+    prefect.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,0 +1,152 @@
+"""Whatever is killed, a watch loses no file, and a retraining is repeated until it is done: all of it for real.
+
+The Prefect server has its records in PostgreSQL; the worker, the runs and MLflow are those of ``deployments/local.py``.
+A schedule starts the looks. A run is killed as soon as it has stored anything that was not there before, so once after
+each effect of it, and its next attempt goes on from there.
+"""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Generator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.schedules import IntervalSchedule
+
+from deployments import local
+from rayworks.monitoring import arrivals
+from rayworks.monitoring.arrivals import Ledger
+from tests.deployments.installation import Installation, Runs, using
+from tests.deployments.postgresql import PrefectOnPostgreSQL, kill
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.xdist_group("laptop"), pytest.mark.timeout(1800)]
+
+WATCH = "lake"
+QUICK = {"tune": {"trials": 0}, "train": {"rounds": 5}, "serve_check": {"rows": 5}}
+OPTIONS = {"settle_seconds": 0, "attempts": 100, "retry_seconds": 0}
+LOOK_SECONDS = 5
+DOWN_SECONDS = 20
+"""How long the server and the database are away: longer than a request, and than the worker waits between two."""
+
+
+class Lake:
+    """An installation that watches a folder."""
+
+    def __init__(self, folder: Path, prefect: PrefectOnPostgreSQL) -> None:
+        self.source, self.prefect = folder / "lake", prefect
+        self.source.mkdir()
+        self.installation = Installation(folder, api_url=prefect.api_url)
+        self.installation.start()
+        self.storage = folder / "storage"
+
+    def arrive(self, name: str) -> None:
+        rows = [f"{i},{3 * i + 1}" for i in range(300)]
+        (self.source / f"{name}.csv").write_text("\n".join(["n,amount", *rows]))
+
+    def ledger(self) -> Ledger:
+        return arrivals.read(arrivals.location(str(self.storage), WATCH))
+
+    def effects(self) -> set[str]:
+        """What runs have stored, each by a name: records, pages and models, and the rows of the registry."""
+        files = [*self.storage.rglob("*.json"), *self.storage.rglob("*.html")]
+        found = {str(path) for path in files if "arrivals" not in path.parts or ".result." in path.name}
+        with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(self.storage / "mlflow.db")) as database:
+            for table in ("model_versions", "registered_model_aliases"):
+                found |= {f"{table} {row}" for row in database.execute(f"SELECT name, version FROM {table}")}
+        return found
+
+    def kill_run(self, run_id: UUID) -> None:
+        """Kill every process of a flow run: its own, its Ray, and its workers."""
+        for process in processes_of(run_id):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """Kill every process of the installation, as a power cut does."""
+        for line in self.installation.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line.split()[0]), signal.SIGKILL)
+        self.installation.process.wait()
+
+    def output(self) -> str:
+        return f"{self.ledger()}\n{self.installation.output()[-5000:]}"
+
+
+def processes_of(run_id: UUID) -> list[int]:
+    found: list[int] = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                process.name.isdigit()
+                and f"PREFECT__FLOW_RUN_ID={run_id}".encode() in (process / "environ").read_bytes()
+            ):
+                found.append(int(process.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lake]:
+    prefect = PrefectOnPostgreSQL()
+    prefect.start_database()
+    prefect.start_server(**local.SERVER_DEFAULTS)
+    lake = Lake(tmp_path_factory.mktemp("kills"), prefect)
+    yield lake
+    lake.installation.process.terminate()
+    lake.installation.process.wait(timeout=120)
+    prefect.stop()
+
+
+@pytest.fixture
+def runs(lake: Lake) -> Generator[Runs]:
+    with using(lake.prefect.api_url) as client:
+        yield Runs(lake.installation, client)
+
+
+def active(runs: Runs) -> Any:
+    """The retraining that runs now, if there is one."""
+    found = [run for run in runs.named(f"{WATCH}-batch") if run.state is not None and run.state.is_running()]
+    assert len(found) <= 1, "two retrainings run at the same time"
+    return found[0] if found else None
+
+
+def schedule_looks(runs: Runs, source: Path) -> None:
+    deployment = runs.client.read_deployment_by_name("watch/watch")
+    parameters = {"watch": WATCH, "source": str(source), "target": "amount", "options": OPTIONS, **QUICK}
+    every = IntervalSchedule(interval=timedelta(seconds=LOOK_SECONDS)).model_dump(mode="json")
+    body = [{"schedule": every, "active": True, "slug": WATCH, "parameters": parameters}]
+    runs.client.request("POST", "/deployments/{id}/schedules", path_params={"id": deployment.id}, json=body)
+
+
+def test_a_run_that_is_killed_after_each_of_its_effects_is_repeated_until_it_is_done(lake: Lake, runs: Runs):
+    lake.arrive("2024")
+    schedule_looks(runs, lake.source)
+    eventually(lambda: 0 in lake.ledger().results, 120, lake.output)  # the history is known
+    lake.arrive("2025")
+    kills: list[str] = []
+    known = lake.effects()
+    while 1 not in lake.ledger().results:
+        run = eventually(lambda: active(runs) or 1 in lake.ledger().results, 120, lake.output)
+        if run is True:
+            break
+        new = eventually(
+            lambda: lake.effects() - known or not processes_of(run.id),
+            120,
+            lake.output,
+            every=0.02,  # noqa: B023
+        )
+        lake.kill_run(run.id)
+        if new is not True:
+            kills += sorted(new)
+            known |= new
+        ended = runs.ended(run.id)
+        assert ended.state.is_crashed() or ended.state.is_completed(), ended.state
+    print("\n".join(kills))
+    assert lake.ledger().results[1].state == "done"

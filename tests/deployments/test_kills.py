@@ -6,6 +6,7 @@ each effect of it, and its next attempt goes on from there.
 """
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -13,6 +14,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -60,7 +62,10 @@ class Lake:
         found = {str(path) for path in files if "arrivals" not in path.parts or ".result." in path.name}
         with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(self.storage / "mlflow.db")) as database:
             for table in ("model_versions", "registered_model_aliases"):
-                found |= {f"{table} {row}" for row in database.execute(f"SELECT name, version FROM {table}")}
+                found |= {
+                    f"{table} {name} {version}"
+                    for name, version in database.execute(f"SELECT name, version FROM {table}")
+                }
         return found
 
     def kill_run(self, run_id: UUID) -> None:
@@ -78,6 +83,10 @@ class Lake:
 
     def output(self) -> str:
         return f"{self.ledger()}\n{self.installation.output()[-5000:]}"
+
+
+def known_versions(lake: Lake) -> list[str]:
+    return sorted(effect.removeprefix("model_versions ") for effect in lake.effects() if effect.startswith("model_v"))
 
 
 def processes_of(run_id: UUID) -> list[int]:
@@ -125,28 +134,60 @@ def schedule_looks(runs: Runs, source: Path) -> None:
     runs.client.request("POST", "/deployments/{id}/schedules", path_params={"id": deployment.id}, json=body)
 
 
+def is_closed(lake: Lake, batch: int) -> bool:
+    return batch in lake.ledger().results
+
+
 def test_a_run_that_is_killed_after_each_of_its_effects_is_repeated_until_it_is_done(lake: Lake, runs: Runs):
     lake.arrive("2024")
     schedule_looks(runs, lake.source)
-    eventually(lambda: 0 in lake.ledger().results, 120, lake.output)  # the history is known
+    eventually(lambda: is_closed(lake, 0), 300, lake.output)  # the history is known
     lake.arrive("2025")
-    kills: list[str] = []
-    known = lake.effects()
-    while 1 not in lake.ledger().results:
-        run = eventually(lambda: active(runs) or 1 in lake.ledger().results, 120, lake.output)
+    known, kills = lake.effects(), 0
+    while run := eventually(lambda: active(runs) or is_closed(lake, 1), 300, lake.output):
         if run is True:
             break
-        new = eventually(
-            lambda: lake.effects() - known or not processes_of(run.id),
-            120,
-            lake.output,
-            every=0.02,  # noqa: B023
-        )
+        eventually(lambda: lake.effects() > known or not processes_of(run.id), 300, lake.output, every=0.02)  # noqa: B023
+        is_killed = lake.effects() > known
         lake.kill_run(run.id)
-        if new is not True:
-            kills += sorted(new)
-            known |= new
-        ended = runs.ended(run.id)
-        assert ended.state.is_crashed() or ended.state.is_completed(), ended.state
-    print("\n".join(kills))
+        known |= lake.effects()
+        state = runs.ended(run.id, 300).state
+        assert state.is_crashed() or is_closed(lake, 1) or not is_killed, state
+        kills += is_killed
+    assert kills >= 8, known  # dataset, model, registration, evaluation, serving check, alias, decision, page, result
     assert lake.ledger().results[1].state == "done"
+    assert known_versions(lake) == ["lake 1"]
+
+
+def test_a_run_outlives_the_end_of_the_server_and_of_its_database(lake: Lake, runs: Runs):
+    lake.arrive("2026")
+    run = eventually(lambda: active(runs), 300, lake.output)
+    known = lake.effects()
+    eventually(lambda: lake.effects() > known, 300, lake.output)
+    kill(lake.prefect.server)
+    kill(lake.prefect.database)
+    time.sleep(DOWN_SECONDS)
+    lake.prefect.start_database()
+    lake.prefect.start_server(**local.SERVER_DEFAULTS)
+    assert runs.ended(run.id, 300).state.is_completed(), lake.output()
+    ledger = lake.ledger()
+    assert (ledger.results[2].state, len(ledger.attempts[2])) == ("done", 1)
+
+
+def test_after_a_power_cut_the_installation_goes_on_where_it_was(lake: Lake, runs: Runs):
+    lake.arrive("2027")
+    run = eventually(lambda: active(runs), 300, lake.output)
+    known = lake.effects()
+    eventually(lambda: lake.effects() > known, 300, lake.output)
+    lake.kill_all()
+    lake.installation.start()
+    assert runs.ended(run.id, 300).state.is_crashed()
+    eventually(lambda: is_closed(lake, 3), 300, lake.output)
+    assert lake.ledger().results[3].state == "done"
+    # The books: each file is in one batch, each batch has one result, and the last model has learned from all files.
+    batches = [[Path(file.uri).stem for file in batch.objects] for batch in lake.ledger().batches]
+    assert batches == [["2024"], ["2025"], ["2026"], ["2027"]]
+    newest = max((lake.storage / "datasets").glob("lake-*/dataset.json"), key=lambda path: path.stat().st_mtime)
+    assert json.loads(newest.read_text())["rows_in"] == 1200
+    spans = sorted((each.start_time, each.end_time) for each in runs.named(f"{WATCH}-batch"))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans)), "two retrainings ran at the same time"

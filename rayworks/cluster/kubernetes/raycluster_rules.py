@@ -83,6 +83,8 @@ def _replaced_pods(snapshot: Snapshot, recent: list[Object]) -> Iterator[Finding
     advice = f"Read the log while one runs: kubectl logs -n {namespace} -l {objects.pod_selector(name)} -f"
     if condition == "OutOfMemory":
         advice = remedy(condition, cluster, part)
+    elif part.is_head and (redis := cluster["spec"].get("gcsFaultToleranceOptions") or {}):
+        advice = f"Check that Redis responds at {redis.get('redisAddress')}, with that password. {advice}"
     times = sum(int(event.get("count") or 1) for event in ended)
     where = objects.reference(snapshot.kind, cluster)
     yield Finding(where, condition, message, advice, times > RESTARTS and not runs, part)

@@ -156,6 +156,19 @@ def test_a_finding_is_logged_once(api: Any, caplog: pytest.LogCaptureFixture):
     assert caplog.text.count("cannot be pulled") == 1
 
 
+def test_what_holds_for_several_pods_of_a_group_is_logged_in_one_line(api: Any, caplog: pytest.LogCaptureFixture):
+    api.shows("worker-too-large")
+    pods = api.recording["pods"]
+    worker = next(pod for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == "worker")
+    pods += [copy.deepcopy(worker) for _ in range(2)]
+    for number, pod in enumerate(pods[-2:]):
+        pod["metadata"] |= {"name": f"other-{number}", "uid": f"other-{number}"}
+    cluster = observed(api)
+    cluster.report(cluster.snapshot())
+    assert caplog.text.count("requests more than any node has") == 1
+    assert "So it is with 2 more." in caplog.text
+
+
 def test_a_driver_outside_forwards_ports_of_the_heads_pod_whatever_its_service_is_called(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ):

@@ -4,67 +4,43 @@ import copy
 import os
 from typing import Any
 
+import yaml
+
 from tests.cluster.kubernetes_access import START_SECONDS, Namespace
+from tests.docs.code_blocks import ROOT, blocks
 
 AUTHORITY = "ray-authority"
 """The Secret with the certificate of the authority and its key."""
-MAKE_CERTIFICATE = """set -eu
-cd /tls
-openssl req -newkey rsa:2048 -nodes -keyout tls.key -subj /CN=ray -out tls.csr
-echo "subjectAltName=IP:127.0.0.1,IP:$POD_IP,DNS:localhost,DNS:*.$NAMESPACE.svc.cluster.local" > names
-openssl x509 -req -in tls.csr -CA /authority/ca.crt -CAkey /authority/ca.key -set_serial 0x$(openssl rand -hex 8) \
-  -days 30 -extfile names -out tls.crt
-cp /authority/ca.crt .
-"""
-"""As docs/kubernetes.md shows it."""
-VARIABLES = {
-    "RAY_USE_TLS": "1",
-    "RAY_TLS_SERVER_CERT": "/tls/tls.crt",
-    "RAY_TLS_SERVER_KEY": "/tls/tls.key",
-    "RAY_TLS_CA_CERT": "/tls/ca.crt",
-}
-MOUNT = {"name": "tls", "mountPath": "/tls"}
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def secured(manifest: dict[str, Any], image: str, redis: str) -> dict[str, Any]:
-    """Return a RayCluster manifest with all of it.
+    """Return a RayCluster manifest with all of it, as docs/kubernetes.md says.
 
     Args:
         manifest: Without it.
         image: Of the container that makes certificates.
         redis: The address of a Redis.
     """
+    of_pod, variables = (yaml.safe_load(block.text) for block in blocks("yaml", [ROOT / "docs/kubernetes.md"]))
+    of_pod["initContainers"][0]["image"] = image
+    mount = {"name": "tls", "mountPath": "/tls"}
     cluster = copy.deepcopy(manifest)
     spec = cluster["spec"]
     spec["gcsFaultToleranceOptions"] = {"redisAddress": redis}
-    variables = [{"name": name, "value": value} for name, value in VARIABLES.items()]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         pod["imagePullSecrets"] = [{"name": AUTHORITY}]  # none is needed for this registry
-        pod["initContainers"] = [_certificate(image)]
+        pod["initContainers"] = of_pod["initContainers"]
         # Not in place: the groups of the shipped manifest share their lists.
-        authority = {"name": "authority", "secret": {"secretName": AUTHORITY}}
-        pod["volumes"] = [*pod["volumes"], {"name": "tls", "emptyDir": {}}, authority]
+        pod["volumes"] = pod["volumes"] + of_pod["volumes"]
         ray = pod["containers"][0]
-        ray["env"] = [*ray.get("env", ()), *variables]
-        ray["volumeMounts"] = [*ray["volumeMounts"], MOUNT]
+        ray["env"] = ray.get("env", []) + variables
+        ray["volumeMounts"] = [*ray["volumeMounts"], mount]
     autoscaler = spec["autoscalerOptions"]
-    autoscaler["env"] += variables
-    autoscaler["volumeMounts"] = [MOUNT]
+    autoscaler["env"] = autoscaler["env"] + variables
+    autoscaler["volumeMounts"] = [mount]
     return cluster
-
-
-def _certificate(image: str) -> dict[str, Any]:
-    fields = {"POD_IP": "status.podIP", "NAMESPACE": "metadata.namespace"}
-    return {
-        "name": "certificate",
-        "image": image,
-        "command": ["sh", "-c", MAKE_CERTIFICATE],
-        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()],
-        "volumeMounts": [MOUNT, {"name": "authority", "mountPath": "/authority"}],
-        "securityContext": RESTRICTED,
-    }
 
 
 def redis_objects() -> list[dict[str, Any]]:

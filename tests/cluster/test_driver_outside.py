@@ -13,8 +13,7 @@ import yaml
 from tests.certificates import Authority
 from tests.cluster import ray_security
 from tests.cluster.installation import Installation
-from tests.cluster.runs import DELETION_SECONDS
-from tests.waiting import eventually
+from tests.cluster.runs import RayOfRun
 
 pytestmark = [
     pytest.mark.kubernetes,
@@ -130,8 +129,7 @@ def test_a_ray_cluster_with_tls_that_keeps_its_state_in_redis_runs_and_leaves_no
         certificate = authority.environment("driver")
         completed = run(installation, project, manifest="secured.yaml", RAYWORKS_RAY_IDLE_SECONDS="0", **certificate)
         assert "the sum is" in completed.stdout, completed.stderr
-        eventually(lambda: not ray_security.redis_keys(namespace), DELETION_SECONDS, "Redis keeps the state", every=2)
-        clusters = [cluster["metadata"]["name"] for cluster in namespace.list("rayclusters")]
-        assert not [name for name in clusters if name.startswith("secured-")]
+        RayOfRun(namespace, cluster_name="secured").assert_deleted()
+        assert ray_security.redis_keys(namespace) == []
     finally:
         namespace.kubectl("delete", "pod/redis", "service/redis", f"secret/{ray_security.AUTHORITY}", "--wait=false")

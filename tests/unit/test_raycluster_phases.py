@@ -350,6 +350,22 @@ def test_a_driver_sends_the_token_of_its_cluster_while_it_uses_it(
     assert used[1:] == [None]
 
 
+def test_a_driver_that_lacks_what_tls_wants_creates_no_cluster(
+    api: Any, in_a_pod: KubeRayCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    manifest = yaml.safe_load(SHIPPED.read_text())
+    tls = {"name": "RAY_USE_TLS", "value": "1"}
+    for group in (manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]):
+        group["template"]["spec"]["containers"][0]["env"] = [tls]
+    manifest["spec"]["autoscalerOptions"]["env"].append(tls)
+    in_a_pod.address = str(tmp_path / "cluster.yaml")
+    Path(in_a_pod.address).write_text(yaml.safe_dump(manifest))
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with pytest.raises(ClusterError, match=r"Ray wants TLS: .*cluster\.yaml"):
+        in_a_pod.acquire({}, {})
+    assert api.log == []
+
+
 def test_a_lost_cluster_is_deleted_before_ray_disconnects(api: Any, in_a_pod: KubeRayCluster):
     in_a_pod.acquire({}, {})
     change_head(api, restart)

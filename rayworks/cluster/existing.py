@@ -40,7 +40,8 @@ class ExistingRay:
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         arguments = self._arguments(environment, init_kwargs)
         try:
-            if host_and_port := _host_and_port(self.address):  # if nothing listens there, Ray would retry for minutes
+            if host_and_port := _host_and_port(_private.resolved(self.address)):
+                # If nothing listens there, Ray would retry for minutes.
                 socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
                 if "_credentials" not in init_kwargs:  # Ray's own argument for TLS with other certificates
                     tls.check_handshake(*host_and_port, where=self.address, timeout=CONNECT_SECONDS)

@@ -48,6 +48,13 @@ def test_what_a_worker_has_is_read_as_ray_s_autoscaler_reads_it(cluster: dict[st
     assert worker_groups.nodes(cluster)[0] == {"CPU": 2, "memory": GIB, "ssd": 1}
 
 
+@pytest.mark.parametrize("wrong", [{"num-cpus": "many"}, {"resources": "licence=2"}])
+def test_what_a_worker_has_is_unknown_where_it_cannot_be_read(cluster: dict[str, Any], wrong: dict[str, str]):
+    cluster["spec"]["workerGroupSpecs"][0]["rayStartParams"] = wrong
+    assert worker_groups.nodes(cluster) is None
+    assert why(cluster, CPU=64.0) == ""
+
+
 def test_a_cluster_without_autoscaling_adds_the_workers_of_its_manifest_and_no_more(cluster: dict[str, Any]):
     del cluster["spec"]["enableInTreeAutoscaling"]
     assert worker_groups.nodes(cluster) == []
@@ -58,7 +65,9 @@ def test_a_cluster_without_autoscaling_adds_the_workers_of_its_manifest_and_no_m
 
 def test_a_request_that_exceeds_every_group_is_named_with_what_they_have(cluster: dict[str, Any]):
     text = why(cluster, CPU=64.0)
-    assert text.startswith("No worker group has as much (cpu: 1 CPU, 3 GiB of memory; gpu: 4 CPU, ")
+    assert text.startswith(
+        "No worker group has as much (cpu: 1 CPU, 3 GiB of memory; gpu: 4 CPU, 1 GPU, 16 GiB of memory)"
+    )
     assert "request less by @resources" in text
     assert why(cluster, CPU=4.0).startswith("No worker group has as much")  # the GPU workers are for others
     assert "gpu has 0 of at most 4 workers" in why(cluster, CPU=4.0, GPU=1.0)

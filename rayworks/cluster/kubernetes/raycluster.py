@@ -81,7 +81,7 @@ class KubeRayCluster:
         self._connection: _Connection | None = None
         self._has_token = False
 
-    def nodes_to_come(self) -> Nodes:
+    def nodes_to_come(self) -> Nodes | None:
         return worker_groups.nodes(raycluster_manifest.read(self.address))
 
     def why_none_comes(self, requests: Mapping[str, float]) -> str:

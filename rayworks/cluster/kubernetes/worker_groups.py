@@ -15,13 +15,19 @@ STANDARD = {"CPU": ("num-cpus", "cpu"), "GPU": ("num-gpus", "gpu"), "memory": ("
 """Ray's names of resources, each with its name in ``rayStartParams`` and the end of its name in a container."""
 
 
-def nodes(cluster: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Return what a worker of each group has, by Ray's names of resources, for groups that may have workers."""
-    return [_resources(group) for group in _groups(cluster) if _most(group, cluster)]
+def nodes(cluster: Mapping[str, Any]) -> list[dict[str, float]] | None:
+    """Return what a worker of each group has, by Ray's names of resources, for groups that may have workers.
+
+    None where a quantity cannot be read: KubeRay and the API server say why.
+    """
+    try:
+        return [_resources(group) for group in _groups(cluster) if _most(group, cluster)]
+    except (ValueError, AttributeError, TypeError):
+        return None
 
 
 def why_none_comes(requests: Mapping[str, float], snapshot: Snapshot, now: datetime) -> str:
-    """Return why no worker comes that has what a task requests, as far as Kubernetes shows it.
+    """Return why no worker comes that has what a task requests; empty if the manifest does not tell.
 
     Args:
         requests: By Ray's names of resources.
@@ -29,10 +35,12 @@ def why_none_comes(requests: Mapping[str, float], snapshot: Snapshot, now: datet
         now: The time of the snapshot.
     """
     cluster = snapshot.owner
+    if nodes(cluster) is None:
+        return ""
     groups = [group for group in _groups(cluster) if _most(group, cluster)]
     fitting = [group for group in groups if capacity.may_come(requests, [_resources(group)])]
     if not fitting:
-        have = "; ".join(f"{group['groupName']}: {capacity.amounts(_resources(group))}" for group in groups)
+        have = "; ".join(f"{group['groupName']}: {_amounts(group)}" for group in groups)
         return (
             f"No worker group has as much ({have or 'there is none'}): request less by @resources, or change the "
             "manifest of the RayCluster"
@@ -53,6 +61,10 @@ def _state(group: Object, snapshot: Snapshot, now: datetime) -> str:
     if len(pods) >= most:
         return f"Worker group {name} is at its maximum of {most}"
     return f"Worker group {name} has {len(pods)} of at most {most} workers, and Ray's autoscaler has asked for no other"
+
+
+def _amounts(group: Object) -> str:
+    return capacity.amounts({name: own for name, own in _resources(group).items() if name not in capacity.NOT_ON_GPUS})
 
 
 def _groups(cluster: Mapping[str, Any]) -> list[Object]:

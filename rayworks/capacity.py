@@ -1,11 +1,12 @@
-"""How much of Ray's capacity the workers of a stage can have. Pure, except :func:`may_grow`."""
+"""How much of Ray's capacity the workers of a stage can have. Pure, except :func:`nodes_to_come`."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 GROWS = "RAYWORKS_RAY_GROWS"
-"""Set to 1 in Ray's workers if an autoscaler may add nodes. Ray 2.60 does not report this to them."""
+"""What each kind of node has that may be added, as JSON, in Ray's workers. Ray 2.60 does not report this to them."""
 
 NOT_ON_GPUS = {"rayworks.io/gpu": "!true"}
 """The label selector of a Ray task that requests no GPU: nodes with this label are for others.
@@ -15,9 +16,35 @@ When all groups without GPUs are at their maximum, Ray's autoscaler starts GPU n
 """
 
 
+Nodes = Sequence[Mapping[str, float]]
+"""The resources of nodes, by Ray's names."""
+
+
+def growth_variable(nodes: Nodes | None) -> dict[str, str]:
+    """Return the variable that tells workers which nodes may be added; None: any."""
+    return {GROWS: json.dumps(nodes)}
+
+
+def nodes_to_come() -> Nodes | None:
+    """Return, in a worker, what each kind of node has that may be added to Ray; None if that is not known."""
+    return json.loads(os.environ.get(GROWS, "[]"))
+
+
 def may_grow() -> bool:
     """Return whether Ray may get more capacity than it has now."""
-    return os.environ.get(GROWS) == "1"
+    return nodes_to_come() != []
+
+
+def may_come(requests: Mapping[str, float], nodes: Nodes | None) -> bool:
+    """Return whether a node may be added that has all that a task requests.
+
+    Args:
+        requests: By Ray's names of resources.
+        nodes: The kinds of nodes that may be added; None if they are not known.
+    """
+    if nodes is None:
+        return True
+    return fits(requests, [node for node in nodes if "GPU" in requests or not NOT_ON_GPUS.keys() & node.keys()])
 
 
 def equal_share(nodes: Sequence[float], workers: int) -> int:
@@ -43,7 +70,7 @@ def requests_of(options: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(amount) for name, amount in requests.items() if amount}
 
 
-def fits(requests: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> bool:
+def fits(requests: Mapping[str, float], nodes: Nodes) -> bool:
     """Return whether one of the nodes, each with its resources, has all that a task requests."""
     return any(all(node.get(name, 0) >= amount for name, amount in requests.items()) for node in nodes)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rayworks import storage
-from rayworks.cluster import _private, preflight
-from rayworks.cluster.kubernetes import raycluster_manifest
+from rayworks.cluster import _private, preflight, tls
+from rayworks.cluster.kubernetes import acquisition, raycluster_manifest
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError, in_a_pod
 from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
 from rayworks.cluster.kubernetes.objects import Object
@@ -112,6 +112,8 @@ def _kubernetes(settings: Settings) -> Iterator[Line]:
         # The API server checks a dry run as a real request: known kind, permission, schema, webhooks.
         name = f"{manifest['metadata']['name'][: raycluster_manifest.LONGEST_NAME]}-dry-run"
         needs = raycluster_manifest.Needs(name=name, namespace=api.namespace, image=settings.image)
+        if raycluster_manifest.uses_tls(manifest):
+            yield _line("TLS", functools.partial(_tls, manifest, str(settings.ray_address)))
         if raycluster_manifest.token_secret(manifest) and _private.TOKEN_VARIABLE not in os.environ:
             yield _line("token", functools.partial(_token, api, manifest))
         yield _line("RayCluster dry run", functools.partial(_dry_run, api, manifest, needs))
@@ -130,6 +132,11 @@ def _permissions(api: KubernetesApi) -> Line:
         detail = f"not allowed: {', '.join(missing)}. Grant them as deployments/kubernetes/base/rbac.yaml does"
         return Line("fail", "permissions", detail)
     return Line("pass", "permissions", f"all that a run needs in {api.namespace}")
+
+
+def _tls(manifest: Object, manifest_uri: str) -> str:
+    acquisition.check_tls(manifest, manifest_uri)
+    return f"the certificate {os.environ[tls.CERTIFICATE]} is valid here"
 
 
 def _token(api: KubernetesApi, manifest: Object) -> str:

@@ -129,6 +129,19 @@ TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 """The variable in which Ray looks for a token first. It is documented."""
 
 
+def resolved(address: str) -> str:
+    """Return ``host:port`` or ``ray://host:port``, for ``auto`` that of the Ray on this machine, as ``ray.init`` does.
+
+    Raises:
+        ConnectionError: ``auto``, and no Ray runs on this machine.
+    """
+    from ray._private import services
+
+    if address.startswith("ray://"):
+        return address
+    return cast(Any, services).canonicalize_bootstrap_address_or_die(address)
+
+
 def accepts_this_process(address: str, timeout: float) -> bool:
     """Return whether the Ray at ``address`` accepts the token of this process, or its lack of one.
 
@@ -143,15 +156,13 @@ def accepts_this_process(address: str, timeout: float) -> bool:
         ConnectionError: ``auto``, and no Ray runs on this machine.
     """
     import grpc
-    from ray._private import services
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
     from ray.exceptions import AuthenticationError
 
     generated: Any = (gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc)
     gcs, gcs_stubs, client, client_stubs = generated
-    if not address.startswith("ray://"):
-        address = cast(Any, services).canonicalize_bootstrap_address_or_die(address)
+    address = resolved(address)
     try:
         with cast(Any, init_grpc_channel)(address.removeprefix("ray://")) as channel:
             if address.startswith("ray://"):

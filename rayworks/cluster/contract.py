@@ -4,6 +4,7 @@ import concurrent.futures
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from rayworks.capacity import Nodes
 from rayworks.errors import ClusterError
 
 
@@ -14,8 +15,18 @@ class Cluster(Protocol):
     """Gets the reason when Ray ends before :meth:`release`, so that callers stop waiting for its results."""
     is_elsewhere: bool
     """Whether Ray runs where this machine's local paths and loopback addresses do not exist."""
-    may_grow: bool
-    """Whether an autoscaler may add nodes."""
+
+    def nodes_to_come(self) -> Nodes | None:
+        """Return what each kind of node has that may be added to Ray; None if that is not known.
+
+        Raises:
+            RayworksError: What describes the cluster cannot be read.
+        """
+        ...
+
+    def why_none_comes(self, requests: Mapping[str, float]) -> str:
+        """Return why no node is added that has what a task requests; empty if that is not known."""
+        ...
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         """Start Ray if this cluster is to be started, and connect this process to it.

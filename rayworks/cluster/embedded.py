@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from rayworks.capacity import Nodes
 from rayworks.cluster import _private, out_of_memory, ray_init
 from rayworks.errors import ClusterError
 from rayworks.free_port import free_port
@@ -15,11 +16,16 @@ class EmbeddedRay:
     """A Ray cluster of one node, started by this process."""
 
     is_elsewhere = False
-    may_grow = False
 
     def __init__(self) -> None:
         self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
         self._dashboard: str | None = None
+
+    def nodes_to_come(self) -> Nodes:
+        return []
+
+    def why_none_comes(self, requests: Mapping[str, float]) -> str:
+        return ""
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         # "local" is never another Ray that happens to run on this machine.

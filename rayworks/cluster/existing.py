@@ -7,7 +7,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from rayworks.cluster import _private, out_of_memory, ray_init
+from rayworks.capacity import Nodes
+from rayworks.cluster import _private, out_of_memory, ray_init, tls
 from rayworks.errors import ClusterError
 
 CLIENT_ATTEMPTS = 3
@@ -24,18 +25,26 @@ class ExistingRay:
     """
 
     is_elsewhere = False
-    may_grow = True  # this process cannot know
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
         self._dashboard: str | None = None
 
+    def nodes_to_come(self) -> Nodes | None:
+        return None  # this process cannot know
+
+    def why_none_comes(self, requests: Mapping[str, float]) -> str:
+        return ""
+
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         arguments = self._arguments(environment, init_kwargs)
         try:
-            if host_and_port := _host_and_port(self.address):  # if nothing listens there, Ray would retry for minutes
+            if host_and_port := _host_and_port(_private.resolved(self.address)):
+                # If nothing listens there, Ray would retry for minutes.
                 socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
+                if "_credentials" not in init_kwargs:  # Ray's own argument for TLS with other certificates
+                    tls.check_handshake(*host_and_port, where=self.address, timeout=CONNECT_SECONDS)
             self._authenticate()
             self._dashboard = _connect(arguments)
         except ClusterError:

@@ -104,8 +104,8 @@ def of_source(
         return reuse.find_record(storage.join(folder, RECORD), FanOutResult)
 
     def create(progress: Progress) -> FanOutResult:
-        with _ray_connected() as may_grow:
-            slots.check(options, may_grow=may_grow)
+        with _ray_connected() as nodes_to_come:
+            slots.check(options, nodes_to_come)
             run = _Run(Work(work, options, folder, Settings().stall_seconds), name, source, progress)
             return run.run()
 
@@ -126,22 +126,23 @@ def _sequence(items: Iterable[Any]) -> Sequence[Any]:
 
 
 @contextlib.contextmanager
-def _ray_connected() -> Generator[bool]:
+def _ray_connected() -> Generator[capacity.Nodes | None]:
     """Connect this process to Ray while the block runs, unless it is connected.
 
     Yields:
-        Whether Ray may get more nodes. True also if that is not known.
+        What each kind of node has that may be added to Ray; None if that is not known.
     """
     places.prepare()
     import ray
 
     if ray.is_initialized():
-        yield capacity.may_grow() or not places.is_worker()
+        yield capacity.nodes_to_come() if places.is_worker() else None
         return
     cluster = places.cluster_of(Settings())
-    cluster.acquire({capacity.GROWS: "1"} if cluster.may_grow else {}, {"log_to_driver": False})
+    nodes_to_come = cluster.nodes_to_come()
+    cluster.acquire(capacity.growth_variable(nodes_to_come), {"log_to_driver": False})
     try:
-        yield cluster.may_grow
+        yield nodes_to_come
     finally:
         cluster.release()
 

@@ -37,22 +37,22 @@ def ray_options(options: FanOutOptions) -> dict[str, Any]:
     return {"num_cpus": options.num_cpus, **gpus, **memory, **custom}
 
 
-def check(options: FanOutOptions, *, may_grow: bool) -> None:
+def check(options: FanOutOptions, nodes_to_come: capacity.Nodes | None) -> None:
     """Check that a node of Ray has what a call requests, or may come.
 
     Raises:
-        ParameterError: No node has it, and Ray gets no more nodes.
+        ParameterError: No node has it, and none that may be added.
     """
     import ray
 
     requests = capacity.requests_of(ray_options(options))
     nodes = [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
-    if may_grow or capacity.fits(requests, nodes):
+    if capacity.fits(requests, nodes) or capacity.may_come(requests, nodes_to_come):
         return
-    shares = [{name: node[name] for name in requests if name in node} for node in nodes]
+    shares = [{name: node[name] for name in requests if name in node} for node in [*nodes, *(nodes_to_come or ())]]
     raise ParameterError(
         "no node of Ray has what a call requests",
         where=capacity.amounts(requests),
-        detail=f"they have {'; '.join(capacity.amounts(share) or 'none of it' for share in shares)}",
+        detail=f"they have {'; '.join(dict.fromkeys(capacity.amounts(share) or 'none of it' for share in shares))}",
         remedy="Request less",
     )

@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from rayworks import capacity
@@ -35,10 +35,14 @@ class RaySession:
         """Whether Ray runs where this machine's local paths and loopback addresses do not exist."""
         return self._cluster is not None and self._cluster.is_elsewhere
 
-    @property
-    def may_grow(self) -> bool:
-        """Whether Ray may add nodes when tasks wait for them."""
-        return capacity.may_grow() or (self._cluster is not None and self._cluster.may_grow)
+    @functools.cached_property
+    def nodes_to_come(self) -> capacity.Nodes | None:
+        """What each kind of node has that may be added to Ray; None if that is not known."""
+        return self._cluster.nodes_to_come() if self._cluster else capacity.nodes_to_come()
+
+    def why_none_comes(self, requests: Mapping[str, float]) -> str:
+        """Return why no node is added that has what a task requests; empty if that is not known."""
+        return self._cluster.why_none_comes(requests) if self._cluster else ""
 
     def dashboard(self) -> str | None:
         """Return the URL of the Ray dashboard, or how to reach it; None if there is none or it is not known."""
@@ -114,7 +118,7 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
     if address:
         settings = settings.model_copy(update={"ray_address": address})
     cluster = places.cluster_of(settings)
-    growth = {capacity.GROWS: "1"} if cluster.may_grow else {}
+    growth = capacity.growth_variable(cluster.nodes_to_come())
     cluster.acquire(worker_environment() | growth, init_kwargs or {})
     try:
         with _session_of_process.hold(RaySession(cluster, _start_warm_up())) as session:

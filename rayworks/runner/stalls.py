@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from rayworks import call_stack
-from rayworks.capacity import amounts, fits
+from rayworks.capacity import amounts, fits, may_come
 from rayworks.runner import _private
 
 if TYPE_CHECKING:
     from rayworks.runner.in_flight import SubmittedTaskRun
+    from rayworks.runner.session import RaySession
 
 WAITING_SECONDS = 60.0
 """After how long a task run is named that Ray has not started."""
@@ -101,6 +102,16 @@ class QuietTaskWatch:
         _private.send_log_record(record)
 
 
+@dataclass(frozen=True)
+class Growth:
+    """What is known of nodes that may be added for a task run."""
+
+    may_come: bool = False
+    """Whether one may be added that has what the task run requests."""
+    why_none_comes: str = ""
+    """Why none is there yet, where that is known."""
+
+
 class WaitingTaskWatch:
     """Names, in the log of the flow run, task runs that Ray has not started, with what they request and what there is.
 
@@ -109,13 +120,13 @@ class WaitingTaskWatch:
     Args:
         oldest: Returns the oldest task runs on Ray that no upstream result keeps waiting, and how many have ended.
         seconds: After how long they are named.
-        may_grow: Whether Ray may add nodes for them.
+        session: Of the flow run, for what it knows of nodes that may be added.
     """
 
     def __init__(
-        self, oldest: "Callable[[], tuple[list[SubmittedTaskRun], int]]", seconds: float, *, may_grow: bool
+        self, oldest: "Callable[[], tuple[list[SubmittedTaskRun], int]]", seconds: float, session: "RaySession"
     ) -> None:
-        self._oldest, self._seconds, self._may_grow = oldest, min(seconds, WAITING_SECONDS), may_grow
+        self._oldest, self._seconds, self._session = oldest, min(seconds, WAITING_SECONDS), session
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._named: dict[UUID, SubmittedTaskRun] = {}
@@ -167,8 +178,10 @@ class WaitingTaskWatch:
         for (name, requests), members in groups.items():
             seconds = now - min(task_run.submitted for task_run in members)
             what = waiting_text(name, len(members), seconds)
-            why = reason_text(dict(requests), nodes, available, list(names.values()), may_grow=self._may_grow)
-            logger.warning("%s. %s", what, why)
+            growth = Growth(
+                may_come(dict(requests), self._session.nodes_to_come), self._session.why_none_comes(dict(requests))
+            )
+            logger.warning("%s. %s", what, reason_text(dict(requests), nodes, available, list(names.values()), growth))
         self._named |= {task_run.id: task_run for task_run in waiting}
 
 
@@ -183,8 +196,7 @@ def reason_text(
     nodes: Sequence[Mapping[str, float]],
     available: Mapping[str, float],
     running: Sequence[str],
-    *,
-    may_grow: bool = False,
+    growth: Growth = Growth(),
 ) -> str:
     """Return what a task run that waits requests, what there is, and who holds it.
 
@@ -193,7 +205,7 @@ def reason_text(
         nodes: The resources of each node.
         available: What is free, of all nodes together.
         running: Names of the task runs that run.
-        may_grow: Whether Ray may add nodes.
+        growth: What is known of nodes that may be added.
     """
     if not requests:
         return "It requests no resources: a node may be starting a process for it"
@@ -202,8 +214,12 @@ def reason_text(
         f"{amounts({name: total[name]})} ({amounts({name: available.get(name, 0)})} free)" for name in total
     )
     sentence = f"It requests {amounts(requests)}; there is {there}"
+    if growth.why_none_comes:
+        sentence += f". {growth.why_none_comes}"
     if not fits(requests, nodes):
-        if may_grow:
+        if growth.why_none_comes:
+            return sentence
+        if growth.may_come:
             return f"{sentence}. No node has as much yet: it waits for another node"
         return f"{sentence}. No node has as much: request less by @resources, or add nodes that have it"
     if running:

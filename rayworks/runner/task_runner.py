@@ -110,9 +110,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
             self._preflight = self._session.start_preflight()
         except RayworksError as error:
             self._failure = error  # raised by the first submit: an error here would leave the flow run in state Running
-        self._waiting_tasks = stalls.WaitingTaskWatch(
-            self._in_flight.oldest, self._stall_seconds, may_grow=self._session.may_grow
-        )
+        self._waiting_tasks = stalls.WaitingTaskWatch(self._in_flight.oldest, self._stall_seconds, self._session)
         return self
 
     def __exit__(self, *exc_info: Any) -> None:

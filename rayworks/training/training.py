@@ -122,7 +122,8 @@ def _cpus_per_worker(options: TrainOptions) -> float:
     gpus = float(cast(Any, ray.cluster_resources)().get("GPU", 0))
     cpus = options.cpus_per_worker or capacity.equal_share(nodes, options.workers)
     fit = capacity.fitting_workers(nodes, cpus) >= options.workers and gpus >= options.gpus_per_worker * options.workers
-    if not fit and not capacity.may_grow():
+    requests = capacity.requests_of({"num_cpus": cpus, "num_gpus": options.gpus_per_worker})
+    if not fit and not capacity.may_come(requests, capacity.nodes_to_come()):
         raise ClusterError(
             f"Ray has no capacity for {options.workers} workers of {cpus:g} CPUs and {options.gpus_per_worker:g} GPUs",
             where=f"{sum(nodes):g} CPUs in total, {max(nodes, default=0):g} on the largest node, {gpus:g} GPUs",

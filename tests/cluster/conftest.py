@@ -5,6 +5,7 @@ The tests need ``kubectl``, and these environment variables:
 - ``KUBECONFIG``: the cluster.
 - ``RAYWORKS_TEST_IMAGE``: the project's image, as the cluster pulls it.
 - ``RAYWORKS_TEST_POSTGRES_IMAGE``: ``postgres:16`` by default.
+- ``RAYWORKS_TEST_REDIS_IMAGE``: ``redis:7`` by default.
 - ``RAYWORKS_TEST_SHARED_FOLDER``: a folder that all nodes share. Without it the cluster's default storage class must
   offer ReadWriteMany.
 - ``RAYWORKS_TEST_NODE_DOWN``, ``RAYWORKS_TEST_NODE_UP``: commands that take the name of a node and make it fail, and

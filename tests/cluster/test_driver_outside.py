@@ -1,5 +1,6 @@
 """A flow that a program outside of Kubernetes runs on a RayCluster: its code and files travel with it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.certificates import Authority
+from tests.cluster import ray_security
 from tests.cluster.installation import Installation
+from tests.cluster.runs import RayOfRun
 
 pytestmark = [
     pytest.mark.kubernetes,
@@ -58,7 +62,7 @@ def project(installation: Installation, tmp_path_factory: pytest.TempPathFactory
 
 
 def run(
-    installation: Installation, project: Path, *arguments: str, manifest: str = "raycluster.yaml"
+    installation: Installation, project: Path, *arguments: str, manifest: str = "raycluster.yaml", **env: str
 ) -> "subprocess.CompletedProcess[str]":
     """``python till.py``, by a user who has a kubeconfig and the address of the Prefect server."""
     with installation.namespace.port_forward("prefect-server", 4200) as address:
@@ -69,6 +73,7 @@ def run(
             "RAYWORKS_IMAGE": installation.namespace.cluster.image,
             "RAYWORKS_STORAGE_URI": str(project.parent / "storage"),
             "RAYWORKS_RAY_IDLE_SECONDS": "60",
+            **env,
         }
         command = [sys.executable, "till.py", *arguments]
         return subprocess.run(
@@ -102,3 +107,29 @@ def test_a_ray_cluster_that_wants_a_token_gets_the_one_of_its_secret(installatio
     (project / "with_token.yaml").write_text(yaml.safe_dump(manifest))
     completed = run(installation, project, manifest="with_token.yaml")
     assert "the sum is" in completed.stdout, completed.stderr
+
+
+def test_a_ray_cluster_with_tls_that_keeps_its_state_in_redis_runs_and_leaves_nothing(
+    installation: Installation, project: Path
+):
+    """A driver without certificates is refused before a cluster is created."""
+    namespace, image = installation.namespace, installation.namespace.cluster.image
+    authority = Authority(project.parent / "authority")
+    files = [f"--from-file={authority.folder / name}" for name in ("ca.crt", "ca.key")]
+    namespace.kubectl("create", "secret", "generic", ray_security.AUTHORITY, *files)
+    redis = {"apiVersion": "v1", "kind": "List", "items": ray_security.redis_objects()}
+    namespace.kubectl("apply", "-f", "-", stdin=json.dumps(redis))
+    plain = yaml.safe_load((project / "raycluster.yaml").read_text()) | {"metadata": {"name": "secured"}}
+    (project / "secured.yaml").write_text(yaml.safe_dump(ray_security.secured(plain, image, "redis:6379")))
+    try:
+        refused = run(installation, project, manifest="secured.yaml")
+        assert "Ray wants TLS: secured.yaml (RAY_USE_TLS is not set here)" in refused.stderr
+        assert "Created RayCluster" not in refused.stderr
+        ray_security.await_redis(namespace)
+        certificate = authority.environment("driver")
+        completed = run(installation, project, manifest="secured.yaml", RAYWORKS_RAY_IDLE_SECONDS="0", **certificate)
+        assert "the sum is" in completed.stdout, completed.stderr
+        RayOfRun(namespace, cluster_name="secured").assert_deleted()
+        assert ray_security.redis_keys(namespace) == []
+    finally:
+        namespace.kubectl("delete", "pod/redis", "service/redis", f"secret/{ray_security.AUTHORITY}", "--wait=false")

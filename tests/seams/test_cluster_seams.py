@@ -15,6 +15,7 @@ import pytest
 
 from rayworks import ray_error
 from rayworks.cluster import _private
+from rayworks.cluster.kubernetes import worker_groups
 
 RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
 
@@ -234,3 +235,23 @@ def test_a_driver_is_no_worker_and_a_worker_is(ray_session):
 
     assert not _private.is_worker()
     assert ray.get(ray.remote(num_cpus=0)(_private.is_worker).remote())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"rayStartParams": {"num-cpus": "3", "num-gpus": "2", "memory": "1000", "resources": '"{\\"licence\\": 2}"'}},
+        {"resources": {"CPU": "1500m", "memory": "1Gi", "ssd": "1"}},
+    ],
+    ids=["its container", "its parameters", "its own field"],
+)
+def test_ray_s_autoscaler_reads_what_a_worker_of_a_group_has_in_the_same_way(change: dict[str, dict[str, str]]):
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    limits = {"cpu": "1500m", "memory": "3Gi", "nvidia.com/gpu": "1"}
+    pod = {"containers": [{"name": "ray-worker", "resources": {"limits": limits, "requests": {"cpu": "100m"}}}]}
+    group = {"groupName": "gpu", "maxReplicas": 1, "rayStartParams": {}, "template": {"spec": pod}} | change
+    cluster = {"spec": {"enableInTreeAutoscaling": True, "workerGroupSpecs": [group]}}
+    (resources,) = worker_groups.nodes(cluster)
+    assert resources == autoscaling_config._get_ray_resources_from_group_spec(group, False)

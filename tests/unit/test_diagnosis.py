@@ -276,6 +276,48 @@ def test_a_failure_of_the_api_server_without_a_message_has_its_status():
     assert str(failure).startswith("The Kubernetes API does not work: RayCluster ns/ray (status 503)")
 
 
+def _with_message(snapshot: Snapshot, message: str) -> Snapshot:
+    """The head's pods have an init container, and KubeRay deleted one with a message."""
+    events = [
+        event | {"message": message} if event["reason"] == "DeletedHeadPod" else event for event in snapshot.events
+    ]
+    owner = deepcopy(snapshot.owner)
+    owner["spec"]["headGroupSpec"]["template"]["spec"]["initContainers"] = [{"name": "setup"}]
+    return replace(snapshot, owner=owner, events=tuple(events))
+
+
+FAILED_BEFORE_RAY = (
+    "Deleted head Pod ns/h; Pod status: Failed; Pod restart policy: Never; Ray container terminated status: nil"
+)
+
+
+def test_a_head_whose_init_container_fails_again_and_again_is_given_up():
+    snapshot, now = recorded("head-ends-for-good")
+    (finding, *_) = findings(_with_message(snapshot, FAILED_BEFORE_RAY), now)
+    assert (finding.condition, finding.is_final, finding.part.is_head) == ("CrashLoop", True, True)
+    assert finding.detail.startswith("an init container (setup) failed: Deleted head Pod")
+    assert "--all-containers" in finding.remedy
+
+
+def test_an_evicted_head_did_not_fail_in_an_init_container():
+    snapshot, now = recorded("head-ends-for-good")
+    snapshot = _with_message(snapshot, FAILED_BEFORE_RAY)
+    evicted = snapshot.events[0] | {
+        "reason": "Evicted",
+        "involvedObject": {"kind": "Pod", "namespace": "ns", "name": "ns/h"},
+        "lastTimestamp": now.isoformat(),
+    }
+    snapshot = replace(snapshot, events=(*snapshot.events, evicted))
+    assert "an init container" not in str([finding.detail for finding in findings(snapshot, now)])
+
+
+def test_a_head_that_keeps_its_state_in_redis_and_ends_is_advised_to_check_redis():
+    snapshot, now = recorded("head-ends-for-good")
+    spec = snapshot.owner["spec"] | {"gcsFaultToleranceOptions": {"redisAddress": "redis:6379"}}
+    (finding, *_) = findings(replace(snapshot, owner=snapshot.owner | {"spec": spec}), now)
+    assert finding.remedy.startswith("Check that Redis responds at redis:6379, with that password. Read the log")
+
+
 def test_a_task_that_ray_ended_out_of_memory_is_explained_with_its_pod():
     snapshot, now = recorded("well")
     pod = snapshot.pods[0]

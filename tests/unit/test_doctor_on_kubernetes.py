@@ -9,6 +9,7 @@ import yaml
 
 from rayworks import doctor
 from rayworks.settings import Settings
+from tests.certificates import Authority
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/base/raycluster.yaml"
 
@@ -56,6 +57,23 @@ def test_empty_metadata_of_pods_passes(levels: Any):
 def test_another_namespace_fails_the_dry_run(levels: Any):
     lines = levels(lambda manifest: manifest["metadata"].update(namespace="default"))
     assert lines["RayCluster dry run"].startswith("fail: The manifest names another namespace than the run uses")
+
+
+def test_whether_this_process_can_speak_tls_with_the_cluster_is_checked(
+    levels: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def use_tls(manifest: Any) -> None:
+        variable = {"name": "RAY_USE_TLS", "value": "1"}
+        for group in (manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]):
+            group["template"]["spec"]["containers"][0]["env"] = [variable]
+        manifest["spec"]["autoscalerOptions"]["env"].append(variable)
+
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    assert "TLS" not in levels()
+    assert levels(use_tls)["TLS"].startswith("fail: Ray wants TLS: ")
+    for name, value in Authority(tmp_path / "authority").environment("driver").items():
+        monkeypatch.setenv(name, value)
+    assert levels(use_tls)["TLS"].startswith("pass: the certificate ")
 
 
 @pytest.mark.parametrize(

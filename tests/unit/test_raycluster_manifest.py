@@ -31,6 +31,11 @@ def containers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
 
 
+def use_tls(*groups: dict[str, Any]) -> None:
+    for group in groups:
+        group["template"]["spec"]["containers"][0]["env"] = [{"name": "RAY_USE_TLS", "value": "1"}]
+
+
 def test_the_groups_that_have_gpus_are_those_that_other_work_avoids(manifest: dict[str, Any]):
     ((label, avoided),) = NOT_ON_GPUS.items()
     for group in manifest["spec"]["workerGroupSpecs"]:
@@ -129,6 +134,16 @@ def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str,
             lambda m: m["spec"].update(authOptions={"mode": "token", "enableK8sTokenAuth": True}),
             "enableK8sTokenAuth is not supported",
         ),
+        (
+            lambda m: m["spec"].update(gcsFaultToleranceOptions={"externalStorageNamespace": "mine"}),
+            "externalStorageNamespace: remove it, or the clusters of several runs would share one state",
+        ),
+        (lambda m: containers(m)[0].update(env="RAY_USE_TLS=1"), "containers[0].env is invalid"),
+        (lambda m: use_tls(m["spec"]["headGroupSpec"]), "workerGroupSpecs[0] does not set RAY_USE_TLS, as the head"),
+        (
+            lambda m: use_tls(m["spec"]["headGroupSpec"], *m["spec"]["workerGroupSpecs"]),
+            "spec.autoscalerOptions.env does not set RAY_USE_TLS, as the head does: no worker would be added",
+        ),
     ],
     ids=[
         *("old version", "no name", "no head", "no container", "a head that would not restart", "an empty head"),
@@ -139,7 +154,8 @@ def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str,
             "labels that are text",
         ),
         *("another port of the GCS", "another port of the client", "another port of the dashboard", "suspended"),
-        "tokens of service accounts",
+        *("tokens of service accounts", "one state for several clusters", "variables that are text"),
+        *("TLS without the workers", "TLS without the autoscaler"),
     ],
 )
 def test_a_manifest_that_could_never_run_is_refused_with_the_path_of_its_error(
@@ -199,9 +215,16 @@ def test_fields_that_rayworks_does_not_know_are_kept(manifest: dict[str, Any], t
     pod = manifest["spec"]["headGroupSpec"]["template"]["spec"]
     pod |= {"imagePullSecrets": [{"name": "registry"}], "initContainers": [{"name": "wait", "image": "busybox"}]}
     containers(manifest).append({"name": "sidecar", "image": "sidecar:1"})
-    containers(manifest)[0]["env"] = [{"name": "RAY_USE_TLS", "value": "1"}]
+    containers(manifest)[0]["env"] = [{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}]
     cluster = raycluster_manifest.for_run(written(manifest, tmp_path), Needs("one", "apart"))
     assert cluster["spec"] == manifest["spec"]
+
+
+def test_a_manifest_that_uses_tls_everywhere_is_accepted_and_known_to(manifest: dict[str, Any], tmp_path: Path):
+    assert not raycluster_manifest.uses_tls(manifest)
+    use_tls(manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"])
+    manifest["spec"]["autoscalerOptions"]["env"].append({"name": "RAY_USE_TLS", "value": "1"})
+    assert raycluster_manifest.uses_tls(written(manifest, tmp_path))
 
 
 @pytest.mark.parametrize(

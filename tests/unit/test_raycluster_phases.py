@@ -156,6 +156,19 @@ def test_a_finding_is_logged_once(api: Any, caplog: pytest.LogCaptureFixture):
     assert caplog.text.count("cannot be pulled") == 1
 
 
+def test_what_holds_for_several_pods_of_a_group_is_logged_in_one_line(api: Any, caplog: pytest.LogCaptureFixture):
+    api.shows("worker-too-large")
+    pods = api.recording["pods"]
+    worker = next(pod for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == "worker")
+    pods += [copy.deepcopy(worker) for _ in range(2)]
+    for number, pod in enumerate(pods[-2:]):
+        pod["metadata"] |= {"name": f"other-{number}", "uid": f"other-{number}"}
+    cluster = observed(api)
+    cluster.report(cluster.snapshot())
+    assert caplog.text.count("requests more than any node has") == 1
+    assert "So it is with 2 more." in caplog.text
+
+
 def test_a_driver_outside_forwards_ports_of_the_heads_pod_whatever_its_service_is_called(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -335,6 +348,22 @@ def test_a_driver_sends_the_token_of_its_cluster_while_it_uses_it(
     assert used == [f"auth_token of {name}"]
     in_a_pod.release()
     assert used[1:] == [None]
+
+
+def test_a_driver_that_lacks_what_tls_wants_creates_no_cluster(
+    api: Any, in_a_pod: KubeRayCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    manifest = yaml.safe_load(SHIPPED.read_text())
+    tls = {"name": "RAY_USE_TLS", "value": "1"}
+    for group in (manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]):
+        group["template"]["spec"]["containers"][0]["env"] = [tls]
+    manifest["spec"]["autoscalerOptions"]["env"].append(tls)
+    in_a_pod.address = str(tmp_path / "cluster.yaml")
+    Path(in_a_pod.address).write_text(yaml.safe_dump(manifest))
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with pytest.raises(ClusterError, match=r"Ray wants TLS: .*cluster\.yaml"):
+        in_a_pod.acquire({}, {})
+    assert api.log == []
 
 
 def test_a_lost_cluster_is_deleted_before_ray_disconnects(api: Any, in_a_pod: KubeRayCluster):

@@ -22,7 +22,7 @@ def test_a_request_that_no_node_can_meet_is_named_as_such():
 
 
 def test_where_ray_may_add_nodes_the_task_run_waits_for_one():
-    text = stalls.reason_text({"GPU": 1.0}, NODES, {"CPU": 6.0}, ["other-0"], may_grow=True)
+    text = stalls.reason_text({"GPU": 1.0}, NODES, {"CPU": 6.0}, ["other-0"], stalls.Growth(may_come=True))
     assert text.endswith("there is 0 GPU (0 GPU free). No node has as much yet: it waits for another node")
 
 
@@ -32,6 +32,14 @@ def test_a_resource_that_is_held_by_others_names_those_that_run():
     assert text.startswith("It requests 2 CPU, 1 GiB of memory; ")
     assert "there is 6 CPU (1 CPU free), 4 GiB of memory (0 GiB of memory free)" in text
     assert text.endswith("It may wait for hold-0, hold-1, hold-2, hold-3, hold-4 and 2 more, which run")
+
+
+def test_what_is_known_of_the_next_node_is_said_in_place_of_a_guess():
+    growth = stalls.Growth(may_come=True, why_none_comes="Worker group gpu is at its maximum of 2")
+    text = stalls.reason_text({"GPU": 1.0}, NODES, {}, [], growth)
+    assert text.endswith("there is 0 GPU (0 GPU free). Worker group gpu is at its maximum of 2")
+    text = stalls.reason_text({"CPU": 4.0}, NODES, {}, ["hold-0"], growth)
+    assert text.endswith("Worker group gpu is at its maximum of 2. It may wait for hold-0, which run")
 
 
 def test_what_is_held_by_nobody_of_the_flow_is_held_by_others():

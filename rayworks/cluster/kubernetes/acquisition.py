@@ -1,13 +1,15 @@
 """The first and the last phase of a driver on a RayCluster: create or share it, and delete it or leave it to others."""
 
 import logging
+import os
 import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from rayworks.cluster import tls
 from rayworks.cluster.kubernetes import post_mortem, raycluster_manifest
-from rayworks.cluster.kubernetes.api import ConflictError, KubernetesApi, RefusedError
+from rayworks.cluster.kubernetes.api import ConflictError, KubernetesApi, RefusedError, in_a_pod
 from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
 from rayworks.cluster.kubernetes.lease import USED_ANNOTATION, DriverLease
 from rayworks.cluster.kubernetes.objects import Object, is_being_deleted
@@ -72,11 +74,13 @@ def acquire(api: KubernetesApi, settings: Settings, *, manifest_uri: str, flow_r
     Raises:
         ParameterError: The manifest cannot be used.
         StorageError: The manifest cannot be read.
-        ClusterError: The shared cluster is another one, or is not deleted in time.
+        ClusterError: The shared cluster is another one, or is not deleted in time; or this process cannot speak TLS
+            with it.
         RefusedError: The API server refuses the cluster or the Lease.
     """
     is_shared = settings.ray_idle_seconds > 0
     manifest = _manifest(settings, manifest_uri, api.namespace, flow_run_id)
+    check_tls(manifest, manifest_uri)
     cluster = _share(api, manifest, seconds=settings.ray_start_seconds) if is_shared else _create(api, manifest)
     metadata = cluster["metadata"]
     lease = DriverLease(api, cluster, secrets.token_hex(4), flow_run_id)
@@ -88,6 +92,12 @@ def acquire(api: KubernetesApi, settings: Settings, *, manifest_uri: str, flow_r
         acquired.release()
         raise
     return acquired
+
+
+def check_tls(manifest: Object, manifest_uri: str) -> None:
+    """Raise ClusterError if the manifest wants TLS, and this process could not speak it."""
+    if raycluster_manifest.uses_tls(manifest):
+        tls.check_own_certificate(manifest_uri, ip=os.environ.get("RAYWORKS_POD_IP") if in_a_pod() else None)
 
 
 def _manifest(settings: Settings, uri: str, namespace: str, flow_run_id: str | None) -> Object:

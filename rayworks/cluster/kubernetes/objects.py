@@ -80,6 +80,21 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     return conditions(pod).get("Ready", {}).get("status") == "True"
 
 
+def progress(pod: Mapping[str, Any], now: datetime) -> str:
+    """Return how far a pod is that is not ready: its phase, and the container that it waits for."""
+    status = pod["status"]
+    is_in_phase = f"{pod['metadata']['name']} is {status.get('phase')}"
+    for container in status.get("initContainerStatuses") or ():
+        running = (container.get("state") or {}).get("running")
+        if running and not container.get("ready"):
+            seconds = age(running.get("startedAt"), now)
+            return f"{is_in_phase}, its init container {container['name']} has run for {seconds:.0f} s"
+    for container in status.get("containerStatuses") or ():
+        if waiting := (container.get("state") or {}).get("waiting"):
+            return f"{is_in_phase}, {waiting.get('reason')}"
+    return f"{is_in_phase}, not ready"
+
+
 # Pods and nodes
 
 

@@ -1,11 +1,13 @@
 """A driver's view of its RayCluster through the Kubernetes API."""
 
 import logging
+from collections import defaultdict
 from datetime import UTC, datetime
 
 from rayworks.cluster.kubernetes import diagnosis
 from rayworks.cluster.kubernetes.api import KubernetesApi
-from rayworks.cluster.kubernetes.finding import Finding, Snapshot
+from rayworks.cluster.kubernetes.conditions import Condition
+from rayworks.cluster.kubernetes.finding import Finding, Part, Snapshot
 from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
 from rayworks.cluster.kubernetes.objects import Object, is_head, is_ready, pod_selector
 from rayworks.errors import ClusterLostError
@@ -51,10 +53,14 @@ class ClusterObserver:
     def report(self, snapshot: Snapshot) -> list[Finding]:
         """Return what keeps the cluster from running, and log what was not logged yet."""
         findings = diagnosis.findings(snapshot, datetime.now(UTC))
-        for finding in findings:
-            if (finding.object, finding.condition) not in self._logged:
-                self._logged.add((finding.object, finding.condition))
-                logger.warning("%s", diagnosis.error(finding))
+        new = [finding for finding in findings if (finding.object, finding.condition) not in self._logged]
+        self._logged |= {(finding.object, finding.condition) for finding in new}
+        alike: defaultdict[tuple[Part, Condition], list[Finding]] = defaultdict(list)
+        for finding in new:
+            alike[finding.part, finding.condition].append(finding)
+        for first, *others in alike.values():
+            more = f" So it is with {len(others)} more." if others else ""
+            logger.warning("%s%s", diagnosis.error(first), more)
         return findings
 
 

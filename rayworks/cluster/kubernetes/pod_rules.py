@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rayworks.cluster.kubernetes import objects
@@ -103,7 +103,10 @@ def _node_lost(observed: _Pod) -> Finding:
 def _scheduled(observed: _Pod) -> Finding | None:
     """Return what is wrong with a pod that has a node."""
     status = observed.status
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+    for container in status.get("initContainerStatuses", ()):
+        if finding := _container(container, observed):
+            return replace(finding, detail=f"init container {container['name']}: {finding.detail}")
+    for container in status.get("containerStatuses", ()):
         if finding := _container(container, observed):
             return finding
     if objects.is_ready(observed.pod) or observed.age < SLOW_SECONDS or status["phase"] != "Pending":

@@ -63,7 +63,8 @@ def save(api: KubernetesApi, name: str, *, storage_uri: str, dashboard: str | No
 def _save_pod(api: KubernetesApi, folder: str, pod: Object, deadline: float) -> None:
     """Save the logs of a pod's containers, also those from before a restart."""
     pod_name = pod["metadata"]["name"]
-    for status in pod.get("status", {}).get("containerStatuses", []):
+    statuses = pod.get("status", {})
+    for status in (*statuses.get("initContainerStatuses", ()), *statuses.get("containerStatuses", ())):
         for previous in (False, True) if status.get("restartCount") else (False,):
             _check_time(deadline)
             file = f"{pod_name}/{status['name']}{'-before-its-restart' if previous else ''}.log"

@@ -14,9 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rayworks.capacity import Nodes
 from rayworks.cluster import _private
 from rayworks.cluster.existing import ExistingRay
-from rayworks.cluster.kubernetes import acquisition, api, diagnosis, routes, upload, waiting
+from rayworks.cluster.kubernetes import (
+    acquisition,
+    api,
+    diagnosis,
+    raycluster_manifest,
+    routes,
+    upload,
+    waiting,
+    worker_groups,
+)
 from rayworks.cluster.kubernetes.acquisition import Acquired
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
 from rayworks.cluster.kubernetes.objects import Object
@@ -62,8 +72,6 @@ class KubeRayCluster:
     and its working directory and rayworks are uploaded.
     """
 
-    may_grow = True
-
     def __init__(self, settings: Settings) -> None:
         assert settings.ray_address is not None
         self.address = settings.ray_address
@@ -72,6 +80,16 @@ class KubeRayCluster:
         self._settings = settings
         self._connection: _Connection | None = None
         self._has_token = False
+
+    def nodes_to_come(self) -> Nodes | None:
+        return worker_groups.nodes(raycluster_manifest.read(self.address))
+
+    def why_none_comes(self, requests: Mapping[str, float]) -> str:
+        try:
+            snapshot = self._connected().observer.snapshot(complete=True)
+        except (RefusedError, ClusterError):  # the watch reports that
+            return ""
+        return worker_groups.why_none_comes(requests, snapshot, datetime.now(UTC))
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         kubernetes = KubernetesApi(self._settings.namespace)

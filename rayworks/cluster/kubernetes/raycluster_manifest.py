@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rayworks import storage
+from rayworks.cluster import tls
 from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
 from rayworks.cluster.kubernetes.raycluster_shape import shape_problems
 from rayworks.errors import ParameterError
@@ -125,6 +126,13 @@ def _problems(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"spec.suspend is true, and no label {QUEUE_LABEL} names a queue that would end that"
     if (spec.get("authOptions") or {}).get("enableK8sTokenAuth"):
         yield "spec.authOptions.enableK8sTokenAuth is not supported: remove it, mode token alone works"
+    if "externalStorageNamespace" in (spec.get("gcsFaultToleranceOptions") or {}):
+        yield (
+            "spec.gcsFaultToleranceOptions.externalStorageNamespace: remove it, or the clusters of several runs would "
+            "share one state"
+        )
+    if uses_tls(manifest):
+        yield from _without_tls(manifest)
     parameters = spec["headGroupSpec"].get("rayStartParams") or {}
     for name, port in PORTS.items():
         if str(parameters.get(name, port)) != port:
@@ -138,6 +146,25 @@ def _problems(manifest: Mapping[str, Any]) -> Iterator[str]:
                 place = f"{path}.template.spec.containers[{number}]"
                 what = "is named as Ray's" if container.get("image") else "has no image"
                 yield f"{place} {what}: KubeRay runs Ray in the first container, put Ray's there"
+
+
+def uses_tls(manifest: Mapping[str, Any]) -> bool:
+    """Return whether the manifest sets ``RAY_USE_TLS`` for the head. ``envFrom`` may do so without being seen."""
+    return _sets_tls(_ray_container(manifest["spec"]["headGroupSpec"]))
+
+
+def _without_tls(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what could not reach a head that uses TLS."""
+    spec = manifest["spec"]
+    for path, group in _groups(manifest):
+        if not _sets_tls(_ray_container(group)):
+            yield f"{path} does not set {tls.SWITCH}, as the head does: its pods could not reach it"
+    if spec.get("enableInTreeAutoscaling") and not _sets_tls(spec.get("autoscalerOptions") or {}):
+        yield f"spec.autoscalerOptions.env does not set {tls.SWITCH}, as the head does: no worker would be added"
+
+
+def _sets_tls(container: Mapping[str, Any]) -> bool:
+    return tls.is_on({str(variable.get("name")): str(variable.get("value")) for variable in container.get("env") or ()})
 
 
 def images(manifest: Mapping[str, Any], image: str | None) -> list[str | None]:

@@ -65,27 +65,49 @@ def _status(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
 def _replaced_pods(snapshot: Snapshot, recent: list[Object]) -> Iterator[Finding]:
     """Yield why a pod ended that has restartPolicy Never; KubeRay replaces it."""
     cluster = snapshot.owner
+    evicted = {event["involvedObject"]["name"] for event in recent if event["reason"] == "Evicted"}
     ended = [
         event
         for event in objects.events_about(cluster, recent)
         if event["reason"] in ("DeletedHeadPod", "DeletedWorkerPod")
-        and re.search(r"restart policy: Never.*ExitCode:[1-9]", event["message"])
+        and (re.search(r"restart policy: Never.*ExitCode:[1-9]", event["message"]) or _init_containers(snapshot, event))
+        and not any(name in event["message"] for name in evicted)
     ]
     if not ended:
         return
-    message = _in_words(ended[-1]["message"])
-    part = _part(snapshot, is_head=ended[-1]["reason"] == "DeletedHeadPod", message=message)
+    message, part = _in_words(ended[-1]["message"]), _part_of(snapshot, ended[-1])
     runs = part.worker_group != "" and any(
         objects.is_ready(pod) for pod in snapshot.pods if objects.worker_group(pod) == part.worker_group
     )
     condition: Condition = "OutOfMemory" if "OOMKilled" in message else "CrashLoop"
     namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
     advice = f"Read the log while one runs: kubectl logs -n {namespace} -l {objects.pod_selector(name)} -f"
+    if init_containers := _init_containers(snapshot, ended[-1]):
+        message = f"an init container ({', '.join(init_containers)}) failed: {message}"
+        advice = advice.replace(" -f", " --all-containers --prefix -f")
     if condition == "OutOfMemory":
         advice = remedy(condition, cluster, part)
+    elif part.is_head and (redis := cluster["spec"].get("gcsFaultToleranceOptions") or {}):
+        advice = f"Check that Redis responds at {redis.get('redisAddress')}, with that password. {advice}"
     times = sum(int(event.get("count") or 1) for event in ended)
     where = objects.reference(snapshot.kind, cluster)
     yield Finding(where, condition, message, advice, times > RESTARTS and not runs, part)
+
+
+def _init_containers(snapshot: Snapshot, event: Object) -> list[str]:
+    """Return the init containers of a deleted pod that failed before its Ray container ran; none if it did not."""
+    spec, part = snapshot.owner["spec"], _part_of(snapshot, event)
+    if not re.search(r"Pod status: Failed.*terminated status: nil", event["message"]):
+        return []
+    workers = [group for group in spec.get("workerGroupSpecs") or () if group["groupName"] == part.worker_group]
+    groups = [spec["headGroupSpec"]] if part.is_head else workers
+    return [
+        container["name"] for group in groups for container in group["template"]["spec"].get("initContainers") or ()
+    ]
+
+
+def _part_of(snapshot: Snapshot, event: Object) -> Part:
+    return _part(snapshot, is_head=event["reason"] == "DeletedHeadPod", message=event["message"])
 
 
 def _in_words(message: str) -> str:

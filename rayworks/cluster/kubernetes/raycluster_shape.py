@@ -17,8 +17,12 @@ class _PodMetadata(_Shape):
     labels: Fields = {}
 
 
+class _Variables(_Shape):
+    env: list[Fields] = []
+
+
 class _Pod(_Shape):
-    containers: list[Fields] = Field(min_length=1)
+    containers: list[_Variables] = Field(min_length=1)
 
 
 class _Template(_Shape):
@@ -39,6 +43,8 @@ class _Spec(_Shape):
     head_group_spec: _HeadGroup
     worker_group_specs: list[_WorkerGroup] = []
     auth_options: Fields = {}
+    autoscaler_options: _Variables = _Variables()
+    gcs_fault_tolerance_options: Fields = {}
 
 
 class _Metadata(_PodMetadata):

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from rayworks.cluster import tls
 from rayworks.cluster.kubernetes import driver_node, port_forward
 from rayworks.cluster.kubernetes.background_process import BackgroundProcess
 from rayworks.cluster.kubernetes.objects import Object
 
 GCS_PORT, CLIENT_PORT, DASHBOARD_PORT = 6379, 10001, 8265
+CONNECT_SECONDS = 10
+"""How long the head may take to accept a TCP connection."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ def from_a_pod(head: Object) -> Route:
         head: The head's pod.
 
     Raises:
-        ClusterError: It could not join.
+        ClusterError: It could not join, or one of them uses TLS alone.
     """
     ip = head["status"]["podIP"]
     address = f"{ip}:{GCS_PORT}"
+    tls.check_handshake(ip, GCS_PORT, where=address, timeout=CONNECT_SECONDS)
     return Route(address, f"http://{ip}:{DASHBOARD_PORT}", driver_node.join(address))
 
 

@@ -2,10 +2,11 @@
 
 import logging
 import time
+from datetime import UTC, datetime
 
 from rayworks.cluster.kubernetes import diagnosis
 from rayworks.cluster.kubernetes.finding import Finding
-from rayworks.cluster.kubernetes.objects import Object, is_ready
+from rayworks.cluster.kubernetes.objects import Object, is_ready, progress
 from rayworks.cluster.kubernetes.observer import POLL_SECONDS, ClusterObserver, head_of
 from rayworks.errors import ClusterError
 
@@ -61,8 +62,4 @@ def _phase(head: Object | None) -> str:
     """Return how far the head's pod is."""
     if head is None:
         return "KubeRay has not created its pod yet"
-    name, status = head["metadata"]["name"], head["status"]
-    for container in status.get("containerStatuses") or []:
-        if waiting := (container.get("state") or {}).get("waiting"):
-            return f"{name} is {status.get('phase')}, {waiting.get('reason')}"
-    return f"{name} is {status.get('phase')}, not ready"
+    return progress(head, datetime.now(UTC))

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -57,3 +58,11 @@ class Authority:
         (self.folder / f"{name}.crt").write_bytes(certificate.public_bytes(pem))
         private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         (self.folder / f"{name}.key").write_bytes(private)
+
+
+def use_tls(manifest: dict[str, Any]) -> None:
+    """Let the head, the workers and the autoscaler of a RayCluster manifest use TLS."""
+    variable, spec = {"name": "RAY_USE_TLS", "value": "1"}, manifest["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        group["template"]["spec"]["containers"][0]["env"] = [variable]
+    spec["autoscalerOptions"]["env"].append(variable)

@@ -255,3 +255,8 @@ def test_ray_s_autoscaler_reads_what_a_worker_of_a_group_has_in_the_same_way(cha
     cluster = {"spec": {"enableInTreeAutoscaling": True, "workerGroupSpecs": [group]}}
     (resources,) = worker_groups.nodes(cluster)
     assert resources == autoscaling_config._get_ray_resources_from_group_spec(group, False)
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "10.0.0.1:6379"])
+def test_ray_takes_an_address_with_a_port_as_it_is(address: str):
+    assert _private.resolved(address) == address

@@ -9,7 +9,7 @@ import yaml
 
 from rayworks import doctor
 from rayworks.settings import Settings
-from tests.certificates import Authority
+from tests.certificates import Authority, use_tls
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deployments/kubernetes/base/raycluster.yaml"
 
@@ -62,12 +62,6 @@ def test_another_namespace_fails_the_dry_run(levels: Any):
 def test_whether_this_process_can_speak_tls_with_the_cluster_is_checked(
     levels: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def use_tls(manifest: Any) -> None:
-        variable = {"name": "RAY_USE_TLS", "value": "1"}
-        for group in (manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]):
-            group["template"]["spec"]["containers"][0]["env"] = [variable]
-        manifest["spec"]["autoscalerOptions"]["env"].append(variable)
-
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
     assert "TLS" not in levels()
     assert levels(use_tls)["TLS"].startswith("fail: Ray wants TLS: ")

@@ -20,6 +20,7 @@ from rayworks.cluster.kubernetes.routes import Route
 from rayworks.cluster.kubernetes.watch import Watch
 from rayworks.errors import ClusterError, ClusterLostError
 from rayworks.settings import Settings
+from tests.certificates import use_tls
 from tests.unit.recorded_api import Api
 from tests.waiting import eventually
 
@@ -154,19 +155,6 @@ def test_a_finding_is_logged_once(api: Any, caplog: pytest.LogCaptureFixture):
     for _ in range(2):
         cluster.report(cluster.snapshot())
     assert caplog.text.count("cannot be pulled") == 1
-
-
-def test_what_holds_for_several_pods_of_a_group_is_logged_in_one_line(api: Any, caplog: pytest.LogCaptureFixture):
-    api.shows("worker-too-large")
-    pods = api.recording["pods"]
-    worker = next(pod for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == "worker")
-    pods += [copy.deepcopy(worker) for _ in range(2)]
-    for number, pod in enumerate(pods[-2:]):
-        pod["metadata"] |= {"name": f"other-{number}", "uid": f"other-{number}"}
-    cluster = observed(api)
-    cluster.report(cluster.snapshot())
-    assert caplog.text.count("requests more than any node has") == 1
-    assert "So it is with 2 more." in caplog.text
 
 
 def test_a_driver_outside_forwards_ports_of_the_heads_pod_whatever_its_service_is_called(
@@ -354,10 +342,7 @@ def test_a_driver_that_lacks_what_tls_wants_creates_no_cluster(
     api: Any, in_a_pod: KubeRayCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     manifest = yaml.safe_load(SHIPPED.read_text())
-    tls = {"name": "RAY_USE_TLS", "value": "1"}
-    for group in (manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]):
-        group["template"]["spec"]["containers"][0]["env"] = [tls]
-    manifest["spec"]["autoscalerOptions"]["env"].append(tls)
+    use_tls(manifest)
     in_a_pod.address = str(tmp_path / "cluster.yaml")
     Path(in_a_pod.address).write_text(yaml.safe_dump(manifest))
     monkeypatch.delenv("RAY_USE_TLS", raising=False)

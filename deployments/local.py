@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
-
 from rayworks import storage
+from rayworks.cluster import preflight
 from rayworks.errors import ClusterError, RayworksError
 from rayworks.prefect_api import address, lost_runs, registration, server
 from rayworks.settings import Settings
@@ -78,7 +77,7 @@ class Installation:
             ClusterError: It ended, or did not respond in time.
         """
         deadline = time.monotonic() + START_SECONDS
-        while not responds(health_url):
+        while preflight.http_problem(health_url):
             if self._processes[name].poll() is not None:
                 raise self._ended(name)
             if time.monotonic() > deadline:
@@ -134,14 +133,6 @@ class Installation:
             detail=lines[-1] if lines else "",
             remedy=f"Read its log, {log}, and start again",
         )
-
-
-def responds(url: str) -> bool:
-    """Return whether a server responds to a request with success."""
-    try:
-        return httpx.get(url, timeout=15).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def children(pid: int) -> list[int]:
@@ -217,7 +208,7 @@ def start_prefect(installation: Installation) -> None:
     settings = get_current_settings()
     configured, port = settings.api.url, settings.server.api.port
     own = f"http://{HOST}:{port}/api"
-    if configured and responds(f"{configured}/health"):
+    if configured and not preflight.api_problem(configured):
         return
     if configured and configured != own:
         remedy = "Start that server, or unset PREFECT_API_URL and start one here"

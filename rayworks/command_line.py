@@ -74,7 +74,7 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
     Returns:
         The exit code.
     """
-    from rayworks.prefect_api import run_log, server
+    from rayworks.prefect_api import address, run_log, server
     from rayworks.runner import nested_output
     from rayworks.runner.session import ray_running
     from rayworks.runner.task_runner import RayTaskRunner
@@ -92,7 +92,8 @@ def _run(flow: "Flow[..., Any]", parameters: dict[str, Any], console: "Console")
                 nested_output.stop_printing()  # it would break the progress table; the flow run's log has it as well
             if embedded_server:
                 embedded_server.wait()
-            result = _run_with_progress(flow, parameters, console)
+            with address.refusal_explained():
+                result = _run_with_progress(flow, parameters, console)
         _print_summary(result, console, time.monotonic() - started)
         return 0
     except RayworksError as error:

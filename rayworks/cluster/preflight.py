@@ -213,9 +213,11 @@ def await_api(api_url: str | None) -> None:
 
 
 def http_problem(url: str) -> str:
-    """Return why a GET request to a URL fails; empty if it succeeds."""
+    """Return why a GET request to a URL fails; empty if it succeeds, or wants credentials: a server responds then."""
     try:
-        httpx.get(url, timeout=REQUEST_SECONDS, follow_redirects=True).raise_for_status()
+        response = httpx.get(url, timeout=REQUEST_SECONDS, follow_redirects=True)
+        if response.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            response.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return first_line(error)
     return ""

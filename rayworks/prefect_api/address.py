@@ -1,6 +1,10 @@
 """Which Prefect API this process and its Ray workers use."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from rayworks import storage
+from rayworks.errors import ClusterError
 from rayworks.prefect_api import _private
 from rayworks.settings import Settings
 
@@ -17,6 +21,29 @@ def configured_api_url() -> str | None:
 def use(url: str) -> None:
     """Make ``url`` the Prefect API of this process and of its children."""
     _private.use_api(url)
+
+
+@contextmanager
+def refusal_explained() -> Generator[None]:
+    """Say in a sentence that the Prefect API refuses the credentials of this process.
+
+    Raises:
+        ClusterError: It does.
+    """
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise ClusterError(
+            "the Prefect API refuses the credentials of this process",
+            where=configured_api_url() or "",
+            detail=f"{error.response.status_code} {error.response.reason_phrase}",
+            remedy="Set PREFECT_API_AUTH_STRING to the password of the server, as user:password, or PREFECT_API_KEY to "
+            "a key of Prefect Cloud",
+        ) from error
 
 
 def worker_environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rayworks.errors import ClusterError
-from rayworks.prefect_api import notifications
+from rayworks.prefect_api import address, notifications
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -31,14 +31,14 @@ def register(project: Path, pool: str, kind: str, template: dict[str, Any], *, o
         overwrite: Whether the template replaces that of a pool that exists.
 
     Raises:
-        ClusterError: Prefect refuses a deployment.
+        ClusterError: Prefect refuses a deployment, or the credentials of this process.
         httpx.HTTPError: The server does not respond.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as client:
+    with address.refusal_explained(), get_client(sync_client=True) as client:
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=pool, type=kind, base_job_template=template))
         if overwrite:  # the template alone: a pool that a person has paused stays paused

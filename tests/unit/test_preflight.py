@@ -57,14 +57,15 @@ def test_all_differences_are_reported_in_one_error():
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that is healthy at /well/health, moved at /moved/health, silent at /silent/health, and else fails."""
+    """A server that is healthy at /well/health, moved at /moved/health, silent at /silent/health, wants
+    a key at /cloud/health, and else fails."""
     silence = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/silent/health":
                 silence.wait(10)
-            self.send_response({"/well/health": 200, "/moved/health": 307}.get(self.path, 503))
+            self.send_response({"/well/health": 200, "/moved/health": 307, "/cloud/health": 401}.get(self.path, 503))
             self.send_header("Location", "/well/health")
             self.end_headers()
 
@@ -81,6 +82,7 @@ def server() -> Iterator[str]:
 def test_a_prefect_api_that_responds_is_no_problem(server: str):
     assert api_problem(f"{server}/well") == ""
     assert api_problem(f"{server}/moved") == ""
+    assert api_problem(f"{server}/cloud") == ""
 
 
 def test_a_prefect_api_that_does_not_work_is_a_problem_in_one_sentence(server: str, monkeypatch: pytest.MonkeyPatch):

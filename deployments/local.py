@@ -208,7 +208,7 @@ def start_prefect(installation: Installation) -> None:
     settings = get_current_settings()
     configured, port = settings.api.url, settings.server.api.port
     own = f"http://{HOST}:{port}/api"
-    if configured and not preflight.api_problem(str(configured)):
+    if configured and not preflight.api_problem(configured):
         return
     if configured and configured != own:
         remedy = "Start that server, or unset PREFECT_API_URL and start one here"

@@ -1,6 +1,6 @@
 """Which Prefect API this process and its Ray workers use."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rayworks import storage
@@ -24,7 +24,7 @@ def use(url: str) -> None:
 
 
 @contextmanager
-def refusal_explained() -> Iterator[None]:
+def refusal_explained() -> Generator[None]:
     """Say in a sentence that the Prefect API refuses the credentials of this process.
 
     Raises:

@@ -21,8 +21,6 @@ def refusing() -> Iterator[str]:
             self.send_response(401)
             self.end_headers()
 
-        do_POST = do_GET
-
         def log_message(self, *_: object) -> None:
             pass
 

@@ -68,4 +68,9 @@ def report(
         create_table_artifact(
             readable(pages.slice_rows(evaluation)), key="slices", description="Metrics by slice, the worst first"
         )
-    return Report(uri=page_uri, promoted=decision.promoted if decision else None, summary=tuple(pages.summary(**run)))
+    return Report(
+        uri=page_uri,
+        address=links["report"],
+        promoted=decision.promoted if decision else None,
+        summary=tuple(pages.summary(**run)),
+    )

@@ -69,7 +69,7 @@ def retrain(
     decision = promote_task.submit(version, evaluation, checked, promote).result()
     page = report.submit(dataset, tuned, model, version, evaluation, checked, decision).result()
     # Last: a batch that is not closed is tried again.
-    close_batch.submit(watch, batch, "done", f"{decision.reason} Report: {page.link}").result()
+    close_batch.submit(watch, batch, "done", f"{decision.reason} Report: {page.address}").result()
     return page
 
 

@@ -365,6 +365,6 @@ class Report(Record):
     """The report of a run."""
 
     uri: str = Field(description="URI of the HTML page.")
-    link: str = Field(description="Where a browser opens it: in MLflow, or the URI where MLflow has no web address.")
+    address: str = Field(description="Where a browser opens the page: in MLflow. Where that has no address, the URI.")
     promoted: bool | None = Field(description="The promotion decision. None if there was nothing to decide.")
     summary: tuple[tuple[str, str], ...] = Field(description="Label and text of each line for a terminal.")

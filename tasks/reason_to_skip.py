@@ -9,7 +9,7 @@ from rayworks.evaluation import champion_drift
 from rayworks.monitoring import arrivals, new_data
 from rayworks.monitoring.options import MonitorOptions, RetrainOptions
 from rayworks.params import ProcessOptions
-from rayworks.prefect_api.task_progress import run_stage
+from rayworks.prefect_api.task_progress import TaskProgress
 from rayworks.records import Champion
 from rayworks.settings import Settings
 
@@ -25,16 +25,13 @@ def reason_to_skip(
     reason = new_data.reason_to_skip(ledger, options, datetime.now(UTC))
     if reason or options.when != "on drift" or champion is None or champion.dataset is None:
         return reason
-    name, reading = champion.version.name, MonitorOptions(format=process.format, encoding=process.encoding)
+    monitor = MonitorOptions(format=process.format, encoding=process.encoding)
     uris = {"storage_uri": settings.storage_uri, "tracking_uri": settings.tracking_uri()}
-    arrived = new_data.uris_of(ledger, batch)
-    drift = run_stage(champion_drift.stage(name, source, reading, **uris, only=arrived))
-    unlearned = new_data.unlearned_uris(ledger, batch)
-    if drift.rows_kept < drift.minimum_rows and unlearned != arrived:  # small batches would never be enough
-        drift = run_stage(champion_drift.stage(name, source, reading, **uris, only=unlearned))
-    get_run_logger().info("Drift of batch %d: %s", batch, "; ".join(drift.why) or "none")
-    if drift.drifted:
-        return ""
-    if drift.rows_kept >= drift.minimum_rows:
-        return "not drifted: nothing is past its threshold"
-    return f"{drift.rows_kept:,} valid rows since the last retraining are too few: {drift.minimum_rows:,} are needed"
+    for files in new_data.uris_to_compare(ledger, batch):
+        stage = champion_drift.stage(champion.version.name, source, monitor, only=files, **uris)
+        drift = stage.run(TaskProgress())  # found again where the batch is tried again
+        reason = new_data.reason_by_drift(drift)
+        get_run_logger().info("Batch %d, %d files: %s", batch, len(files), reason or "; ".join(drift.why))
+        if drift.rows_kept >= drift.minimum_rows:
+            break
+    return reason

@@ -70,7 +70,7 @@ def report(
         )
     return Report(
         uri=page_uri,
-        link=links["report"],
+        address=links["report"],
         promoted=decision.promoted if decision else None,
         summary=tuple(pages.summary(**run)),
     )

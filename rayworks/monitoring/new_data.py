@@ -13,6 +13,7 @@ from rayworks import storage
 from rayworks.data import reading
 from rayworks.errors import DataError, ParameterError, RayworksError, StorageError
 from rayworks.monitoring.arrivals import Batch, BatchResult, Ledger, RunState
+from rayworks.monitoring.drift_report import DriftReport
 from rayworks.monitoring.options import RetrainOptions, WatchOptions, Window
 from rayworks.params import ProcessOptions
 from rayworks.records import SourceFile
@@ -203,17 +204,33 @@ def reason_to_skip(ledger: Ledger, options: RetrainOptions, now: datetime) -> st
     return f"the cool-down after the last retraining ends at {until:%Y-%m-%d %H:%M} UTC" if now < until else ""
 
 
+def uris_to_compare(ledger: Ledger, batch: int) -> list[tuple[str, ...]]:
+    """Return the URIs of what is compared with what the champion learned from: those of the batch, and for the case
+    that it has too few rows, those of more and more of the batches before it that were skipped since the last
+    retraining: 1, 3, 7, … and all of them. More than are needed would hide a drift that has just begun.
+    """
+    last = max((number for number, result in ledger.results.items() if result.state == "done"), default=-1)
+    skipped = [n for n in range(batch - 1, last, -1) if n in ledger.results and ledger.results[n].state == "skipped"]
+    counts = [0, *(2**power - 1 for power in range(1, len(skipped).bit_length())), len(skipped)]
+    return [
+        tuple(sorted({uri for number in (batch, *skipped[:count]) for uri in uris_of(ledger, number)}))
+        for count in dict.fromkeys(counts)
+    ]
+
+
+def reason_by_drift(report: DriftReport) -> str:
+    """Return why nothing is to be trained for the rows of a comparison; empty if they have drifted."""
+    if report.drifted:
+        return ""
+    if report.rows_kept < report.minimum_rows:
+        rows = f"{report.rows_kept:,} row{'' if report.rows_kept == 1 else 's'} since the last retraining"
+        return f"too few to tell whether they have drifted: {rows}, and {report.minimum_rows:,} are needed"
+    return "not drifted: nothing is past its threshold"
+
+
 def uris_of(ledger: Ledger, batch: int) -> list[str]:
     """Return the URIs of the objects of a batch."""
     return [file.uri for each in ledger.batches if each.number == batch for file in each.objects]
-
-
-def unlearned_uris(ledger: Ledger, batch: int) -> list[str]:
-    """Return the URIs of a batch and of those before it that were skipped since the last retraining."""
-    states = {number: result.state for number, result in ledger.results.items() if number < batch}
-    done = max((number for number, state in states.items() if state == "done"), default=0)
-    skipped = [number for number, state in states.items() if state == "skipped" and number > done]
-    return [uri for number in [*sorted(skipped), batch] for uri in uris_of(ledger, number)]
 
 
 def require_rows(ledger: Ledger, batch: int, unusable: Mapping[str, str]) -> None:

@@ -101,7 +101,7 @@ def test_the_report_opens_from_the_artifacts_of_the_run(
 
     @flow(flow_run_name=name)
     def reporting() -> str:
-        return report(dataset, **stages).link
+        return report(dataset, **stages).address
 
     link = reporting()
     shown = links(client, name)

@@ -103,7 +103,13 @@ def test_what_differs_between_the_blocks_of_the_training_rows_may_differ_again()
 def test_a_column_that_changed_once_does_not_hide_the_others():
     parts = [made_up(2_000, number, mean=0.0 if number < 7 else 9.0) for number in range(8)]
     reference, blocks = by_block(*parts)
-    assert drift.thresholds(reference, blocks)["word"].distance <= drift.FLOOR * drift.MOST_RAISED
+    assert drift.thresholds(reference, blocks)["word"].distance == drift.FLOOR
+
+
+def test_few_blocks_give_thresholds_of_twice_what_they_differ_by_at_most():
+    reference, blocks = by_block(*(made_up(2_000, seed, mean=mean) for seed, mean in enumerate([0.0, 0.2, 1.0])))
+    largest = max(each.distance for each in drift.between_blocks(reference, blocks)[0])
+    assert drift.thresholds(reference, blocks)["number"].distance == pytest.approx(2 * largest)
 
 
 def test_times_their_parts_and_columns_that_tell_the_time_are_left_out():

@@ -15,6 +15,7 @@ from rayworks import storage
 from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.monitoring import arrivals, new_data, watching
 from rayworks.monitoring.arrivals import Attempt, Batch, BatchResult, Ledger, RunState
+from rayworks.monitoring.drift_report import DriftReport
 from rayworks.monitoring.new_data import Start, Wait
 from rayworks.monitoring.options import RetrainOptions, WatchOptions, Window
 from rayworks.params import ProcessOptions
@@ -160,13 +161,37 @@ def test_a_later_retraining_learns_from_a_batch_that_was_skipped():
     assert uris == ("/data/a.csv", "/data/b.csv")
 
 
-def test_what_no_model_has_learned_from_are_the_batch_and_those_skipped_since_the_last_retraining():
-    states: tuple[Literal["skipped", "done", "failed"], ...] = ("skipped", "done", "skipped", "failed", "skipped")
-    batches = tuple(Batch(number=n, objects=(file(name),), created=NOON) for n, name in enumerate("abcdef", start=1))
-    results = {n: BatchResult(batch=n, state=state, ended=NOON) for n, state in enumerate(states, start=1)}
-    known = Ledger(batches, {}, results)
-    assert new_data.unlearned_uris(known, 6) == ["/data/c.csv", "/data/e.csv", "/data/f.csv"]
-    assert new_data.unlearned_uris(known, 3) == ["/data/c.csv"]
+def test_a_small_batch_is_compared_with_more_and_more_of_those_that_were_skipped_since_the_last_retraining():
+    states = ["history", "skipped", "done", "skipped", "failed", "skipped", "skipped", "skipped", "skipped"]
+    results = {n: BatchResult(batch=n, state=state, ended=NOON) for n, state in enumerate(states)}
+    batches = tuple(Batch(number=n, objects=(file(str(n)),), created=NOON) for n in range(10))
+    found = new_data.uris_to_compare(Ledger(batches, {}, results), 9)
+    assert [[Path(uri).stem for uri in uris] for uris in found] == [
+        ["9"],
+        ["8", "9"],
+        ["6", "7", "8", "9"],
+        ["3", "5", "6", "7", "8", "9"],
+    ]
+    assert new_data.uris_to_compare(Ledger(batches, {}, {}), 3) == [("/data/3.csv",)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "drifted", "reason"),
+    [
+        (500, True, ""),
+        (500, False, "not drifted: nothing is past its threshold"),
+        (
+            499,
+            False,
+            "too few to tell whether they have drifted: 499 rows since the last retraining, and 500 are needed",
+        ),
+    ],
+)
+def test_the_reason_for_no_retraining_says_how_many_rows_there_were_if_they_were_too_few(
+    rows: int, drifted: bool, reason: str
+):
+    report = DriftReport.model_construct(rows_kept=rows, minimum_rows=500, drifted=drifted)
+    assert new_data.reason_by_drift(report) == reason
 
 
 class KilledError(Exception):

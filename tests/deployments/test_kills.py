@@ -64,9 +64,9 @@ class Lake:
         found |= {str(path) for path in self.storage.glob("arrivals/*/*.result.json")}
         found |= {str(path) for path in self.storage.glob("datasets/*/dataset.json")}
         if EVERY_EFFECT:
+            for records in ("models/*/model_ref", "evaluations/*", "serve_checks/*", "decisions/*"):
+                found |= {str(path) for path in self.storage.glob(f"{records}.json")}
             found |= {str(path) for path in self.storage.glob("reports/*.html")}
-            for name in ("model_ref", "evaluation", "serve-check", "decision"):
-                found |= {str(path) for path in self.storage.rglob(f"*{name}*.json") if "mlflow" not in path.parts}
         return found
 
     def registry(self) -> list[str]:

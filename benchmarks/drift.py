@@ -1,7 +1,8 @@
 """What ``monitor`` finds on the flights, what it alarms without reason, and how long it takes.
 
-    uv run python benchmarks/drift.py [PERMUTATIONS]      30
+    uv run python benchmarks/drift.py [PERMUTATIONS] [FIRST SEED]      30 0
     uv run python benchmarks/drift.py time [MILLIONS]     1
+    uv run --extra evidently python benchmarks/drift.py time [MILLIONS]
 
 The reference are the flights of January to August, in their order of time, as ``process`` counts training rows.
 
@@ -10,8 +11,15 @@ columns at a time is changed. Found means that this column is past its threshold
 
 False alarms: the rows of the year are permuted among the months, or whole days are, which keeps what the flights of one
 day have in common. A false alarm is any column past its threshold in one of the months from September to December.
+
+Time: of the stage of ``monitor``, from the files to the record, beside the page of Evidently's ``DataDriftPreset`` on
+as many of the same rows as it takes in three minutes, with 100,000 of the flights as the reference. Evidently has the
+columns of both sides without times, in a process of its own.
 """
 
+import importlib.util
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +35,7 @@ from rayworks.data import planning, processing, reading, splitting, validation
 from rayworks.data.examples import flights
 from rayworks.data.planning import Plan
 from rayworks.data.statistics import Statistics
-from rayworks.evaluation import champion_drift, registry
+from rayworks.evaluation import _private, champion_drift, evidently_page, registry
 from rayworks.monitoring import drift
 from rayworks.monitoring.options import MonitorOptions
 from rayworks.params import ProcessOptions, TrainOptions
@@ -42,6 +50,7 @@ SAMPLES = 3
 MEANS = (0.1, 0.2, 0.3, 0.5, 1.0)
 MIXES = (0.02, 0.05, 0.1, 0.2, 0.4)
 MISSING = (0.01, 0.02, 0.05, 0.1, 0.2)
+EVIDENTLY_REFERENCE, EVIDENTLY_ROWS, EVIDENTLY_SECONDS = 100_000, (100_000, 1_000_000), 180
 
 
 class Flights:
@@ -133,11 +142,11 @@ def found(data: Flights) -> None:
         sys.stdout.write(f"\nmonth {month} as it was: {names or 'no column'}\n")
 
 
-def alarms(data: Flights, permutations: int) -> None:
+def alarms(data: Flights, permutations: int, first_seed: int) -> None:
     """Print the share of months with a false alarm."""
     for kind in ("rows", "days"):
         months = 0
-        for seed in range(permutations):
+        for seed in range(first_seed, first_seed + permutations):
             rows = data.rows[_order(data, kind, seed)]
             reference, blocks = data.reference(rows)
             limits = drift.thresholds(reference, blocks)
@@ -175,15 +184,54 @@ def timed(millions: float) -> None:
             began = time.monotonic()
             report = champion_drift.stage(version.name, str(source), MonitorOptions(), **uris).run()
             sys.stdout.write(f"{report.rows_in:,} rows of {rows:,}: {time.monotonic() - began:.1f} s\n")
+            sys.stdout.flush()
+        known = pl.read_parquet(Path(uris["storage_uri"]) / "examples" / "flights" / "*.parquet")
+        known.sample(EVIDENTLY_REFERENCE, seed=0).write_parquet(folder / "known.parquet")
+        beside(folder, rows)
+
+
+def beside(folder: Path, rows: int) -> None:
+    """Print how long Evidently takes on more and more of the new rows in ``folder``."""
+    if importlib.util.find_spec("evidently") is None:
+        sys.stdout.write("Evidently is not installed: add --extra evidently to uv run\n")
+        return
+    for few in sorted({min(number, rows) for number in EVIDENTLY_ROWS}):
+        pl.scan_parquet(folder / "rows" / "*.parquet").head(few).sink_parquet(folder / "new.parquet")
+        command = [sys.executable, __file__, "evidently", str(folder)]
+        try:
+            subprocess.run(command, check=True, timeout=EVIDENTLY_SECONDS)
+        except subprocess.TimeoutExpired:
+            sys.stdout.write(f"Evidently, {few:,} rows: not done after {EVIDENTLY_SECONDS} s\n")
+            return
+
+
+def evidently(folder: Path) -> None:
+    """Print how long this process takes to import Evidently and to make its page, and how much memory it had."""
+    began = time.monotonic()
+    _private.evidently()
+    imported = time.monotonic()
+    known, new = (pl.read_parquet(folder / f"{name}.parquet") for name in ("known", "new"))
+    columns = [
+        ColumnStatistics(name=name, kind="categorical" if dtype == pl.String else "numeric", rows=0, missing=0)
+        for name, dtype in new.schema.items()
+        if not dtype.is_temporal()
+    ]
+    page = evidently_page.html(known, new, columns)
+    took, peak = time.monotonic() - imported, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    rows = f"{len(new):,} rows beside {len(known):,}, {len(columns)} columns"
+    sys.stdout.write(f"Evidently, {rows}: {took:.1f} s, and {imported - began:.1f} s for its import, ")
+    sys.stdout.write(f"{peak:.1f} GiB, a page of {len(page) / 1e6:.1f} MB\n")
 
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["time"]:
         return timed(float(arguments[1]) if arguments[1:] else 1)
+    if arguments[:1] == ["evidently"]:
+        return evidently(Path(arguments[1]))
     with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
         data = Flights(Path(name))
         found(data)
-        alarms(data, int(arguments[0]) if arguments else 30)
+        alarms(data, int(arguments[0]) if arguments else 30, int(arguments[1]) if arguments[1:] else 0)
 
 
 if __name__ == "__main__":

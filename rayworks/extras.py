@@ -1,4 +1,5 @@
-"""Optional dependencies: ``rayworks`` is the runner and the clusters, the extra ``ml`` the libraries of the models."""
+"""Optional dependencies: ``rayworks`` is the runner and the clusters, the extra ``ml`` the libraries of the models, and
+``evidently`` a page beside that of ``monitor``."""
 
 import importlib.util
 
@@ -20,4 +21,19 @@ def require_ml() -> None:
             "the models' libraries are not installed",
             where=", ".join(missing),
             remedy="Run: pip install 'rayworks[ml]'. Ray workers need them as well: add them to the image",
+        )
+
+
+def require_evidently() -> None:
+    """Check that Evidently is installed, without importing it.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    if importlib.util.find_spec("evidently") is None:
+        raise MissingExtraError(
+            "Evidently is not installed",
+            where="options.evidently_rows",
+            remedy="Run: pip install 'rayworks[evidently]'. Ray workers need it as well: add it to the image. "
+            "Or leave the option empty: the page of rayworks needs no Evidently",
         )

@@ -17,14 +17,23 @@ from rayworks.settings import Settings
 def report_drift(report: DriftReport) -> DriftSummary:
     """Write the page, create the table of the columns, and tell if the data have drifted."""
     settings = Settings()
-    file = f"{flow_run_links.flow_run_name()}.html"
-    page_uri = storage.join(storage.absolute(settings.storage_uri), "reports", file)
+    run = flow_run_links.flow_run_name()
+    folder, file = storage.join(storage.absolute(settings.storage_uri), "reports"), f"{run}.html"
+    page_uri = storage.join(folder, file)
     links = {"report": page_uri, "record": report.uri}
+    mlflow = settings.mlflow_address()
+    uris = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
+    name, version = report.model.name, report.model
+    if report.evidently_uri:
+        page, beside = storage.read_bytes(report.evidently_uri).decode(), f"{run}-evidently.html"
+        links["evidently"] = storage.join(folder, beside)
+        pages.write(links["evidently"], page)
+        if mlflow:
+            links["evidently"] = mlflow + registry.keep_page(page, beside, experiment=name, version=version, **uris)
+            create_link_artifact(links["evidently"], link_text="Evidently's page on a sample", key="evidently")
     page = drift_page.html(report, links)
     pages.write(page_uri, page)
-    if mlflow := settings.mlflow_address():
-        uris = {"tracking_uri": settings.tracking_uri(), "storage_uri": settings.storage_uri}
-        name, version = report.model.name, report.model
+    if mlflow:
         links["report"] = mlflow + registry.keep_page(page, file, experiment=name, version=version, **uris)
         create_link_artifact(links["report"], link_text="The report", key="report")
     rows = pages.readable(drift_page.column_rows(report.columns))

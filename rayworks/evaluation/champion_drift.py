@@ -15,8 +15,9 @@ from rayworks.data.reading import DataFile
 from rayworks.data.splitting import BLOCK_ROWS, BLOCKS
 from rayworks.data.statistics import Statistics, edges_of
 from rayworks.errors import RegistryError
-from rayworks.evaluation import comparison, new_rows, registry
+from rayworks.evaluation import comparison, evidently_page, new_rows, registry
 from rayworks.evaluation.new_rows import PREDICTION, NewRows, Outcomes
+from rayworks.extras import require_evidently
 from rayworks.models import stored
 from rayworks.monitoring import drift
 from rayworks.monitoring.drift_report import ColumnDrift, DriftReport, ErrorChange
@@ -48,6 +49,7 @@ def stage(
         only: The URIs of the files to read of those at ``source``. None: all.
 
     Raises:
+        MissingExtraError: Evidently's page is asked for, and Evidently is not installed.
         RegistryError: The model has no champion, or its training is not known.
         StorageError, DataError: There are no files at ``source``.
 
@@ -55,6 +57,8 @@ def stage(
         DataError: The files have none of the model's columns, or no valid row.
         RegistryError: The champion cannot be loaded.
     """
+    if options.evidently_rows is not None:
+        require_evidently()
     champion = registry.champion(name, tracking_uri=tracking_uri)
     if champion is None:
         remedy = "Promote a version first: the flows pipeline and promote do so"
@@ -72,6 +76,12 @@ def stage(
 
     def create(progress: Progress) -> DriftReport:
         report = _compare(champion, source, files, options, uri, tracking_uri, progress)
+        if options.evidently_rows is not None:
+            progress(1.0, "Evidently compares a sample")
+            page_uri = f"{uri.removesuffix('.json')}.evidently.html"
+            chunks = reading.chunks(files, options.encoding)
+            evidently_page.write(page_uri, report, chunks, options.evidently_rows)
+            report = report.model_copy(update={"evidently_uri": page_uri})
         storage.write_record(uri, report)
         return report
 

@@ -5,7 +5,7 @@ add what the model predicted, its version and the time of the request: they are 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,10 +76,9 @@ def count(chunk: Chunk, dataset: Dataset, model: TabularModel, edges: Mapping[st
         TrainingError: The model's predictions are not finite numbers.
     """
     counts, records, feature_set = none_yet(edges), 0, dataset.feature_set
-    columns = (*feature_set.columns, *feature_set.ignored, _target_column(dataset.target))
     for batch in reading.batches(chunk):
         _check_columns(batch.rows, dataset, chunk.uri)
-        valid, invalid = validation.validate(batch.rows, columns, target="")
+        valid, invalid = validation.validate(batch.rows, _read_columns(dataset), target="")
         records += batch.records
         counts.rows_in += len(batch.rows) + len(batch.malformed)
         reasons = [*invalid[validation.REASON], *(reason for _, _, reason in batch.malformed)]
@@ -96,6 +95,30 @@ def count(chunk: Chunk, dataset: Dataset, model: TabularModel, edges: Mapping[st
         counts.outcomes.append(outcomes(dataset, labelled, predicted[has_label.to_numpy()]))
     manifest.check_sum(chunk.uri, records, counts.rows_in, counts.kept, counts.reasons.total())
     return counts
+
+
+def sample(chunk: Chunk, dataset: Dataset, columns: Sequence[str], share: float) -> list[pl.DataFrame]:
+    """Return a random share of the valid rows of a chunk, read by the rules of the dataset, in parts.
+
+    Args:
+        chunk: Of a file of new rows.
+        dataset: What the model was trained on.
+        columns: The names of columns, features and the target. If the target is one of them, rows without it are left
+            out.
+        share: Of the rows, from 0 to 1.
+    """
+    parts: list[pl.DataFrame] = []
+    for batch in reading.batches(chunk):
+        valid, _ = validation.validate(batch.rows, _read_columns(dataset), target="")
+        rows = planning.with_features(valid, dataset.feature_set).select(columns)
+        if dataset.target.name in columns:
+            rows = rows.drop_nulls(dataset.target.name)
+        parts.append(rows.sample(fraction=share, seed=chunk.number))
+    return parts
+
+
+def _read_columns(dataset: Dataset) -> tuple[Column, ...]:
+    return (*dataset.feature_set.columns, *dataset.feature_set.ignored, _target_column(dataset.target))
 
 
 def _check_columns(rows: pl.DataFrame, dataset: Dataset, file: str) -> None:

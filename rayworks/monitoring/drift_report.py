@@ -52,6 +52,9 @@ class DriftReport(Record):
     error: ErrorChange | None = Field(description="None where too few labels have come.")
     drifted: bool
     why: tuple[str, ...] = Field(description="What has drifted, a sentence each.")
+    evidently_uri: str | None = Field(
+        default=None, description="Evidently's page on a sample, where one was asked for."
+    )
 
 
 class DriftSummary(Record):

@@ -120,3 +120,11 @@ class MonitorOptions(Options):
         title="Deciding metric",
         description="What tells whether the model became worse where labels have come. auto: RMSE or log loss.",
     )
+    evidently_rows: int | None = Field(
+        default=None,
+        ge=100,
+        le=100_000,
+        title="Rows for Evidently",
+        description="About how many of the training rows, and of the new ones, Evidently compares on a page of its "
+        "own. It decides nothing. None: no such page. Needs the extra evidently.",
+    )

@@ -14,8 +14,10 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 
 from rayworks import free_port, storage
-from rayworks.records import DatasetRef
+from rayworks.monitoring.drift_report import ColumnDrift, DriftReport, DriftSummary
+from rayworks.records import ColumnStatistics, DatasetRef, Report
 from tasks.report import report
+from tasks.report_drift import report_drift
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)  # two servers start, which compete for two cores with other tests
@@ -100,12 +102,12 @@ def test_the_report_opens_from_the_artifacts_of_the_run(
     name = f"nightly #1 of 50% / {case}"
 
     @flow(flow_run_name=name)
-    def reporting() -> str:
-        return report(dataset, **stages).address
+    def reporting() -> Report:
+        return report(dataset, **stages)
 
-    link = reporting()
+    address = reporting().address
     shown = links(client, name)
-    assert link == shown["report"]  # which the ledger of a watch names
+    assert address == shown["report"]
     page = browser.new_page()
     page.goto(shown["report"])
     assert page.url.startswith("http://localhost:")
@@ -115,3 +117,62 @@ def test_the_report_opens_from_the_artifacts_of_the_run(
     assert shown["mlflow"].startswith("http://localhost:")
     if has_model:
         assert run_id in shown["report"], "it is kept with the run of the model"
+
+
+def test_evidently_s_page_opens_from_the_artifacts_of_a_run_that_monitors(
+    mlflow_server: Server, client: SyncPrefectClient, browser, storage_uri: str, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("RAYWORKS_STORAGE_URI", storage_uri)
+    monkeypatch.setenv("RAYWORKS_MLFLOW_TRACKING_URI", mlflow_server.address)
+    mlflow = MlflowClient(mlflow_server.address, mlflow_server.address)
+    run_id = mlflow.create_run(mlflow.create_experiment("trams")).info.run_id
+    storage.write_bytes(f"{storage_uri}/drift/trams.evidently.html", b"<h1>A page of Evidently</h1>")
+    statistics = ColumnStatistics(name="fare", kind="numeric", rows=100, missing=0)
+    compared = ColumnDrift(
+        before=statistics,
+        now=statistics,
+        distance=0.0,
+        threshold=0.1,
+        missing=0.0,
+        missing_threshold=0.125,
+        shift=None,
+        shift_threshold=0.25,
+        drifted=None,
+    )
+    record = DriftReport(
+        uri=f"{storage_uri}/drift/trams.json",
+        model=made_up_run.run()["version"].model_copy(update={"name": "trams", "run_id": run_id}),
+        dataset_uri=f"{storage_uri}/datasets/trams",
+        source="/data/new",
+        files=1,
+        rows_in=100,
+        rows_kept=100,
+        rows_rejected=0,
+        reasons={},
+        minimum_rows=10,
+        columns=(compared,),
+        left_out={},
+        prediction=compared,
+        error=None,
+        drifted=False,
+        why=(),
+        evidently_uri=f"{storage_uri}/drift/trams.evidently.html",
+    )
+
+    @flow(flow_run_name="monitor trams")
+    def monitoring() -> DriftSummary:
+        return report_drift(record)
+
+    summary = monitoring()
+    shown = links(client, "monitor trams")
+    assert dict(summary.summary)["evidently"] == shown["evidently"]
+    assert run_id in shown["evidently"]
+    kept = storage.read_bytes(summary.uri.replace(".html", "-evidently.html"))
+    assert kept == b"<h1>A page of Evidently</h1>"
+    assert f'href="{shown["evidently"]}"' in storage.read_bytes(summary.uri).decode().replace("&#39;", "'")
+    page = browser.new_page()
+    page.goto(shown["evidently"])
+    page.frame_locator("iframe").get_by_role("heading", name="A page of Evidently").wait_for(timeout=60_000)
+    page.close()

@@ -1,5 +1,6 @@
 """New rows beside those that the champion learned from, in Ray tasks."""
 
+import importlib.util
 from pathlib import Path
 
 import polars as pl
@@ -90,6 +91,19 @@ def test_too_few_rows_alarm_nothing_and_the_page_says_so(monitored, rows: pl.Dat
     assert not report.drifted
     assert drifted(report) == set()
     assert "499 rows are too few to tell: 500 are needed" in drift_page.html(report, {})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("evidently") is None, reason="NO EVIDENTLY: install the extra evidently")
+def test_a_page_of_evidently_is_kept_beside_the_report_and_linked_from_it(monitored, rows: pl.DataFrame):
+    report = monitored(rows.with_columns(pl.lit("Bern").alias("city")), evidently_rows=200)
+    assert report.drifted
+    page = Path(report.evidently_uri).read_text()
+    assert [column.before.name for column in report.columns if f'"{column.before.name}"' not in page] == []
+    assert "start_hour" in report.left_out
+    assert '"start_hour"' not in page
+    linked = drift_page.html(report, {"evidently": "/storage/reports/a-evidently.html"})
+    assert 'href="a-evidently.html"' in linked
+    assert monitored(rows).evidently_uri is None
 
 
 def test_files_without_the_columns_of_the_model_are_refused(monitored):

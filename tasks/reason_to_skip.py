@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from prefect import get_run_logger, task
 
 from rayworks import resources
+from rayworks.data import manifest
 from rayworks.evaluation import champion_drift
 from rayworks.monitoring import arrivals, new_data
 from rayworks.monitoring.options import MonitorOptions, RetrainOptions
@@ -22,6 +23,8 @@ def reason_to_skip(
     """Return why nothing is trained for a batch; empty if it is. Without a champion there is nothing to drift from."""
     settings = Settings()
     ledger = arrivals.read(arrivals.location(settings.storage_uri, watch))
+    if champion and champion.dataset and new_data.is_learned(ledger, batch, manifest.load(champion.dataset).sources):
+        return f"version {champion.version.version}, the champion, has learned from it already"
     reason = new_data.reason_to_skip(ledger, options, datetime.now(UTC))
     if reason or options.when != "on drift" or champion is None or champion.dataset is None:
         return reason

@@ -204,6 +204,12 @@ def reason_to_skip(ledger: Ledger, options: RetrainOptions, now: datetime) -> st
     return f"the cool-down after the last retraining ends at {until:%Y-%m-%d %H:%M} UTC" if now < until else ""
 
 
+def is_learned(ledger: Ledger, batch: int, sources: Iterable[SourceFile]) -> bool:
+    """Return whether a model whose dataset has ``sources`` has learned from all objects of a batch."""
+    learned = frozenset(sources)
+    return all(file in learned for each in ledger.batches if each.number == batch for file in each.objects)
+
+
 def uris_to_compare(ledger: Ledger, batch: int) -> list[tuple[str, ...]]:
     """Return the URIs of what is compared with what the champion learned from: those of the batch, and for the case
     that it has too few rows, those of more and more of the batches before it that were skipped since the last

@@ -194,6 +194,12 @@ def test_the_reason_for_no_retraining_says_how_many_rows_there_were_if_they_were
     assert new_data.reason_by_drift(report) == reason
 
 
+def test_a_batch_is_learned_by_a_model_with_all_of_its_objects():
+    known = ledger("a", "b")
+    assert new_data.is_learned(known, 1, [file("a"), file("b"), file("c")])
+    assert not new_data.is_learned(known, 1, [file("a"), file("b", size=11)])
+
+
 class KilledError(Exception):
     pass
 

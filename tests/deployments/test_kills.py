@@ -73,8 +73,8 @@ class Lake:
         """The versions of the model, and that of the champion."""
         rows: list[str] = []
         with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(self.storage / "mlflow.db")) as database:
-            for table in ("model_versions", "registered_model_aliases"):
-                found = database.execute(f"SELECT name, version FROM {table}")
+            for table, column in (("model_versions", "name"), ("registered_model_aliases", "alias")):
+                found = database.execute(f"SELECT {column}, version FROM {table}")
                 rows += [f"{table} {name} {version}" for name, version in found]
         return rows
 

@@ -23,6 +23,7 @@ import httpx
 
 from rayworks.free_port import free_port
 from rayworks.monitoring import arrivals
+from rayworks.prefect_api import looks
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOK_SECONDS = 10
@@ -103,7 +104,7 @@ class Installation:
         write(self.source / f"{number}.csv")
         written = time.time()
         if asks:
-            event = {"event": "rayworks.look", "resource": {"prefect.resource.id": f"rayworks.watch.{WATCH}"}}
+            event = {"event": looks.EVENT, "resource": {"prefect.resource.id": looks.resource_id(WATCH)}}
             identity = {
                 "id": f"00000000-0000-4000-8000-{number:012}",
                 "occurred": datetime.now().astimezone().isoformat(),

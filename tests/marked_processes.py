@@ -8,15 +8,20 @@ MARK = "RAYWORKS_TEST_MARK"
 
 def processes_with(mark: str) -> list[str]:
     """Process IDs and command lines of the live processes that inherited the mark."""
-    lines: list[str] = []
+    return [f"{pid} {command[:120]}" for pid, command in processes_with_variable(f"{MARK}={mark}").items()]
+
+
+def processes_with_variable(assignment: str) -> dict[int, str]:
+    """The command lines by process ID of the live processes that have a variable of the environment, as NAME=VALUE."""
+    found: dict[int, str] = {}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         try:
-            marked = f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0")
+            has_it = assignment.encode() in (process / "environ").read_bytes().split(b"\0")
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if marked and command:
-            lines.append(f"{process.name} {command[:120]}")
-    return lines
+        if has_it and command:
+            found[int(process.name)] = command
+    return found

@@ -76,9 +76,10 @@ def count(chunk: Chunk, dataset: Dataset, model: TabularModel, edges: Mapping[st
         TrainingError: The model's predictions are not finite numbers.
     """
     counts, records, feature_set = none_yet(edges), 0, dataset.feature_set
+    columns = _read_columns(dataset)
     for batch in reading.batches(chunk):
         _check_columns(batch.rows, dataset, chunk.uri)
-        valid, invalid = validation.validate(batch.rows, _read_columns(dataset), target="")
+        valid, invalid = validation.validate(batch.rows, columns, target="")
         records += batch.records
         counts.rows_in += len(batch.rows) + len(batch.malformed)
         reasons = [*invalid[validation.REASON], *(reason for _, _, reason in batch.malformed)]
@@ -108,8 +109,9 @@ def sample(chunk: Chunk, dataset: Dataset, columns: Sequence[str], share: float)
         share: Of the rows, from 0 to 1.
     """
     parts: list[pl.DataFrame] = []
+    read = _read_columns(dataset)
     for batch in reading.batches(chunk):
-        valid, _ = validation.validate(batch.rows, _read_columns(dataset), target="")
+        valid, _ = validation.validate(batch.rows, read, target="")
         rows = planning.with_features(valid, dataset.feature_set).select(columns)
         if dataset.target.name in columns:
             rows = rows.drop_nulls(dataset.target.name)

@@ -2,8 +2,12 @@
 
 import logging
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rayworks.prefect_api import automations
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +42,10 @@ def cancel_late(watch: str) -> None:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
-    from prefect.context import FlowRunContext
     from prefect.states import Cancelled
 
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is None or run.deployment_id is None:
+    run = _run_of_deployment()
+    if run is None:
         return
     late = {
         "deployment_id": {"any_": [str(run.deployment_id)]},
@@ -68,11 +70,9 @@ def answer(watch: str) -> None:
     """
     import httpx
     from prefect.automations import AutomationCore, EventTrigger, Posture, RunDeployment
-    from prefect.context import FlowRunContext
 
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is None or run.deployment_id is None:
+    run = _run_of_deployment()
+    if run is None:
         return
     start = RunDeployment(
         source="selected", deployment_id=run.deployment_id, parameters=run.parameters, job_variables=None
@@ -89,3 +89,12 @@ def answer(watch: str) -> None:
         automations.put(wanted)
     except httpx.HTTPError as error:
         logger.warning("Events do not start the watch %s: its schedule does. %s", watch, error)
+
+
+def _run_of_deployment() -> "FlowRun | None":
+    """Return this flow run; None if it has no deployment."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return run if run and run.deployment_id else None

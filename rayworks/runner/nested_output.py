@@ -12,8 +12,9 @@ from uuid import UUID
 from rayworks.runner import _private
 
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-HELD = re.compile(r"Timeout \(\S+\)!|(Current t|T)hread 0x|  File \".*\", line \d+ in ")
-"""A line of faulthandler, see :func:`rayworks.call_stack.write_if_held`."""
+HEADING = re.compile(r"Timeout \([\d:.]+\)!$")
+HELD = re.compile(rf"{HEADING.pattern}|(Current t|T)hread 0x|  File \".*\", line \d+ in ")
+"""A line of faulthandler, the first and any of them, see :func:`rayworks.call_stack.write_if_held`."""
 HELD_TEXT = (
     "A call in C holds the GIL (global interpreter lock), and has shown nothing since. Its calls, the innermost first:"
 )
@@ -60,7 +61,7 @@ def log_lines(batch: dict[str, Any], task_names: set[str]) -> list[str]:
     """
     if batch.get("task_name") in task_names:
         batch = batch | {"lines": [line for line in batch["lines"] if HELD.match(line)]}
-    batch = batch | {"lines": [HELD_TEXT if line.startswith("Timeout (") else line for line in batch["lines"]]}
+    batch = batch | {"lines": [HELD_TEXT if HEADING.match(line) else line for line in batch["lines"]]}
     if batch.get("pid") == "autoscaler":  # its regular status is for Ray's dashboard; its events are for the user
         marker = _private.AUTOSCALER_EVENT
         return [line.rpartition(marker)[2] for line in batch["lines"] if marker in line]

@@ -21,6 +21,14 @@ from tests.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "deployments" / "local.py"
 NOTIFY = "custom-webhook/ops"
+QUICK = {"tune": {"trials": 0}, "train": {"rounds": 5}, "serve_check": {"rows": 5}}
+"""Parameters of a retraining that takes seconds."""
+
+
+def arrive(source: Path, name: str) -> None:
+    """Write a file of 300 rows with the target ``amount`` to a source."""
+    rows = [f"{i},{3 * i + 1}" for i in range(300)]
+    (source / f"{name}.csv").write_text("\n".join(["n,amount", *rows]))
 
 
 @contextmanager

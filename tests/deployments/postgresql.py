@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from rayworks.cluster import preflight
 from rayworks.free_port import free_port
 from tests.waiting import eventually
 
@@ -59,13 +59,7 @@ class PrefectOnPostgreSQL:
             self.server = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        eventually(self.responds, 280, every=0.5)
-
-    def responds(self) -> bool:
-        try:
-            return httpx.get(f"{self.api_url}/health", timeout=5).is_success
-        except httpx.HTTPError:
-            return False
+        eventually(lambda: not preflight.http_problem(f"{self.api_url}/health"), 280, every=0.5)
 
     def stop(self) -> None:
         """End both, and delete what they wrote."""

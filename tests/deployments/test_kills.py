@@ -25,14 +25,14 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from deployments import local
 from rayworks.monitoring import arrivals
 from rayworks.monitoring.arrivals import Ledger
-from tests.deployments.installation import Installation, Runs, using
+from tests.deployments.installation import QUICK, Installation, Runs, arrive, using
 from tests.deployments.postgresql import PrefectOnPostgreSQL, kill
+from tests.marked_processes import processes_with_variable
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.xdist_group("laptop"), pytest.mark.timeout(1800)]
 
 WATCH = "lake"
-QUICK = {"tune": {"trials": 0}, "train": {"rounds": 5}, "serve_check": {"rows": 5}}
 OPTIONS = {"settle_seconds": 0, "attempts": 100, "retry_seconds": 0}
 LOOK_SECONDS = 10
 EVERY_EFFECT = bool(os.environ.get("RAYWORKS_TEST_EVERY_EFFECT"))
@@ -52,8 +52,7 @@ class Lake:
         self.storage = folder / "storage"
 
     def arrive(self, name: str) -> None:
-        rows = [f"{i},{3 * i + 1}" for i in range(300)]
-        (self.source / f"{name}.csv").write_text("\n".join(["n,amount", *rows]))
+        arrive(self.source, name)
 
     def ledger(self) -> Ledger:
         return arrivals.read(arrivals.location(str(self.storage), WATCH))
@@ -95,16 +94,8 @@ class Lake:
         return f"{self.ledger()}\n{self.installation.output()[-5000:]}"
 
 
-def processes_of(run_id: UUID) -> list[int]:
-    found: list[int] = []
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if (
-                process.name.isdigit()
-                and f"PREFECT__FLOW_RUN_ID={run_id}".encode() in (process / "environ").read_bytes()
-            ):
-                found.append(int(process.name))
-    return found
+def processes_of(run_id: UUID) -> dict[int, str]:
+    return processes_with_variable(f"PREFECT__FLOW_RUN_ID={run_id}")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import yaml
 
 from rayworks.monitoring import arrivals
 from rayworks.prefect_api import automations, looks, notifications, registration
-from tests.deployments.installation import ROOT, Installation, Runs, using
+from tests.deployments.installation import QUICK, ROOT, Installation, Runs, arrive, using
 from tests.deployments.postgresql import PrefectOnPostgreSQL
 from tests.waiting import eventually
 
@@ -201,20 +201,15 @@ def test_an_event_starts_a_look_and_a_file_that_arrived_is_learned_once(runs: Ru
     source = runs.installation.folder / "lake"
     source.mkdir()
 
-    def arrive(name: str) -> None:
-        rows = [f"{i},{3 * i + 1}" for i in range(300)]
-        (source / f"{name}.csv").write_text("\n".join(["n,amount", *rows]))
-
     def looked() -> int:
         named = [run for run in runs.named("lake") if run.name == "lake"]
         return len([run for run in named if run.state.is_completed()])
 
-    quick = {"tune": {"trials": 0}, "train": {"rounds": 5}, "serve_check": {"rows": 5}}
-    parameters = {"watch": "lake", "source": str(source), "target": "amount", "options": {"settle_seconds": 0}, **quick}
-    arrive("2024")
+    parameters = {"watch": "lake", "source": str(source), "target": "amount", "options": {"settle_seconds": 0}, **QUICK}
+    arrive(source, "2024")
     runs.completed(runs.start("watch/watch", **parameters))
     assert runs.named("lake-batch") == []
-    arrive("2025")
+    arrive(source, "2025")
     event = {"event": looks.EVENT, "resource": {"prefect.resource.id": "rayworks.watch.lake"}}
     complete = {**event, "id": "8f4f7c8e-3f53-4f0f-9a53-6c1f9c8c1d00", "occurred": "2026-01-01T00:00:00Z"}
     httpx.post(f"{runs.installation.api_url}/events", json=[complete]).raise_for_status()

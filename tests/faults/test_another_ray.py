@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+
+from tests.http_serving import serving
 
 PROGRAM = """
 import sys
@@ -65,14 +66,9 @@ def dashboard() -> Iterator[None]:
             no_actors = {"result": [], "total": 0, "num_after_truncation": 0, "num_filtered": 0}
             self.wfile.write(json.dumps({"result": True, "msg": "", "data": {"result": no_actors}}).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # the dashboard of another Ray already uses the port
-            server = stack.enter_context(HTTPServer(("127.0.0.1", 8265), Handler))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            stack.callback(server.shutdown)
+            stack.enter_context(serving(Handler, port=8265))
         yield
 
 

@@ -1,8 +1,7 @@
 """A Prefect server with a password, and Prefect Cloud with its key."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from rayworks.errors import ClusterError
 from rayworks.prefect_api import registration
 from rayworks.prefect_api.address import worker_environment
+from tests.http_serving import serving
 
 
 @pytest.fixture
@@ -21,13 +21,8 @@ def refusing() -> Iterator[str]:
             self.send_response(401)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/api"
-        server.shutdown()
+    with serving(Handler) as url:
+        yield f"{url}/api"
 
 
 def test_a_server_that_refuses_the_password_is_a_sentence(refusing: str, tmp_path: Path):

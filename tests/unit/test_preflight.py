@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -10,6 +10,7 @@ from rayworks.cluster import preflight
 from rayworks.cluster.preflight import View, api_problem, check, disagreements, http_problem
 from rayworks.errors import ClusterError
 from rayworks.free_port import free_port
+from tests.http_serving import serving
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "prefect": "3.8.8", "rayworks": "0.1.0"}
 DRIVER = View("the driver", VERSIONS)
@@ -69,14 +70,9 @@ def server() -> Iterator[str]:
             self.send_header("Location", "/well/health")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as url:
+        yield url
         silence.set()
-        server.shutdown()
 
 
 def test_a_prefect_api_that_responds_is_no_problem(server: str):

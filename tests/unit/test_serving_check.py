@@ -1,8 +1,7 @@
 """How the serving check sends requests, without Ray."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from rayworks.progress import silent
 from rayworks.records import DatasetRef, ModelVersion, ServeCheck
 from rayworks.reuse import Stage
 from rayworks.serving import check
+from tests.http_serving import serving
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,16 +30,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_a_response_that_is_not_json_is_returned_as_text(url: str):

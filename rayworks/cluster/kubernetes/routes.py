@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from rayworks.cluster import tls
+from rayworks.cluster.existing import CONNECT_SECONDS
 from rayworks.cluster.kubernetes import driver_node, port_forward
 from rayworks.cluster.kubernetes.background_process import BackgroundProcess
 from rayworks.cluster.kubernetes.objects import Object
 
 GCS_PORT, CLIENT_PORT, DASHBOARD_PORT = 6379, 10001, 8265
-CONNECT_SECONDS = 10
-"""How long the head may take to accept a TCP connection."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Each function says what it relies on and why. ``tests/seams/test_prefect_seams.p
 changes it.
 """
 
+import functools
 import os
 import sys
 from typing import Any, cast
@@ -22,6 +23,8 @@ if sys.platform == "linux":
         sys.exit(0)
 else:
     sys.argv.pop(1)
+from rayworks.prefect_api._private import close_failed_statements
+close_failed_statements()
 from uvicorn.main import main
 main()
 """
@@ -55,6 +58,35 @@ def server_command(port: int) -> list[str]:
         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
         *("--timeout-graceful-shutdown", "3"),  # without it, uvicorn waits for open connections without a limit
     ]
+
+
+def close_failed_statements() -> None:
+    """Let this process, which becomes a Prefect server on SQLite, close each statement that fails.
+
+    Up to Python 3.11 the cursor of a failed statement keeps it, and SQLAlchemy's dialect does not close the cursor. So
+    the garbage collector does, in the thread of the event loop, where it waits while the cursor's connection waits for
+    the lock of the database. The holder of the lock needs the event loop: the server stands still until SQLite gives up
+    after a minute. Relies on the dialect executing by ``aiosqlite.Cursor.execute`` and ``executemany``.
+    """
+    if sys.version_info >= (3, 12):
+        return
+    import sqlite3
+
+    from aiosqlite import Cursor
+
+    def closing(method: Any) -> Any:
+        @functools.wraps(method)
+        async def execute(cursor: Cursor, *arguments: Any) -> Any:
+            try:
+                return await method(cursor, *arguments)
+            except sqlite3.Error:
+                await cursor.close()
+                raise
+
+        return execute
+
+    for name in ("execute", "executemany"):
+        setattr(Cursor, name, closing(getattr(Cursor, name)))
 
 
 def use_api(url: str) -> None:

@@ -39,6 +39,38 @@ def test_the_command_that_serves_the_api_is_one_that_uvicorn_takes():
     assert (Path(options["app_dir"]) / "prefect" / "server").is_dir()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the cursor of a failed statement does not keep it")
+@pytest.mark.parametrize("statement", ["INSERT INTO t VALUES (1)", "executemany"])
+def test_a_server_closes_the_cursor_of_a_failed_statement(statement: str):
+    fails = """
+import asyncio, sqlite3, sys, sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+from rayworks.prefect_api import _private
+_private.close_failed_statements()
+import aiosqlite
+cursors = []
+create = aiosqlite.Cursor.__init__
+aiosqlite.Cursor.__init__ = lambda cursor, *arguments: (create(cursor, *arguments), cursors.append(cursor))[0]
+async def main():
+    async with create_async_engine("sqlite+aiosqlite://").connect() as connection:
+        await connection.exec_driver_sql("CREATE TABLE t (x INTEGER PRIMARY KEY)")
+        await connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        try:
+            if sys.argv[1] == "executemany":
+                await connection.execute(sqlalchemy.text("INSERT INTO t VALUES (:x)"), [{"x": 2}, {"x": 1}])
+            else:
+                await connection.exec_driver_sql(sys.argv[1])
+        except sqlalchemy.exc.IntegrityError:
+            try:
+                await cursors[-1].fetchone()
+            except sqlite3.ProgrammingError as error:
+                print(error)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", fails, statement], capture_output=True, text=True, check=False)
+    assert done.stdout == "Cannot operate on a closed cursor.\n", done.stderr
+
+
 def test_the_embedded_server_gets_what_prefect_sets_for_its_temporary_server():
     from prefect.server.api.server import SubprocessASGIServer, create_app
 

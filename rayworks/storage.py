@@ -289,7 +289,8 @@ def delete(uri: str) -> None:
         if kind == fs.FileType.Directory:
             files.delete_dir(path)
         elif kind == fs.FileType.File:
-            files.delete_file(path)
+            with contextlib.suppress(FileNotFoundError):  # deleted by another process since then
+                files.delete_file(path)
 
 
 def check_writable(uri: str) -> None:

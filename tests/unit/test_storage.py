@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,23 @@ def test_delete_removes_a_file_or_a_folder_and_ignores_what_does_not_exist(place
     for name in ("a", "b/3", "c", "c/d"):
         storage.delete(storage.join(place, name))
     assert everything(place) == ["b/4"]
+
+
+def test_a_file_that_another_process_deletes_first_is_deleted(place: str, monkeypatch: pytest.MonkeyPatch):
+    storage.write_bytes(storage.join(place, "there"), b"")
+    files, path = storage.filesystem(storage.join(place, "there"))
+
+    class Stale:
+        """A file system that saw the file before it was deleted."""
+
+        def get_file_info(self, _: str) -> Any:
+            return files.get_file_info(path)
+
+        def delete_file(self, missing: str) -> None:
+            files.delete_file(missing)
+
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (Stale(), f"{path}-deleted"))
+    storage.delete(storage.join(place, "deleted"))
 
 
 def test_check_writable_leaves_no_file_behind(place: str):

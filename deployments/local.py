@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +31,12 @@ START_SECONDS = 180
 RUN_END_SECONDS = 60
 """How long runs may take to end: they report their states, and end Ray."""
 SERVER_END_SECONDS = 10
+POLL_SECONDS = 2
+WORKER_SECONDS = 10
+"""A worker that ends sooner would end again."""
+
+FLOW_RUN_ID = b"PREFECT__FLOW_RUN_ID="
+"""The variable by which a worker tells a process which flow run to execute."""
 
 SERVER_DEFAULTS = {
     # Longer than the ledger of a watch needs them. Flow runs are kept: their vacuum is off by default.
@@ -59,7 +66,7 @@ class Installation:
 
     def start(self, name: str, *command: str, **environment: str) -> None:
         """Start a process of the installation: a module of Python and its arguments."""
-        with self._log(name).open("wb") as log:
+        with self._log(name).open("ab" if name in self._processes else "wb") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=ROOT,
@@ -79,7 +86,7 @@ class Installation:
         deadline = time.monotonic() + START_SECONDS
         while preflight.http_problem(health_url):
             if self._processes[name].poll() is not None:
-                raise self._ended(name)
+                raise self.ended(name)
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"{name} did not respond within {START_SECONDS} seconds",
@@ -88,19 +95,31 @@ class Installation:
                 )
             time.sleep(0.1)
 
-    def wait(self) -> NoReturn:
-        """Wait until a process ends.
+    def wait_until(self, done: Callable[[], object], *, ended: str = "") -> None:
+        """Return once a condition is true, which it may become when a process has ended.
+
+        Args:
+            done: The condition.
+            ended: The process that may end; empty: none may.
 
         Raises:
-            ClusterError: One has ended.
+            ClusterError: Another process has ended.
         """
-        while True:
+        while not done():
             for name, process in self._processes.items():
-                if process.poll() is not None:
-                    raise self._ended(name)
-            for orphan in set(children(os.getpid())) - {process.pid for process in self._processes.values()}:
+                if name != ended and process.poll() is not None:
+                    raise self.ended(name)
+            for orphan in self._orphans():
                 is_running(orphan)  # one that has ended is a zombie until then
-            time.sleep(0.5)
+            time.sleep(POLL_SECONDS)
+
+    def has_ended(self, name: str) -> bool:
+        """Return whether a process has ended."""
+        return self._processes[name].poll() is not None
+
+    def kill_orphans(self) -> None:
+        """Kill what a process that has ended has left, which are runs."""
+        kill(self._orphans)
 
     def end(self) -> None:
         """End the runs, then the servers, since the runs report to them."""
@@ -119,12 +138,10 @@ class Installation:
         for process in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SERVER_END_SECONDS)
-        kill_children()
+        kill(own_children)
 
-    def _log(self, name: str) -> Path:
-        return self._log_folder / f"{name}.log"
-
-    def _ended(self, name: str) -> ClusterError:
+    def ended(self, name: str) -> ClusterError:
+        """Return the error for a process that has ended."""
         log = self._log(name)
         lines = log.read_text(errors="replace").strip().splitlines()
         return ClusterError(
@@ -133,6 +150,13 @@ class Installation:
             detail=lines[-1] if lines else "",
             remedy=f"Read its log, {log}, and start again",
         )
+
+    def _log(self, name: str) -> Path:
+        return self._log_folder / f"{name}.log"
+
+    def _orphans(self) -> list[int]:
+        known = {process.pid for process in self._processes.values()}
+        return [child for child in own_children() if child not in known]
 
 
 def children(pid: int) -> list[int]:
@@ -153,15 +177,30 @@ def is_running(pid: int) -> bool:
     return False
 
 
-def kill_children() -> None:
-    """Kill all descendants of this process: the children of one that is killed become children of this process."""
-    while left := children(os.getpid()):
+def own_children() -> list[int]:
+    """Return the IDs of the processes that this process has started or adopted."""
+    return children(os.getpid())
+
+
+def kill(processes: Callable[[], list[int]]) -> None:
+    """Kill children of this process until there are none: the children of one that is killed become its children."""
+    while left := processes():
         for child in left:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         for child in left:
             with suppress(ChildProcessError):
                 os.waitpid(child, 0)
+
+
+def flow_runs_with_a_process() -> set[str]:
+    """Return the IDs of the flow runs that processes of this machine execute."""
+    found: set[str] = set()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # the process has ended, or belongs to another user
+            variables = environment.read_bytes().split(b"\0")
+            found |= {line.partition(b"=")[2].decode() for line in variables if line.startswith(FLOW_RUN_ID)}
+    return found
 
 
 def adopt_orphans() -> None:
@@ -178,7 +217,7 @@ def end_on_signals() -> None:
         received.append(number)
         if len(received) == 1:
             raise KeyboardInterrupt
-        kill_children()
+        kill(own_children)
         os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -215,7 +254,8 @@ def start_prefect(installation: Installation) -> None:
         raise ClusterError("the Prefect server does not respond", where=configured, remedy=remedy)
     check_port(port, "Set PREFECT_API_URL to use the server that listens there, or PREFECT_SERVER_API_PORT")
     ui = {"PREFECT_API_URL": own, "PREFECT_SERVER_UI_API_URL": own}
-    installation.start("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", str(port), **ui)
+    listen = ("--host", HOST, "--port", str(port))
+    installation.start("prefect-server", "rayworks.prefect_api.lasting_server", "start", *listen, **ui)
     installation.wait_for("prefect-server", f"{own}/health")
     address.use(own)
 
@@ -239,9 +279,8 @@ def start_mlflow(installation: Installation, settings: Settings, storage_uri: st
     return {"RAYWORKS_MLFLOW_UI_URL": f"http://{HOST}:{port}"}
 
 
-def start(installation: Installation) -> None:
-    """Start all that is missing, register the deployments, and say where to look."""
-    from prefect.settings import get_current_settings
+def start(installation: Installation) -> dict[str, str]:
+    """Start the servers that are missing, register the deployments, and return the settings of runs."""
     from prefect.workers.process import ProcessWorker
 
     settings = Settings()
@@ -252,15 +291,60 @@ def start(installation: Installation) -> None:
         installation.wait_for("mlflow", f"{mlflow['RAYWORKS_MLFLOW_UI_URL']}/health")
     template = ProcessWorker.get_default_base_job_template()
     registration.register(ROOT, POOL, "process", template, overwrite=False)
-    worker = f"local-{socket.gethostname()}"
-    lost_runs.report_crashed_runs_of_pool(POOL, worker)
-    runs = {**mlflow, "RAYWORKS_STORAGE_URI": storage_uri}
-    work = ("--pool", POOL, "--type", "process", "--name", worker)
+    return {**mlflow, "RAYWORKS_STORAGE_URI": storage_uri}
+
+
+def start_worker(installation: Installation, runs: dict[str, str]) -> None:
+    """Report the runs as crashed that no process works on, and start a worker."""
+    lost_runs.report_crashed_runs_of_pool(POOL, worker_name())
+    work = ("--pool", POOL, "--type", "process", "--name", worker_name())
     installation.start("worker", "prefect", "worker", "start", *work, **runs)
+
+
+def worker_name() -> str:
+    """Return the name of this machine's worker."""
+    return f"local-{socket.gethostname()}"
+
+
+def say_where(runs: dict[str, str]) -> None:
+    """Say where the servers and the storage are."""
+    from prefect.settings import get_current_settings
+
     say(f"Prefect, to start runs: {get_current_settings().ui_url}")
-    for url in mlflow.values():
+    if url := runs.get("RAYWORKS_MLFLOW_UI_URL"):
         say(f"MLflow, for models: {url}")
-    say(f"Storage: {storage_uri}. Ctrl-C ends the runs and the servers.")
+    say(f"Storage: {runs['RAYWORKS_STORAGE_URI']}. Ctrl-C ends the runs and the servers.")
+
+
+def keep_worker(installation: Installation, runs: dict[str, str]) -> NoReturn:
+    """Let the installation go on when the Prefect server was away.
+
+    Runs that ended meanwhile could not report it. The worker ends when it is away for minutes, and another one starts.
+
+    Raises:
+        ClusterError: A server of the installation has ended, or a worker soon after its start.
+    """
+    from prefect.settings import get_current_settings
+
+    api_url, started = get_current_settings().api.url, time.monotonic()
+
+    def worker_has_ended() -> bool:
+        return installation.has_ended("worker")
+
+    while True:
+        installation.wait_until(lambda: worker_has_ended() or preflight.api_problem(api_url), ended="worker")
+        if worker_has_ended() and time.monotonic() - started < WORKER_SECONDS:
+            raise installation.ended("worker")
+        say("The Prefect server or the worker is away.")
+        installation.wait_until(lambda: not preflight.api_problem(api_url), ended="worker")
+        if worker_has_ended():
+            installation.kill_orphans()  # nobody would cancel these runs
+            start_worker(installation, runs)
+            started = time.monotonic()
+            say("Another worker has started. The runs of the one that ended are shown as Crashed.")
+        elif sys.platform == "linux":
+            lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), flow_runs_with_a_process())
+            say("The Prefect server responds again.")
 
 
 def say(line: str) -> None:
@@ -280,8 +364,10 @@ def main() -> None:
     installation = Installation(get_current_settings().home / "rayworks")
     code = 0
     try:
-        start(installation)
-        installation.wait()
+        runs = start(installation)
+        start_worker(installation, runs)
+        say_where(runs)
+        keep_worker(installation, runs)
     except KeyboardInterrupt:
         say("Ending the runs and the servers. Ctrl-C again kills them.")
     except RayworksError as error:

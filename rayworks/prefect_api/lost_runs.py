@@ -1,5 +1,6 @@
 """Flow runs whose process ended without a report, for example with its node. Prefect shows them as running forever."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -33,14 +34,16 @@ def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None
     return flow_run.name
 
 
-def report_crashed_runs_of_pool(pool: str, worker: str) -> None:
+def report_crashed_runs_of_pool(pool: str, worker: str, alive: Collection[str] = ()) -> None:
     """Mark the runs of a work pool as Crashed that have not ended, although nothing can be running them.
 
-    Such runs are left where the machine was switched off. Does nothing if the pool has other workers.
+    Such runs are left where the machine was switched off, and where a process ended while the Prefect server was away.
+    Does nothing if the pool has other workers.
 
     Args:
         pool: The name of the work pool.
-        worker: The name of the worker that is about to start.
+        worker: The name of its worker.
+        alive: The IDs of the flow runs that have a process.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -58,5 +61,6 @@ def report_crashed_runs_of_pool(pool: str, worker: str) -> None:
         if {found.name for found in workers} - {worker}:
             return
         for flow_run in client.read_flow_runs(flow_run_filter=active, work_pool_filter=of_pool):
-            message = "Its process ended with the installation."
-            client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)
+            if str(flow_run.id) not in alive:
+                message = "Its process ended without a report: the machine was switched off, or the server was away."
+                client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)

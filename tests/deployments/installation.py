@@ -54,8 +54,8 @@ class Installation:
     api_url: str = ""
     """Of a server that runs already; empty: it starts its own."""
 
-    def start(self) -> None:
-        """Start it, and return when it says where to look."""
+    def start(self, **settings: str) -> None:
+        """Start it with these environment variables, and return when it says where to look."""
         prefect = {"PREFECT_API_URL": self.api_url}
         if not self.api_url:
             port = free_port()
@@ -70,6 +70,7 @@ class Installation:
             "RAYWORKS_STORAGE_URI": str(self.folder / "storage"),
             "RAYWORKS_NOTIFY": NOTIFY,
             "PYTHONPATH": str(self.folder),
+            **settings,
         }
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(

@@ -65,5 +65,7 @@ def test_active_runs_of_a_pool_have_crashed_when_its_only_worker_starts(prefect_
 
         report_crashed_runs_of_pool(pool, "two")
         assert states() == ["Running", "Pending", "Scheduled"]
+        report_crashed_runs_of_pool(pool, "one", alive={str(runs[0].id)})
+        assert states() == ["Running", "Crashed", "Scheduled"]
         report_crashed_runs_of_pool(pool, "one")
         assert states() == ["Crashed", "Crashed", "Scheduled"]

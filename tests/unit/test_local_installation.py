@@ -58,7 +58,7 @@ def test_a_process_that_ends_is_named_with_its_last_line_and_its_log(tmp_path: P
     installation = local.Installation(tmp_path)
     installation.start("mlflow", "http.server", "no-port")
     with pytest.raises(ClusterError, match=r"Mlflow has ended.*exit code 2.*no-port.*Read its log, .*mlflow\.log") as e:
-        installation.wait()
+        installation.wait_until(lambda: False)
     assert str(tmp_path / "mlflow.log") in str(e.value)
 
 

@@ -116,8 +116,8 @@ class Installation:
         made = ledger.batches[batch].created.timestamp()
         look = [run for run in self.runs(any_=[WATCH]) if moment(run["start_time"]) <= made][-1]
         (retraining,) = self.runs(any_=[f"{WATCH}-batch-{batch}"])
-        tasks = self.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [retraining["id"]]}}})
-        begun = sorted((moment(task["start_time"]), task["name"]) for task in tasks)
+        wait_for(lambda: self.api.get(f"/flow_runs/{retraining['id']}").json()["state"]["type"] == "COMPLETED")
+        begun = wait_for(lambda: self.starts_of_tasks(retraining["id"]))
         moments = [
             moment(look["expected_start_time"]),
             moment(look["start_time"]),
@@ -127,8 +127,14 @@ class Installation:
             begun[0][0],
             next(start for start, name in begun if name.startswith("train-")),
         ]
-        wait_for(lambda: self.api.get(f"/flow_runs/{retraining['id']}").json()["state"]["type"] == "COMPLETED")
         return [each - written for each in moments]
+
+    def starts_of_tasks(self, run: str) -> list[tuple[float, str]]:
+        """When each task of a run began, and its name, in that order; empty while the server does not know all."""
+        tasks = self.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        if not all(task["start_time"] for task in tasks):
+            return []
+        return sorted((moment(task["start_time"]), task["name"]) for task in tasks)
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)

@@ -84,24 +84,22 @@ def test_importing_the_flows_writes_no_file_and_starts_no_ray(tmp_path: Path):
         del os.environ["RAYWORKS_STORAGE_URI"]
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_task_loads_where_only_the_library_is_installed(name: str, tmp_path: Path):
+def test_every_task_loads_where_only_the_library_is_installed(tmp_path: Path):
     """A Ray worker has the library without flows/ and tasks/, so a task may only name the library."""
-    module = importlib.import_module(f"tasks.{name}")
-    task = getattr(module, name)
-    (tmp_path / "task.pickle").write_bytes(cloudpickle.dumps(task))
+    for name in TASKS:
+        task = getattr(importlib.import_module(f"tasks.{name}"), name)
+        (tmp_path / f"{name}.pickle").write_bytes(cloudpickle.dumps(task))
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "rayworks").symlink_to(ROOT / "rayworks")
     code = (
-        "import sys; root = sys.argv[2];"
+        "import pickle, sys; root, *names = sys.argv[1:];"
         "sys.path[:] = [p for p in sys.path if p != root];"
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__.lower()];"
-        "import pickle; task = pickle.load(open(sys.argv[1], 'rb'));"
-        "assert 'tasks' not in sys.modules; print(task.name)"
+        "[pickle.load(open(f'{name}.pickle', 'rb')) for name in names];"
+        "assert 'tasks' not in sys.modules; print(len(names))"
     )
-    assert run_in_new_interpreter(
-        code, str(tmp_path / "task.pickle"), str(ROOT), cwd=tmp_path, path=tmp_path / "library"
-    ).strip()
+    loaded = run_in_new_interpreter(code, str(ROOT), *TASKS, cwd=tmp_path, path=tmp_path / "library")
+    assert loaded.strip() == str(len(TASKS))
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])

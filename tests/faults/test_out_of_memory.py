@@ -15,7 +15,7 @@ pytestmark = [
 
 PROGRAM = Path(__file__).parent / "flow_that_needs_memory.py"
 STAGES = Path(__file__).parent / "stages_that_need_memory.py"
-ALLOWED_BYTES = 6_500_000_000
+ALLOWED_BYTES = 4_500_000_000
 """How much the program, and others that start meanwhile, may allocate before Ray kills a process of the program."""
 
 

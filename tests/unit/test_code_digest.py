@@ -82,7 +82,8 @@ def test_no_module_is_run_for_the_digest(folder: Path):
 
 
 def test_installed_packages_do_not_count_unless_the_module_is_in_one(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(code_digest, "_installation_folders", lambda: (folder,))
+    installed = code_digest._installation_folders()
+    monkeypatch.setattr(code_digest, "_installation_folders", lambda: (*installed, folder))
     first, in_a_package = code_digest.of_modules("my_features"), code_digest.of_modules("my_package.features")
     (folder / "my_rates.py").write_text("RATE = 3\n")
     (folder / "my_package/names.py").write_text("")

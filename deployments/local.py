@@ -335,7 +335,7 @@ def keep_worker(installation: Installation, runs: dict[str, str]) -> NoReturn:
         installation.wait_until(lambda: worker_has_ended() or preflight.api_problem(api_url), ended="worker")
         if worker_has_ended() and time.monotonic() - started < WORKER_SECONDS:
             raise installation.ended("worker")
-        say("The Prefect server or the worker is away.")
+        say("The worker has ended." if worker_has_ended() else "The Prefect server does not respond.")
         installation.wait_until(lambda: not preflight.api_problem(api_url), ended="worker")
         if worker_has_ended():
             installation.kill_orphans()  # nobody would cancel these runs

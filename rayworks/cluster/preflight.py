@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import secrets
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -215,12 +216,18 @@ def await_api(api_url: str | None) -> None:
 def http_problem(url: str) -> str:
     """Return why a GET request to a URL fails; empty if it succeeds, or wants credentials: a server responds then."""
     try:
-        response = httpx.get(url, timeout=REQUEST_SECONDS, follow_redirects=True)
+        response = httpx.get(url, timeout=REQUEST_SECONDS, follow_redirects=True, verify=_certificates())
         if response.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             response.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return first_line(error)
     return ""
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return httpx's default, once: reading the certificates takes longer than a request on this machine."""
+    return httpx.create_ssl_context()
 
 
 def _storage_problem(token_uri: str | None) -> str:

@@ -1,6 +1,7 @@
 """Events that let a watch look at once. They may be lost or doubled: the ledger is the truth."""
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def cancel_late(watch: str) -> None:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Cancelled
 
     run = _run_of_deployment()
@@ -57,7 +59,8 @@ def cancel_late(watch: str) -> None:
         with get_client(sync_client=True) as client:
             for each in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(late)):
                 if each.parameters.get("watch") == watch:
-                    client.set_flow_run_state(each.id, Cancelled(message=message))
+                    with suppress(ObjectNotFound):  # deleted since then
+                        client.set_flow_run_state(each.id, Cancelled(message=message))
     except httpx.HTTPError as error:
         logger.warning("Late looks of the watch %s were not cancelled: they will look too. %s", watch, error)
 

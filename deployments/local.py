@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -333,6 +334,7 @@ def keep_worker(installation: Installation, runs: dict[str, str]) -> NoReturn:
 
     while True:
         installation.wait_until(lambda: worker_has_ended() or preflight.api_problem(api_url), ended="worker")
+        away_since = datetime.now(UTC)
         if worker_has_ended() and time.monotonic() - started < WORKER_SECONDS:
             raise installation.ended("worker")
         say("The worker has ended." if worker_has_ended() else "The Prefect server does not respond.")
@@ -343,7 +345,7 @@ def keep_worker(installation: Installation, runs: dict[str, str]) -> NoReturn:
             started = time.monotonic()
             say("Another worker has started. The runs of the one that ended are shown as Crashed.")
         elif sys.platform == "linux":
-            lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), flow_runs_with_a_process())
+            lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), flow_runs_with_a_process(), away_since)
             say("The Prefect server responds again.")
 
 

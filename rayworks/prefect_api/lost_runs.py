@@ -34,7 +34,9 @@ def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None
     return flow_run.name
 
 
-def report_crashed_runs_of_pool(pool: str, worker: str, alive: Collection[str] = ()) -> None:
+def report_crashed_runs_of_pool(
+    pool: str, worker: str, alive: Collection[str] = (), before: datetime | None = None
+) -> None:
     """Mark the runs of a work pool as Crashed that have not ended, although nothing can be running them.
 
     Such runs are left where the machine was switched off, and where a process ended while the Prefect server was away.
@@ -44,6 +46,8 @@ def report_crashed_runs_of_pool(pool: str, worker: str, alive: Collection[str] =
         pool: The name of the work pool.
         worker: The name of its worker.
         alive: The IDs of the flow runs that have a process.
+        before: Only runs that have been in their state since before this time, with a time zone: the worker is about to
+            start a process for others. None: all runs.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -61,6 +65,8 @@ def report_crashed_runs_of_pool(pool: str, worker: str, alive: Collection[str] =
         if {found.name for found in workers} - {worker}:
             return
         for flow_run in client.read_flow_runs(flow_run_filter=active, work_pool_filter=of_pool):
-            if str(flow_run.id) not in alive:
+            state = flow_run.state
+            is_older = before is None or (state is not None and state.timestamp < before)
+            if is_older and str(flow_run.id) not in alive:
                 message = "Its process ended without a report: the machine was switched off, or the server was away."
                 client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.xdist_group("laptop"), pytest.mark.timeout(1800)]
 
 WATCH = "lake"
 OPTIONS = {"settle_seconds": 0, "attempts": 100, "retry_seconds": 0}
-LOOK_SECONDS = 10
+LOOK_SECONDS = 20
 EVERY_EFFECT = bool(os.environ.get("RAYWORKS_TEST_EVERY_EFFECT"))
 """Whether a run is also killed after those of its effects which another run creates again as they were."""
 IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_WORKER_QUERY_SECONDS": "1"}
@@ -181,7 +181,9 @@ def test_a_run_outlives_the_end_of_the_server_and_of_its_database(lake: Lake, ru
     assert (ledger.results[2].state, len(ledger.attempts[2])) == ("done", 1)
 
 
-def test_after_a_power_cut_the_installation_goes_on_where_it_was(lake: Lake, runs: Runs):
+def test_a_run_that_a_power_cut_ended_is_repeated_and_so_is_one_that_ended_while_the_server_was_away(
+    lake: Lake, runs: Runs
+):
     lake.arrive("2027")
     run = eventually(lambda: active(runs, batch=3), 300, lake.output)
     known = lake.datasets()
@@ -189,24 +191,19 @@ def test_after_a_power_cut_the_installation_goes_on_where_it_was(lake: Lake, run
     lake.kill_all()
     lake.installation.start(**IMPATIENT)
     assert runs.ended(run.id, 300).state.is_crashed()
-    eventually(lambda: is_closed(lake, 3), 300, lake.output)
-    assert lake.ledger().results[3].state == "done"
-
-
-def test_a_run_that_ends_while_the_server_is_away_is_repeated(lake: Lake, runs: Runs):
-    lake.arrive("2028")
-    run = eventually(lambda: active(runs, batch=4), 300, lake.output)
+    run = eventually(lambda: active(runs, batch=3), 300, lake.output)
     kill(lake.prefect.server)
     eventually(lambda: not processes_of(run.id), 300, lake.output)
     lake.prefect.start_server(**local.SERVER_DEFAULTS)
     assert runs.ended(run.id, 300).state.is_crashed()
-    eventually(lambda: is_closed(lake, 4), 300, lake.output)
-    assert lake.ledger().results[4].state == "done"
+    eventually(lambda: is_closed(lake, 3), 300, lake.output)
+    ledger = lake.ledger()
+    assert (ledger.results[3].state, len(ledger.attempts[3])) == ("done", 3)
     # The books: each file is in one batch, each batch has one result, and the last model has learned from all files.
-    batches = [[Path(file.uri).stem for file in batch.objects] for batch in lake.ledger().batches]
-    assert batches == [["2024"], ["2025"], ["2026"], ["2027"], ["2028"]]
+    batches = [[Path(file.uri).stem for file in batch.objects] for batch in ledger.batches]
+    assert batches == [["2024"], ["2025"], ["2026"], ["2027"]]
     newest = max((lake.storage / "datasets").glob("lake-*/dataset.json"), key=lambda path: path.stat().st_mtime)
-    assert json.loads(newest.read_text())["rows_in"] == 1500
+    assert json.loads(newest.read_text())["rows_in"] == 1200
     spans = sorted((each.start_time, each.end_time) for each in runs.named(f"{WATCH}-batch"))
     assert all(end <= start for (_, end), (start, _) in pairwise(spans)), "two retrainings ran at the same time"
 
@@ -216,6 +213,10 @@ def test_a_worker_that_gave_up_on_the_server_is_replaced(lake: Lake, runs: Runs)
     eventually(lambda: not lake.has_worker(), 300, lake.output)
     lake.prefect.start_server(**local.SERVER_DEFAULTS)
     eventually(lambda: "Another worker has started" in lake.installation.output(), 300, lake.output)
-    known = runs.named(WATCH)
-    eventually(lambda: runs.named(WATCH)[len(known) :], 60, lake.output)
-    assert runs.completed(runs.named(WATCH)[len(known)].id)
+    known = {run.id for run in runs.named(WATCH)}
+
+    def completed_looks() -> list[Any]:
+        later = [run for run in runs.named(WATCH) if run.id not in known]
+        return [run for run in later if run.state is not None and run.state.is_completed()]
+
+    eventually(completed_looks, 120, lake.output)

@@ -65,6 +65,8 @@ def test_active_runs_of_a_pool_have_crashed_when_its_only_worker_starts(prefect_
 
         report_crashed_runs_of_pool(pool, "two")
         assert states() == ["Running", "Pending", "Scheduled"]
+        report_crashed_runs_of_pool(pool, "one", before=datetime.now(UTC) - timedelta(minutes=1))
+        assert states() == ["Running", "Pending", "Scheduled"]
         report_crashed_runs_of_pool(pool, "one", alive={str(runs[0].id)})
         assert states() == ["Running", "Crashed", "Scheduled"]
         report_crashed_runs_of_pool(pool, "one")

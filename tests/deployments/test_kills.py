@@ -52,9 +52,13 @@ class Lake:
         self.installation = Installation(folder, api_url=prefect.api_url)
         self.installation.start()
         self.storage = folder / "storage"
+        self.arrived: list[str] = []
 
-    def arrive(self, name: str) -> None:
-        arrive(self.source, name)
+    def arrive(self) -> int:
+        """Let a file arrive, and return the number of its batch."""
+        self.arrived.append(f"{2024 + len(self.arrived)}")
+        arrive(self.source, self.arrived[-1])
+        return len(self.arrived) - 1
 
     def ledger(self) -> Ledger:
         return arrivals.read(arrivals.location(str(self.storage), WATCH))
@@ -113,10 +117,16 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lake]:
     prefect.start_database()
     prefect.start_server(**local.SERVER_DEFAULTS)
     lake = Lake(tmp_path_factory.mktemp("kills"), prefect)
-    yield lake
-    lake.installation.process.terminate()
-    lake.installation.process.wait(timeout=120)
-    prefect.stop()
+    try:
+        with using(prefect.api_url) as client:
+            lake.arrive()
+            schedule_looks(client, lake.source)
+            eventually(lambda: is_closed(lake, 0), 300, lake.output)  # the history is known
+        yield lake
+    finally:
+        lake.installation.process.terminate()
+        lake.installation.process.wait(timeout=120)
+        prefect.stop()
 
 
 @pytest.fixture
@@ -132,12 +142,12 @@ def active(runs: Runs, batch: int) -> Any:
     return found[0] if found and found[0].name == f"{WATCH}-batch-{batch}" else None
 
 
-def schedule_looks(runs: Runs, source: Path) -> None:
-    deployment = runs.client.read_deployment_by_name("watch/watch")
+def schedule_looks(client: Any, source: Path) -> None:
+    deployment = client.read_deployment_by_name("watch/watch")
     parameters = {"watch": WATCH, "source": str(source), "target": "amount", "options": OPTIONS, **QUICK}
     every = IntervalSchedule(interval=timedelta(seconds=LOOK_SECONDS)).model_dump(mode="json")
     body = [{"schedule": every, "active": True, "slug": WATCH, "parameters": parameters}]
-    runs.client.request("POST", "/deployments/{id}/schedules", path_params={"id": deployment.id}, json=body)
+    client.request("POST", "/deployments/{id}/schedules", path_params={"id": deployment.id}, json=body)
 
 
 def is_closed(lake: Lake, batch: int) -> bool:
@@ -145,12 +155,8 @@ def is_closed(lake: Lake, batch: int) -> bool:
 
 
 def test_a_run_that_is_killed_after_each_of_its_effects_is_repeated_until_it_is_done(lake: Lake, runs: Runs):
-    lake.arrive("2024")
-    schedule_looks(runs, lake.source)
-    eventually(lambda: is_closed(lake, 0), 300, lake.output)  # the history is known
-    lake.arrive("2025")
-    known, kills = lake.effects(), 0
-    while run := eventually(lambda: active(runs, batch=1) or is_closed(lake, 1), 300, lake.output):
+    batch, known, kills = lake.arrive(), lake.effects(), 0
+    while run := eventually(lambda: active(runs, batch) or is_closed(lake, batch), 300, lake.output):
         if run is True:
             break
         eventually(lambda: lake.effects() > known or not processes_of(run.id), 300, lake.output, every=0.02)  # noqa: B023
@@ -158,17 +164,17 @@ def test_a_run_that_is_killed_after_each_of_its_effects_is_repeated_until_it_is_
         lake.kill_run(run.id)
         known |= lake.effects()
         state = runs.ended(run.id, 300).state
-        assert state.is_crashed() or is_closed(lake, 1) or not is_killed, state
+        assert state.is_crashed() or is_closed(lake, batch) or not is_killed, state
         kills += is_killed
     assert kills >= 2, known
-    result = lake.ledger().results[1]
+    result = lake.ledger().results[batch]
     assert result.state == "done" or "the champion, has learned from it" in result.reason
     assert [row for row in lake.registry() if row.startswith("model_versions")] == ["model_versions lake 1"]
 
 
 def test_a_run_outlives_the_end_of_the_server_and_of_its_database(lake: Lake, runs: Runs):
-    lake.arrive("2026")
-    run = eventually(lambda: active(runs, batch=2), 300, lake.output)
+    batch = lake.arrive()
+    run = eventually(lambda: active(runs, batch), 300, lake.output)
     known = lake.datasets()
     eventually(lambda: lake.datasets() > known, 300, lake.output)
     kill(lake.prefect.server)
@@ -178,32 +184,32 @@ def test_a_run_outlives_the_end_of_the_server_and_of_its_database(lake: Lake, ru
     lake.prefect.start_server(**local.SERVER_DEFAULTS)
     assert runs.ended(run.id, 300).state.is_completed(), lake.output()
     ledger = lake.ledger()
-    assert (ledger.results[2].state, len(ledger.attempts[2])) == ("done", 1)
+    assert (ledger.results[batch].state, len(ledger.attempts[batch])) == ("done", 1)
 
 
 def test_a_run_that_a_power_cut_ended_is_repeated_and_so_is_one_that_ended_while_the_server_was_away(
     lake: Lake, runs: Runs
 ):
-    lake.arrive("2027")
-    run = eventually(lambda: active(runs, batch=3), 300, lake.output)
+    batch = lake.arrive()
+    run = eventually(lambda: active(runs, batch), 300, lake.output)
     known = lake.datasets()
     eventually(lambda: lake.datasets() > known, 300, lake.output)
     lake.kill_all()
     lake.installation.start(**IMPATIENT)
     assert runs.ended(run.id, 300).state.is_crashed()
-    run = eventually(lambda: active(runs, batch=3), 300, lake.output)
+    run = eventually(lambda: active(runs, batch), 300, lake.output)
     kill(lake.prefect.server)
     eventually(lambda: not processes_of(run.id), 300, lake.output)
     lake.prefect.start_server(**local.SERVER_DEFAULTS)
     assert runs.ended(run.id, 300).state.is_crashed()
-    eventually(lambda: is_closed(lake, 3), 300, lake.output)
+    eventually(lambda: is_closed(lake, batch), 300, lake.output)
     ledger = lake.ledger()
-    assert (ledger.results[3].state, len(ledger.attempts[3])) == ("done", 3)
+    assert (ledger.results[batch].state, len(ledger.attempts[batch])) == ("done", 3)
     # The books: each file is in one batch, each batch has one result, and the last model has learned from all files.
     batches = [[Path(file.uri).stem for file in batch.objects] for batch in ledger.batches]
-    assert batches == [["2024"], ["2025"], ["2026"], ["2027"]]
+    assert batches == [[name] for name in lake.arrived]
     newest = max((lake.storage / "datasets").glob("lake-*/dataset.json"), key=lambda path: path.stat().st_mtime)
-    assert json.loads(newest.read_text())["rows_in"] == 1200
+    assert json.loads(newest.read_text())["rows_in"] == 300 * len(lake.arrived)
     spans = sorted((each.start_time, each.end_time) for each in runs.named(f"{WATCH}-batch"))
     assert all(end <= start for (_, end), (start, _) in pairwise(spans)), "two retrainings ran at the same time"
 

@@ -11,7 +11,7 @@ The tests need ``kubectl``, and these environment variables:
 - ``RAYWORKS_TEST_NODE_DOWN``, ``RAYWORKS_TEST_NODE_UP``: commands that take the name of a node and make it fail, and
   restore it. Without them the loss of a node is not tested.
 
-Several processes may share the installation (``--numprocesses=3`` on two cores). A test therefore
+Several processes may share the installation (``--numprocesses=2``, enough for two cores). A test therefore
 asserts what became of its own run (``run.ray``), not of the namespace; ``test_nothing_is_left.py`` checks the
 namespace at the end.
 """

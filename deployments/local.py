@@ -344,8 +344,9 @@ def keep_worker(installation: Installation, runs: dict[str, str]) -> NoReturn:
             start_worker(installation, runs)
             started = time.monotonic()
             say("Another worker has started. The runs of the one that ended are shown as Crashed.")
-        elif sys.platform == "linux":
-            lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), flow_runs_with_a_process(), away_since)
+        else:
+            if sys.platform == "linux":  # elsewhere it is not known which runs have a process
+                lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), flow_runs_with_a_process(), away_since)
             say("The Prefect server responds again.")
 
 

@@ -1,17 +1,21 @@
 """A lock on the storage: one holder at a time, among all processes that use the same storage.
 
 The lock is a folder of numbered files, of which the highest counts: it says until when the lock is held at the latest,
-so that the lock of a killed process does not stay. Whoever creates the next number holds the lock, and releases it by
-the number after that. No file is changed, and none is deleted before there is a higher one: a process whose list of
-files is old finds out. The clocks of all machines must agree within a few seconds.
+so that the lock of a killed process does not stay. On Linux the machine of that process does not wait so long. Whoever
+creates the next number holds the lock, and renews or releases it by the number after that. No file is changed, and none
+is deleted before there is a higher one: a process whose list of files is old finds out. The clocks of all machines must
+agree within a few seconds.
 """
 
 import contextlib
+import math
 import os
 import socket
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -23,15 +27,23 @@ HOLD_SECONDS = 120
 WAIT_SECONDS = 180
 """How long to wait for the lock."""
 POLL_SECONDS = 0.2
+LEASE_SECONDS = 30.0
+"""How long a lock is held that is renewed as long as its holder lives."""
+RENEWALS_PER_LEASE = 3
 
 
 class Holder(BaseModel):
     """Who holds a lock, as it is stored."""
 
-    name: str
-    """Host and process."""
+    host: str
+    process: int
+    process_table: str
+    """Where the number of the process means something."""
     until: float
     """When that ends, in seconds since 1970. 0 when the lock was released."""
+
+    def __str__(self) -> str:
+        return f"{self.host}, process {self.process}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,33 @@ class Lock:
             )
 
 
+class Lease:
+    """A lock that is renewed until its holder ends."""
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+        self._is_lost = False
+
+    def renew(self) -> None:
+        """Hold the lock for another ``LEASE_SECONDS``, unless somebody has taken it because it was not renewed."""
+        renewed = _take(self.lock.uri, [self.lock.number], LEASE_SECONDS)
+        self.lock, self._is_lost = renewed or self.lock, renewed is None
+
+    def check(self) -> None:
+        """Raise ``StorageError`` if another process has taken the lock."""
+        if self._is_lost:
+            raise StorageError(
+                f"a lock was not renewed for {LEASE_SECONDS:.0f} s, and another process has taken it",
+                where=self.lock.uri,
+                remedy="Check that the storage responds in time, and run it again when the other process has ended",
+            )
+
+
+def location(storage_uri: str, kind: str, name: str) -> str:
+    """Return the URI of the lock of an object, by its kind and name."""
+    return storage.join(storage.absolute(storage_uri), "locks", kind, name)
+
+
 @contextlib.contextmanager
 def held(uri: str) -> Generator[Lock]:
     """Hold the lock in the folder ``uri`` while the block runs; wait for it up to ``WAIT_SECONDS``.
@@ -59,41 +98,107 @@ def held(uri: str) -> Generator[Lock]:
     Raises:
         StorageError: Somebody else holds it, or the storage does not respond.
     """
-    lock = _acquire(uri)
+    lock = _acquire(uri, HOLD_SECONDS, WAIT_SECONDS)
     try:
         yield lock
     finally:
-        _create(uri, lock.number + 1, until=0)
-        storage.delete(_file(uri, lock.number))
+        _release(lock)
 
 
-def _acquire(uri: str) -> Lock:
-    deadline = time.monotonic() + WAIT_SECONDS
+@contextlib.contextmanager
+def kept(uri: str, on_wait: Callable[[str], None]) -> Generator[Lease]:
+    """Hold the lock in the folder ``uri`` while the block runs, however long; wait for it as long as others hold it.
+
+    Args:
+        uri: The folder of the lock.
+        on_wait: Is told who holds it.
+
+    Raises:
+        StorageError: The storage does not respond.
+    """
+    lease = Lease(_acquire(uri, LEASE_SECONDS, math.inf, on_wait))
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(LEASE_SECONDS / RENEWALS_PER_LEASE):
+            with contextlib.suppress(StorageError):  # the storage may respond again before somebody takes the lock
+                lease.renew()
+
+    renewing = threading.Thread(target=renew, name="rayworks-lease", daemon=True)
+    renewing.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        renewing.join()
+        _release(lease.lock)
+
+
+def _acquire(uri: str, hold_seconds: float, wait_seconds: float, on_wait: Callable[[str], None] | None = None) -> Lock:
+    """Return the lock as soon as nobody else holds it; ``on_wait`` is told once who does."""
+    deadline = time.monotonic() + wait_seconds
     while True:
         numbers = _numbers(uri)
         holder = _holder(_file(uri, numbers[-1])) if numbers else None
-        if holder is None or holder.until <= time.time():
-            number, until = numbers[-1] + 1 if numbers else 1, time.time() + HOLD_SECONDS
-            if _create(uri, number, until):
-                if max(_numbers(uri)) == number:
-                    for earlier in numbers:
-                        storage.delete(_file(uri, earlier))
-                    return Lock(uri, number, until)
-                # The list was old: others have taken this number and the next meanwhile, and deleted this one.
-                storage.delete(_file(uri, number))
+        if holder is None or holder.until <= time.time() or _has_ended(holder):
+            if lock := _take(uri, numbers, hold_seconds):
+                return lock
         elif time.monotonic() > deadline:
             raise StorageError(
                 "another process holds the lock",
                 where=uri,
-                detail=f"{holder.name}, until {time.strftime('%H:%M:%S', time.gmtime(holder.until))} UTC",
+                detail=f"{holder}, until {time.strftime('%H:%M:%S', time.gmtime(holder.until))} UTC",
                 remedy="Try again when it has ended",
             )
+        elif on_wait:
+            on_wait(str(holder))
+            on_wait = None
         time.sleep(POLL_SECONDS)
 
 
+def _take(uri: str, earlier: Sequence[int], seconds: float) -> Lock | None:
+    """Create the number after ``earlier``, and return the lock. None if others were faster."""
+    number, until = max(earlier, default=0) + 1, time.time() + seconds
+    if not _create(uri, number, until):
+        return None
+    if max(_numbers(uri)) != number:
+        # The list was old: others have taken this number and the next meanwhile, and deleted this one.
+        storage.delete(_file(uri, number))
+        return None
+    for file in earlier:
+        storage.delete(_file(uri, file))
+    return Lock(uri, number, until)
+
+
+def _release(lock: Lock) -> None:
+    _create(lock.uri, lock.number + 1, until=0)
+    storage.delete(_file(lock.uri, lock.number))
+
+
 def _create(uri: str, number: int, until: float) -> bool:
-    holder = Holder(name=f"{socket.gethostname()}, process {os.getpid()}", until=until)
+    holder = Holder(host=socket.gethostname(), process=os.getpid(), process_table=_process_table(), until=until)
     return storage.create(_file(uri, number), holder.model_dump_json().encode())
+
+
+def _has_ended(holder: Holder) -> bool:
+    """Return whether the process that holds a lock was killed, as far as this process can see."""
+    if not holder.process_table or holder.process_table != _process_table():
+        return False
+    try:
+        os.kill(holder.process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it runs as another user
+        return False
+    return False
+
+
+def _process_table() -> str:
+    """Return the boot and the namespace in which a number names one process; empty if the system is not Linux."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _numbers(uri: str) -> list[int]:

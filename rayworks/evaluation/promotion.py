@@ -73,7 +73,7 @@ def promote(
 
 def _champion_lock(name: str, storage_uri: str) -> AbstractContextManager[Lock]:
     """Return the lock of whatever changes the champion: MLflow cannot move an alias only if it is where it was."""
-    return storage_lock.held(storage.join(storage.absolute(storage_uri), "locks", "champions", name))
+    return storage_lock.held(storage_lock.location(storage_uri, "champions", name))
 
 
 def _record_decision(

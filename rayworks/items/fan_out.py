@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from rayworks import capacity, code_digest, import_path, parallel, ray_error, reuse, storage
+from rayworks import capacity, code_digest, import_path, parallel, ray_error, reuse, storage, storage_lock
 from rayworks.cluster import places
 from rayworks.errors import ItemsError, ParameterError, StorageError, TransferError, first_line
 from rayworks.items import calls, function, parts, slots, sources
@@ -23,6 +23,7 @@ from rayworks.items.sources import Inline, Source
 from rayworks.progress import Progress, shown
 from rayworks.reuse import Stage
 from rayworks.settings import Settings
+from rayworks.storage_lock import Lease
 
 RECORD = "result.json"
 CHUNKS_PER_SLOT = 2
@@ -104,10 +105,18 @@ def of_source(
         return reuse.find_record(storage.join(folder, RECORD), FanOutResult)
 
     def create(progress: Progress) -> FanOutResult:
-        with _ray_connected() as nodes_to_come:
-            slots.check(options, nodes_to_come)
-            run = _Run(Work(work, options, folder, Settings().stall_seconds), name, source, progress)
-            return run.run()
+        def on_wait(holder: str) -> None:
+            progress(0.0, f"waits for {holder}, which processes the same items")
+
+        # Of two equal runs at a time one would delete failures that the other is about to complete by results.
+        lock = storage_lock.location(storage_uri, "fan-out", folder.rpartition("/")[2])
+        with storage_lock.kept(lock, on_wait) as lease:
+            if record := find():
+                return record
+            with _ray_connected() as nodes_to_come:
+                slots.check(options, nodes_to_come)
+                run = _Run(Work(work, options, folder, Settings().stall_seconds), name, source, progress, lease)
+                return run.run()
 
     return Stage(find, create)
 
@@ -195,8 +204,8 @@ class _Pending:
 class _Run:
     """One run over the items that have no result yet."""
 
-    def __init__(self, work: Work, name: str, source: Source, progress: Progress) -> None:
-        self._work, self._name, self._progress = work, name, progress
+    def __init__(self, work: Work, name: str, source: Source, progress: Progress, lease: Lease) -> None:
+        self._work, self._name, self._progress, self._lease = work, name, progress, lease
         parts.delete_failures_without_results(work.folder)
         gaps = parts.missing(work.folder, len(source))
         self._size = ChunkSize(work.options.chunk_items)
@@ -223,6 +232,7 @@ class _Run:
         with contextlib.closing(cast(Generator[Outcome | None], outcomes)):
             for outcome in outcomes:
                 self._pending.on_ray -= 1
+                self._lease.check()
                 if outcome is None:  # its items are processed again
                     continue
                 self._add(outcome)

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,24 @@ def test_every_item_has_one_result_in_order():
     result = fan_out(lambda number: number**2, range(3000))
     assert list(result.results()) == [(number, number**2) for number in range(3000)]
     assert (result.items, result.failed, result.found) == (3000, 0, 0)
+
+
+def test_of_two_equal_runs_at_a_time_one_waits_and_finds_the_results_of_the_other(folder: Path):
+    def slow(number: int) -> int:
+        note(folder, number)
+        time.sleep(0.05)
+        return number
+
+    told: list[str] = []
+
+    def run() -> FanOutResult:
+        return fan_out(slow, range(40), progress=lambda fraction, message: told.append(message))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (running.result() for running in [pool.submit(run), pool.submit(run)])
+    assert first == second
+    assert calls(folder) == Counter(range(40)), "items were called twice"
+    assert any(f"waits for {socket.gethostname()}, process {os.getpid()}" in message for message in told)
 
 
 def test_no_items_give_no_results():

@@ -32,6 +32,17 @@ class KubernetesObjects:
     def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
         self.core.create_namespace({"metadata": {"name": name, "labels": labels or {}}})
 
+    def refuses_pods(self, namespace: str) -> bool:
+        """Return whether a policy or a webhook for pods is in force: the API server needs a moment for it."""
+        from kubernetes.client import ApiException
+
+        pod = {"metadata": {"name": "refused"}, "spec": {"containers": [{"name": "refused", "image": "refused"}]}}
+        try:
+            self.core.create_namespaced_pod(namespace, pod, dry_run="All")
+        except ApiException as error:
+            return error.status in (422, 500)  # by a policy, and by a webhook that does not respond
+        return False
+
     def delete_cluster_wide(self, objects: Objects) -> None:
         """Delete those that are in no namespace; the others are deleted with theirs."""
         for manifest in objects:

@@ -60,9 +60,14 @@ def watched(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[dict[s
     try:
         for case in chosen:
             at = replace(place, namespace=f"rw-diag-{case.name}-{run}")
-            objects = [_namespace(at.namespace, case.labels), *case.objects(at)]
+            *objects, ray_cluster = [_namespace(at.namespace, case.labels), *case.objects(at)]
             kubernetes.create(objects)
             created += objects
+            if any("namespace" not in rule["metadata"] for rule in objects[1:]):
+                eventually(
+                    lambda namespace=at.namespace: kubernetes.refuses_pods(namespace), SECONDS, "pods are accepted"
+                )
+            kubernetes.create([ray_cluster])
             cases[case.name] = Watched(at)
         with contextlib.suppress(AssertionError):  # each test reports its own
             eventually(

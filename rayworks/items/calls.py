@@ -1,6 +1,7 @@
 """The calls of the function on the items of one chunk: what they return, what they raise, and how long they take."""
 
 import heapq
+import math
 import os
 import socket
 import sys
@@ -49,11 +50,13 @@ class Calls:
         first: int,
         options: FanOutOptions,
         stall_seconds: float,
+        longest_seconds: float,
     ) -> None:
         self._call, self._items, self._first, self._options = call, items, first, options
-        self._stall_seconds = stall_seconds
+        self._stall_seconds, self._longest_seconds = stall_seconds, longest_seconds
         self._results: list[Any] = []
         """One entry for each item so far, in order; what stands for a failed item means nothing."""
+        self._call_until = math.inf
         self._started: float | None = None
         """When the call began that goes on; None between calls."""
         self._retried: int | None = None
@@ -64,20 +67,27 @@ class Calls:
         self.slowest: list[Slow] = []
 
     def run(self) -> None:
-        """Call the function on every item, and again on those that fail, as often as the options allow."""
+        """Call the function on the items until ``longest_seconds`` have passed, and again on those that fail, as often
+        as the options allow. At least one item is called."""
         started = time.perf_counter()
+        self._call_until = started + self._longest_seconds
         size = self._options.batch_size
         limit = time_limit(self._options.timeout_seconds, lambda: (len(self._results), self._started))
         with limit, self._slow_calls_named():
             if size is None:
                 self._call_each()
             else:
-                for position in range(0, len(self._items), size):
-                    self._call_batch(self._items[position : position + size])
+                while self._goes_on():
+                    self._call_batch(self._items[self.done : self.done + size])
             self._retry()
         self.seconds = time.perf_counter() - started
 
-    def encoded(self, format: parts.Format) -> tuple[list[int], parts.Encoded]:
+    @property
+    def done(self) -> int:
+        """How many items were called, from the first on."""
+        return len(self._results)
+
+    def encoded(self, format: parts.Format) -> tuple[Sequence[int], parts.Encoded]:
         """Return the numbers of the items that have a result, and the results as they are stored.
 
         A result that cannot be stored makes its item a failure.
@@ -92,9 +102,9 @@ class Calls:
         numbers, results = self._successes()
         return numbers, parts.encode(numbers, results, format)
 
-    def _successes(self) -> tuple[list[int], list[Any]]:
+    def _successes(self) -> tuple[Sequence[int], list[Any]]:
         if not self.failures:
-            return list(range(self._first, self._first + len(self._results))), self._results
+            return range(self._first, self._first + len(self._results)), self._results
         succeeded = [position for position in range(len(self._results)) if self._first + position not in self.failures]
         return [self._first + position for position in succeeded], [self._results[position] for position in succeeded]
 
@@ -132,7 +142,8 @@ class Calls:
     def _call_each(self) -> None:
         """Fill the results by a loop in C, which costs a call nothing. Those before a call that raises are kept."""
         remaining, size = iter(self._items), 1
-        while (begin := len(self._results)) < len(self._items):
+        while self._goes_on():
+            begin = self.done
             started = self._started = time.perf_counter()
             try:
                 self._results.extend(map(self._call, islice(remaining, size)))
@@ -143,6 +154,10 @@ class Calls:
                 self._results.append(None)
             seconds = self._note(started, begin, len(self._results) - begin)
             size = max(1, min(int(size * BLOCK_SECONDS / max(seconds, 1e-9)), 2 * size))
+
+    def _goes_on(self) -> bool:
+        """Return whether there are items that were not called yet, and time for them."""
+        return self.done < len(self._items) and (not self.done or time.perf_counter() < self._call_until)
 
     def _call_batch(self, batch: Sequence[Any]) -> None:
         """Call the function on a batch; one that fails is called again in halves, until the item stands alone."""

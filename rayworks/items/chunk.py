@@ -1,5 +1,6 @@
 """The worker's side: call the function on each item of a chunk, and store its results and failures."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -46,6 +47,8 @@ class Chunk:
     """Whether a worker ended while it processed these items, perhaps with others."""
     runs_alone: bool = False
     """Whether the run has no other chunk on Ray meanwhile."""
+    longest_seconds: float = math.inf
+    """After how long the items that were not called yet are left to other chunks."""
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Outcome:
     """What a chunk cost, and how many items failed. The results are on the storage."""
 
     items: int
+    rest: Range | None = None
+    """The items that were not called, since those before took longer than was known."""
     failed: int = 0
     seconds: float = 0.0
     """Of the calls."""
@@ -78,22 +83,24 @@ def process(work: Work, chunk: Chunk) -> Outcome:
         storage.write_bytes(_attempt_uri(work.folder, chunk.items), f"{worker_name()} {time.time()}".encode())
     started = time.perf_counter()
     call = _callable(work)
-    items = chunk.part.read()
-    calls = Calls(call, items, chunk.items.first, work.options, work.stall_seconds)
+    first = chunk.items.first
+    calls = Calls(call, chunk.part.read(), first, work.options, work.stall_seconds, chunk.longest_seconds)
     prepared = time.perf_counter()
     calls.run()
+    items = Range(first, first + calls.done - 1)
     numbers, results = calls.encoded(work.options.format)
     if calls.failures:
-        parts.write_failures(work.folder, chunk.items, [calls.failures[number] for number in sorted(calls.failures)])
+        parts.write_failures(work.folder, items, [calls.failures[number] for number in sorted(calls.failures)])
     if numbers:
-        parts.write_results(work.folder, chunk.items, results)
+        parts.write_results(work.folder, items, results)
     if chunk.is_suspect:
         storage.delete(_attempt_uri(work.folder, chunk.items))
     # With GPUs Ray ends the process, to free their memory, so the next chunk prepares again.
     repeated = prepared - started if work.options.num_gpus else 0.0
-    first = min(calls.failures, default=None)
+    failed = min(calls.failures, default=None)
     return Outcome(
-        items=len(items),
+        items=calls.done,
+        rest=None if items == chunk.items else Range(items.last + 1, chunk.items.last),
         failed=len(calls.failures),
         seconds=calls.seconds,
         chunk_seconds=time.perf_counter() - prepared,
@@ -101,7 +108,7 @@ def process(work: Work, chunk: Chunk) -> Outcome:
         bytes=parts.size_of(results) if numbers else 0,
         kinds=Counter(failure.kind for failure in calls.failures.values()),
         slowest=sorted(calls.slowest, key=lambda slow: -slow.seconds),
-        first_failure="" if first is None else sentence(calls.failures[first]),
+        first_failure="" if failed is None else sentence(calls.failures[failed]),
     )
 
 

@@ -7,10 +7,12 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 10.0
 """How long a chunk should take: a second hides the few milliseconds of a Ray task, and loses little when it is lost."""
 LAST_SECONDS = 0.05
 """How long the last chunks take, which become smaller so that all workers end together."""
-GROWTH, FAST_GROWTH, SHORT_SECONDS = 2, 8, 0.05
+GROWTH, FAST_GROWTH, SHORT_SECONDS = 2, 32, 0.05
 """How many times larger a chunk may be than those before it, and than those that took less than a moment."""
 SECONDS_PER_ELAPSED = 1 / 60
 """Chunks become longer with the run, so that a run of a day does not write millions of files."""
+LONGEST_PER_AIM = 3
+"""How many times longer than it should take a chunk may go on, before it gives back the items that are left."""
 BUILDS_PER_CHUNK = 20
 """A chunk takes at least so many times what the construction of a class takes that it repeats."""
 MOST_BYTES = 128 * 1024**2
@@ -64,14 +66,25 @@ class ChunkSize:
         """
         if self.fixed:
             return min(self.fixed, remaining)
-        aim = min(max(SHORTEST_SECONDS, elapsed * SECONDS_PER_ELAPSED), LONGEST_SECONDS)
-        aim = max(aim, BUILDS_PER_CHUNK * self.repeated_seconds)
         growth = FAST_GROWTH if self.largest_seconds < SHORT_SECONDS else GROWTH
         limits = [
             max(growth * self.largest, 1),
-            aim / self.item_seconds if self.item_seconds else math.inf,
+            self._aim(elapsed) / self.item_seconds if self.item_seconds else math.inf,
             MOST_BYTES / self.item_bytes if self.item_bytes else math.inf,
             max(remaining / (2 * max(slots, 1)), LAST_SECONDS / self.item_seconds if self.item_seconds else 0),
             MOST_ITEMS,
         ]
         return min(max(math.ceil(min(limits)), 1), remaining)
+
+    def longest_seconds(self, elapsed: float) -> float:
+        """Return after how many seconds a chunk gives back the items that are left: they cost more than those before.
+
+        Args:
+            elapsed: Seconds since the run began.
+        """
+        return math.inf if self.fixed else LONGEST_PER_AIM * self._aim(elapsed)
+
+    def _aim(self, elapsed: float) -> float:
+        """Return how many seconds a chunk should take."""
+        aim = min(max(SHORTEST_SECONDS, elapsed * SECONDS_PER_ELAPSED), LONGEST_SECONDS)
+        return max(aim, BUILDS_PER_CHUNK * self.repeated_seconds)

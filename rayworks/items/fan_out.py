@@ -190,12 +190,18 @@ class _Pending:
         return chunk
 
     def _next_of_gaps(self) -> Chunk:
-        gap = self.gaps.popleft()
-        count = min(self.size.next(self.remaining, self.slots(), time.monotonic() - self.started), len(gap))
+        gap, elapsed = self.gaps.popleft(), time.monotonic() - self.started
+        count = min(self.size.next(self.remaining, self.slots(), elapsed), len(gap))
         if count < len(gap):
             self.gaps.appendleft(Range(gap.first + count, gap.last))
         self.remaining -= count
-        return self.chunk(Range(gap.first, gap.first + count - 1))
+        items = Range(gap.first, gap.first + count - 1)
+        return self.chunk(items, longest_seconds=self.size.longest_seconds(elapsed))
+
+    def take_back(self, items: Range) -> None:
+        """Let items be processed that a chunk has left."""
+        self.gaps.appendleft(items)
+        self.remaining += len(items)
 
     def chunk(self, items: Range, **state: Any) -> Chunk:
         return Chunk(items, self.source.part(items.first, len(items)), **state)
@@ -236,6 +242,8 @@ class _Run:
                 if outcome is None:  # its items are processed again
                     continue
                 self._add(outcome)
+                if outcome.rest:
+                    self._pending.take_back(outcome.rest)
                 if not self._is_stored and outcome.failed < outcome.items:
                     self._is_stored = bool(self._check_stored(self._found + 1))
                 if allowed is not None and self._done.failed > allowed:

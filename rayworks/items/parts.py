@@ -247,9 +247,11 @@ def _runs(numbers: Iterable[int]) -> list[Range]:
 
 def _table(numbers: Sequence[int], results: Sequence[Any]) -> "Table":
     """Return results as a table: plain values and dictionaries of them in columns, everything else pickled."""
+    import numpy as np
     import pyarrow as pa
 
-    item = pa.array(numbers, pa.int64())
+    is_range = isinstance(numbers, range)  # of a million numbers, as an array at once
+    item = pa.array(np.arange(numbers.start, numbers.stop) if is_range else numbers, pa.int64())
     try:
         if (column := _plain_column(results)) is not None:
             return _encoded({ITEM: item, RESULT: column}, b"values")

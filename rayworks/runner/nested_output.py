@@ -16,7 +16,8 @@ HEADING = re.compile(r"Timeout \([\d:.]+\)!$")
 HELD = re.compile(rf"{HEADING.pattern}|(Current t|T)hread 0x|  File \".*\", line \d+ in ")
 """A line of faulthandler, the first and any of them, see :func:`rayworks.call_stack.write_if_held`."""
 HELD_TEXT = (
-    "A call in C holds the GIL (global interpreter lock), and has shown nothing since. Its calls, the innermost first:"
+    "A call in C has not returned to Python, as one that holds the GIL (global interpreter lock). The calls of each "
+    "thread, the innermost first:"
 )
 PREFECT_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| ")
 """A line of Prefect's console log, which is sent to the API as well."""

@@ -107,7 +107,7 @@ def hold_the_gil() -> None:
 
 def test_a_call_in_c_that_holds_the_gil_is_named_while_it_does(client: SyncPrefectClient):
     state = run(lambda: hold_the_gil.submit().result())
-    line = log_line(client, state, "A call in C holds the GIL")
+    line = log_line(client, state, "A call in C has not returned to Python")
     assert "hold_the_gil pid=" in line["message"]
     innermost = log_line(client, state, "in hold_the_gil")
     assert datetime.fromisoformat(innermost["timestamp"]) < state.timestamp

@@ -76,6 +76,21 @@ def test_of_two_equal_runs_at_a_time_one_waits_and_finds_the_results_of_the_othe
     assert any(f"waits for {socket.gethostname()}, process {os.getpid()}" in message for message in told)
 
 
+def test_items_that_suddenly_take_long_are_shared_by_all_workers(folder: Path):
+    """Chunks have grown by items that took nothing, when the others come."""
+
+    def later_slow(number: int) -> int:
+        if number >= 5000:
+            note(folder, os.getpid())
+            time.sleep(0.05)
+        return number
+
+    result = fan_out(later_slow, range(5200))
+    assert list(result.results()) == [(number, number) for number in range(5200)]
+    assert calls(folder).total() == 200, "a slow item was called again"
+    assert min(calls(folder).values()) > 20, "one worker had most of them"
+
+
 def test_no_items_give_no_results():
     assert list(fan_out(str, []).results()) == []
 

@@ -60,6 +60,32 @@ def test_a_failure_says_what_happened_to_which_item(tmp_path: Path):
     assert "int(text)" in failure.traceback
 
 
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_chunk_whose_items_take_longer_than_was_known_gives_back_those_that_are_left(
+    tmp_path: Path, batch_size: int | None
+):
+    called: list[int] = []
+
+    def work(numbers: Any) -> Any:
+        called.extend([numbers] if batch_size is None else numbers)
+        time.sleep(0.02)
+        return numbers
+
+    options = FanOutOptions(batch_size=batch_size)
+    given = Chunk(Range(100, 199), Inline(range(200)).part(100, 100), longest_seconds=0.1)
+    outcome = chunk.process(Work(work, options, str(tmp_path)), given)
+    assert 1 < outcome.items < 100
+    assert outcome.rest == Range(100 + outcome.items, 199)
+    assert called == [number for number, _ in parts.read_results(str(tmp_path))] == list(range(100, outcome.rest.first))
+    assert parts.missing(str(tmp_path), 200) == [Range(0, 99), outcome.rest]
+
+
+def test_a_chunk_calls_one_item_however_long_that_takes(tmp_path: Path):
+    given = Chunk(Range(0, 1), Inline([0.05, 0.0]).part(0, 2), longest_seconds=0.0)
+    outcome = chunk.process(Work(time.sleep, FanOutOptions(), str(tmp_path)), given)
+    assert (outcome.items, outcome.rest) == (1, Range(1, 1))
+
+
 def test_arguments_are_the_same_in_each_call(tmp_path: Path):
     _, results, _ = process(tmp_path, lambda number, plus: number + plus, [1, 2], arguments={"plus": 10})
     assert results == [(0, 11), (1, 12)]

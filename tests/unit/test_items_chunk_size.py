@@ -1,5 +1,7 @@
 """Chunks grow with what is learned of the items, and shrink towards the end. No Ray."""
 
+import math
+
 import pytest
 
 from rayworks.items.chunk_size import ChunkSize
@@ -17,7 +19,7 @@ def sizes(item_seconds: float, items: int, *, slots: int = 2, item_bytes: int = 
 
 
 def test_the_first_chunk_is_one_item_and_quick_chunks_grow_fast():
-    assert sizes(1e-6, 10_000_000)[:6] == [1, 8, 64, 512, 4096, 32_768]
+    assert sizes(1e-6, 10_000_000)[:5] == [1, 32, 1024, 32_768, 1_000_000]
 
 
 def test_a_chunk_that_takes_a_moment_is_followed_by_at_most_twice_as_many_items():
@@ -50,6 +52,12 @@ def test_a_class_that_is_built_for_each_chunk_is_used_for_long():
     size.learn(100, 1.0, 800, repeated=30.0)
     size.largest = 1_000_000
     assert size.next(10_000_000, 2, 0.0) * size.item_seconds == pytest.approx(600)
+
+
+def test_a_chunk_goes_on_for_a_few_times_what_it_should_take_and_one_of_a_chosen_size_to_its_end():
+    assert ChunkSize().longest_seconds(elapsed=0) == 3
+    assert ChunkSize().longest_seconds(elapsed=3600) == 30
+    assert ChunkSize(fixed=300).longest_seconds(elapsed=0) == math.inf
 
 
 def test_a_size_that_the_user_chose_holds_to_the_end():

@@ -4,7 +4,9 @@
 
 DATASETS and SIDES are names, separated by commas. Every side gets what ``process`` made: the features, and the training
 and validation rows. The value is the metric on the test rows, which no side has seen: ``log_loss`` for classes,
-``rmse`` for amounts; lower is better. Splits by time have one seed, since they have one split.
+``rmse`` for amounts; lower is better. Splits by time have one seed, since they have one split. The last column says by
+how many percent the first side is better than the best of the others, with the interval of 95 % for what is chance in
+the test rows (the first seed).
 
 Sides:
     rayworks    tuning and training with defaults
@@ -31,6 +33,7 @@ import numpy as np
 import pandas as pd
 
 from rayworks.data import manifest, processing, split_rows
+from rayworks.evaluation import comparison
 from rayworks.metrics import DEFAULT, METRICS
 from rayworks.models import stored
 from rayworks.params import ProcessOptions, SplitOptions, TrainOptions, TuneOptions
@@ -93,6 +96,8 @@ class Task:
     train: Rows
     validation: Rows
     test: Rows
+    test_groups: np.ndarray
+    """Of test rows that depend on each other, as the gate compares models."""
     storage_uri: str
 
     @property
@@ -107,11 +112,13 @@ class Task:
 def opened(ref: DatasetRef, storage_uri: str) -> Task:
     whole = manifest.load(ref)
 
-    def rows(split: SplitName) -> Rows:
-        frame, labels, _ = split_rows.sampled(whole, [split], whole.split(split).rows)
-        return frame.set_axis([f"f{i}" for i in range(frame.shape[1])], axis=1), labels
+    def rows(split: SplitName) -> tuple[Rows, np.ndarray | None]:
+        frame, labels, values = split_rows.sampled(whole, [split], whole.split(split).rows)
+        return (frame.set_axis([f"f{i}" for i in range(frame.shape[1])], axis=1), labels), values
 
-    return Task(ref, whole, rows("train"), rows("validation"), rows("test"), storage_uri)
+    test, values = rows("test")
+    groups = comparison.groups_of(whole.split_method, values, len(test[1]))
+    return Task(ref, whole, rows("train")[0], rows("validation")[0], test, groups, storage_uri)
 
 
 def rayworks(task: Task, trials: int) -> np.ndarray:
@@ -203,24 +210,42 @@ SIDES: dict[str, Callable[[Task], np.ndarray]] = {
 }
 
 
-def measured(task: Task, predicted: np.ndarray) -> float:
+def predictions(task: Task, predicted: np.ndarray) -> np.ndarray:
+    """Return what a side predicted as the metrics take it."""
     if task.ref.problem == "binary" and predicted.ndim == 1:
         predicted = np.column_stack([1 - predicted, predicted])
-    value = METRICS[DEFAULT[task.ref.problem]].measure(task.test[1], np.asarray(predicted, dtype="float64"))
+    return np.asarray(predicted, dtype="float64")
+
+
+def measured(task: Task, predicted: np.ndarray) -> float:
+    value = METRICS[DEFAULT[task.ref.problem]].measure(task.test[1], predicted)
     return math.nan if value is None else float(value)
 
 
-def table(values: dict[str, dict[str, float]], sides: list[str]) -> str:
+def first_to_best(task: Task, predicted: dict[str, np.ndarray]) -> str:
+    """Return by how many percent the first side is better than the best of the others, with its interval."""
+    (first, *others), metric = predicted, METRICS[DEFAULT[task.ref.problem]]
+    best = min(others, key=lambda side: measured(task, predicted[side]), default=first)
+    value = measured(task, predicted[best])
+    found = comparison.interval(
+        metric, task.test[1], predicted[first], predicted[best], task.test_groups, confidence=0.95
+    )
+    better = (value - measured(task, predicted[first])) / value * 100
+    interval = f" ({found.low / value * 100:+.1f} to {found.high / value * 100:+.1f})" if found else ""
+    return f"{better:+.1f}{interval} than {best}"
+
+
+def table(values: dict[str, dict[str, float]], sides: list[str], first: dict[str, str]) -> str:
     """Return each side's value relative to the best, and their mean ranks."""
-    lines = [f"| % above the best | {' | '.join(sides)} | best |", "|---" * (len(sides) + 2) + "|"]
+    lines = [f"| % above the best | {' | '.join(sides)} | best | % better |", "|---" * (len(sides) + 3) + "|"]
     shares = {name: {side: row[side] / min(row.values()) * 100 - 100 for side in sides} for name, row in values.items()}
     for name, row in shares.items():
         cells = " | ".join(f"{row[side]:.1f}" for side in sides)
-        lines.append(f"| {name} | {cells} | {min(values[name].values()):.4g} |")
+        lines.append(f"| {name} | {cells} | {min(values[name].values()):.4g} | {first[name]} |")
     ranks = pd.DataFrame(values).T[sides].rank(axis=1).mean()
     medians = pd.DataFrame(shares).T[sides].median()
-    lines.append("| **mean rank** | " + " | ".join(f"{ranks[side]:.2f}" for side in sides) + " | |")
-    lines.append("| **median** | " + " | ".join(f"{medians[side]:.1f}" for side in sides) + " | |")
+    lines.append("| **mean rank** | " + " | ".join(f"{ranks[side]:.2f}" for side in sides) + " | | |")
+    lines.append("| **median** | " + " | ".join(f"{medians[side]:.1f}" for side in sides) + " | | |")
     return "\n".join(lines)
 
 
@@ -232,6 +257,7 @@ def main(seeds: str = "1", datasets: str = "all", sides: str = "all") -> None:
     chosen = [*SIDES, "flaml"] if sides == "all" else sides.split(",")
     values: dict[str, dict[str, float]] = {}
     seconds: dict[str, dict[str, float]] = {}
+    first: dict[str, str] = {}
     places.prepare()
     ray = places.cluster_of(Settings())
     ray.acquire({}, {"log_to_driver": False})
@@ -243,17 +269,20 @@ def main(seeds: str = "1", datasets: str = "all", sides: str = "all") -> None:
             took = dict.fromkeys(chosen, 0.0)
             for seed in range(1 if source.time else int(seeds)):
                 options = ProcessOptions(split=SplitOptions(seed=seed))
+                predicted: dict[str, np.ndarray] = {}
                 task = opened(processing.stage(uri, source.target, options, storage_uri=folder).run(), folder)
                 for side in chosen:
                     started = time.monotonic()
                     predict = partial(flaml, seconds=took["rayworks"] / (seed + 1)) if side == "flaml" else SIDES[side]
-                    runs[side].append(measured(task, predict(task)))
+                    predicted[side] = predictions(task, predict(task))
+                    runs[side].append(measured(task, predicted[side]))
                     took[side] += time.monotonic() - started
+                first.setdefault(name, first_to_best(task, predicted))
             values[name] = {side: float(np.mean(runs[side])) for side in chosen}
             seconds[name] = took
-            sys.stderr.write(f"{name} {json.dumps({'values': runs, 'seconds': took})}\n")
+            sys.stderr.write(f"{name} {first[name]} {json.dumps({'values': runs, 'seconds': took})}\n")
     ray.release()
-    sys.stdout.write(table(values, chosen) + "\n\n" + json.dumps({"values": values, "seconds": seconds}) + "\n")
+    sys.stdout.write(table(values, chosen, first) + "\n\n" + json.dumps({"values": values, "seconds": seconds}) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,15 +35,13 @@ RENEWALS_PER_LEASE = 3
 class Holder(BaseModel):
     """Who holds a lock, as it is stored."""
 
-    host: str
-    process: int
-    process_table: str
-    """Where the number of the process means something."""
+    name: str
+    """Host and process."""
     until: float
     """When that ends, in seconds since 1970. 0 when the lock was released."""
-
-    def __str__(self) -> str:
-        return f"{self.host}, process {self.process}"
+    process: int = 0
+    process_table: str = ""
+    """In which the number of the process means something; empty if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +145,11 @@ def _acquire(uri: str, hold_seconds: float, wait_seconds: float, on_wait: Callab
             raise StorageError(
                 "another process holds the lock",
                 where=uri,
-                detail=f"{holder}, until {time.strftime('%H:%M:%S', time.gmtime(holder.until))} UTC",
+                detail=f"{holder.name}, until {time.strftime('%H:%M:%S', time.gmtime(holder.until))} UTC",
                 remedy="Try again when it has ended",
             )
         elif on_wait:
-            on_wait(str(holder))
+            on_wait(holder.name)
             on_wait = None
         time.sleep(POLL_SECONDS)
 
@@ -176,7 +174,13 @@ def _release(lock: Lock) -> None:
 
 
 def _create(uri: str, number: int, until: float) -> bool:
-    holder = Holder(host=socket.gethostname(), process=os.getpid(), process_table=_process_table(), until=until)
+    process = os.getpid()
+    holder = Holder(
+        name=f"{socket.gethostname()}, process {process}",
+        until=until,
+        process=process,
+        process_table=_process_table(),
+    )
     return storage.create(_file(uri, number), holder.model_dump_json().encode())
 
 

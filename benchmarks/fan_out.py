@@ -1,11 +1,11 @@
 """A function over many items: rayworks, bare Ray tasks, Ray's Pool, Python's process pool and Prefect's map.
 
 Usage: ``python benchmarks/fan_out.py [case …] [--sides side …] [--rounds 5]``. A case is ``<items>`` for items that
-cost nothing, or ``<items>x<milliseconds>``. All sides call the same function and write the same columns. Ray runs before
-the first one, with its workers started; ``concurrent.futures`` starts its processes within its time. The chunks of all
-sides but rayworks are chosen with knowledge of what an item costs. The sides take turns, round by round, and the median
-of each counts: memory that is used for the first time costs a virtual machine more than the work. Prefect's map runs
-once, on a sample, and is extrapolated. Prints a table and, as its last line, JSON.
+cost nothing, or ``<items>x<milliseconds>``. All sides call the same function and write the same columns. Ray runs
+before the first one, with its workers started; ``concurrent.futures`` starts its processes within its time. The
+chunks of all sides but rayworks are chosen with knowledge of what an item costs. The sides take turns, round by
+round, and the median of each counts: memory that is used for the first time costs a virtual machine more than the
+work. Prefect's map runs once, on a sample, and is extrapolated. Prints a table and, as its last line, JSON.
 """
 
 import argparse

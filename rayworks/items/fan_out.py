@@ -112,6 +112,7 @@ def of_source(
         lock = storage_lock.location(storage_uri, "fan-out", folder.rpartition("/")[2])
         with storage_lock.kept(lock, on_wait) as lease:
             if record := find():
+                progress(1.0, f"{record.items:,} items, processed by another run")
                 return record
             with _ray_connected() as nodes_to_come:
                 slots.check(options, nodes_to_come)

@@ -74,6 +74,7 @@ def test_of_two_equal_runs_at_a_time_one_waits_and_finds_the_results_of_the_othe
     assert first == second
     assert calls(folder) == Counter(range(40)), "items were called twice"
     assert any(f"waits for {socket.gethostname()}, process {os.getpid()}" in message for message in told)
+    assert "40 items, processed by another run" in told
 
 
 def test_items_that_suddenly_take_long_are_shared_by_all_workers(folder: Path):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from rayworks.capacity import NOT_ON_GPUS
 from rayworks.errors import ClusterError
-from rayworks.ray_error import cause, report_of_memory
+from rayworks.ray_error import cause, node_of, report_of_memory
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -84,7 +84,7 @@ def explained(error: Exception) -> BaseException:
         return cause(error)
     return ClusterError(
         "a worker ran out of memory",
-        where=f"node {report.node_ip}".removesuffix("node "),
+        where=node_of(report),
         detail=report.detail,
         remedy="Give the Ray nodes more memory, or fewer CPUs each, so that fewer tasks run at once on a node",
     )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from rayworks.errors import RayworksError
 
@@ -41,6 +42,20 @@ def report_of_memory(errors: Iterable[BaseException]) -> MemoryReport | None:
     """Return what Ray reports if one of several errors, or its cause, is a lack of memory."""
     texts = (str(text) for error in errors for text in (error, cause(error)))
     return next((report for text in texts if (report := memory_report(text))), None)
+
+
+def node_of(report: MemoryReport) -> str:
+    """Return the node where memory ran out, as people know it: on Kubernetes, Ray's name of a node is that of its pod.
+
+    Returns:
+        Name and IP address, the address alone where Ray does not know the node, or an empty text.
+    """
+    import ray
+
+    api = cast(Any, ray)
+    nodes = sorted(api.nodes(), key=lambda node: not node["Alive"]) if report.node_ip and api.is_initialized() else []
+    names = [node["NodeManagerHostname"] for node in nodes if node["NodeManagerAddress"] == report.node_ip]
+    return f"node {names[0]} ({report.node_ip})" if names else f"node {report.node_ip}" if report.node_ip else ""
 
 
 def memory_report(message: str) -> MemoryReport | None:

@@ -247,11 +247,10 @@ def _runs(numbers: Iterable[int]) -> list[Range]:
 
 def _table(numbers: Sequence[int], results: Sequence[Any]) -> "Table":
     """Return results as a table: plain values and dictionaries of them in columns, everything else pickled."""
-    import numpy as np
     import pyarrow as pa
 
-    is_range = isinstance(numbers, range)  # of a million numbers, as an array at once
-    item = pa.array(np.arange(numbers.start, numbers.stop) if is_range else numbers, pa.int64())
+    # A range at once: as a list, its numbers would cost as much as trivial items.
+    item = pa.arange(numbers.start, numbers.stop) if isinstance(numbers, range) else pa.array(numbers, pa.int64())
     try:
         if (column := _plain_column(results)) is not None:
             return _encoded({ITEM: item, RESULT: column}, b"values")

@@ -21,7 +21,7 @@ from rayworks.metrics import METRICS
 from rayworks.models.predictions import finite, predictions
 from rayworks.params import TrainOptions, TuneOptions
 from rayworks.progress import Progress
-from rayworks.ray_error import MemoryReport, cause, report_of_memory
+from rayworks.ray_error import MemoryReport, cause, node_of, report_of_memory
 from rayworks.records import Dataset, SplitName, Trial
 from rayworks.training import _private, loop, search_space
 
@@ -322,7 +322,7 @@ def failed(search: Search, failures: dict[int, Exception]) -> RayworksError:
 def _out_of_memory(loop: str, report: MemoryReport) -> ClusterError:
     return ClusterError(
         "tuning ran out of memory",
-        where=f"a trial of {loop} on node {report.node_ip}".removesuffix(" on node "),
+        where=f"a trial of {loop} on {node_of(report)}".removesuffix(" on "),
         detail=report.detail,
         remedy="Decrease tune.max_rows or tune.concurrent, or give the Ray nodes more memory",
     )

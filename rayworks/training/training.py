@@ -13,7 +13,7 @@ from rayworks.errors import ClusterError, RayworksError, TrainingError, named
 from rayworks.metrics import DEFAULT, METRICS
 from rayworks.params import TrainOptions
 from rayworks.progress import Progress
-from rayworks.ray_error import MemoryReport, cause, report_of_memory
+from rayworks.ray_error import MemoryReport, cause, node_of, report_of_memory
 from rayworks.records import DatasetRef, ModelRef
 from rayworks.reuse import Stage
 from rayworks.training import _private, loop, process_group, round_progress, worker
@@ -190,7 +190,7 @@ def _more_memory(options: TrainOptions, memory: float | None, report: MemoryRepo
         return min(2 * memory, most)
     raise ClusterError(
         "training ran out of memory",
-        where=f"a worker of {options.loop} on node {report.node_ip}".removesuffix(" on node "),
+        where=f"a worker of {options.loop} on {node_of(report)}".removesuffix(" on "),
         detail=report.detail + (f"; each worker had requested {memory:g} GiB" if memory else ""),
         remedy="Increase train.workers, so that each holds fewer rows; or set train.memory_per_worker to what a worker "
         "needs, and train.max_memory_per_worker to what the nodes have",

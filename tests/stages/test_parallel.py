@@ -1,5 +1,6 @@
 """Bounded work over a real Ray: each item once, and errors as they were raised."""
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from rayworks import parallel
 from rayworks.errors import DataError
-from rayworks.ray_error import cause
+from rayworks.ray_error import MemoryReport, cause, node_of
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -74,3 +75,12 @@ def test_a_failure_cancels_what_has_not_begun(tmp_path: Path):
         list(parallel.map_unordered(work, range(50)))
     list(parallel.map_unordered(str, range(4)))  # these come after what was submitted before
     assert len(list(tmp_path.iterdir())) < 10
+
+
+def test_the_node_where_memory_ran_out_has_its_name_which_on_kubernetes_is_that_of_its_pod():
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    assert node_of(MemoryReport(address, "")) == f"node {socket.gethostname()} ({address})"
+    assert node_of(MemoryReport("192.0.2.7", "")) == "node 192.0.2.7"
+    assert node_of(MemoryReport("", "")) == ""

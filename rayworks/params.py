@@ -197,9 +197,7 @@ class TrainOptions(Options):
         "Rounds grow with the rows. Where rows are split by time, the number is the mean of two validations: on the "
         "newest rows, and on earlier ones. Training takes two to three times as long.",
     )
-    workers: int = Field(
-        default=1, ge=1, le=1024, title="Workers", description="Ray Train workers, each with its shard of the rows."
-    )
+    workers: int = Field(default=1, ge=1, le=1024, title="Workers", description="Each trains on its shard of the rows.")
     cpus_per_worker: float | None = Field(
         default=None, gt=0, title="CPUs per worker", description="None: an equal share of Ray's CPUs."
     )

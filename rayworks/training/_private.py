@@ -59,17 +59,6 @@ def silence(*libraries: str) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def silence_reports() -> None:
-    """Let Ray Train log nothing about each report of a worker, in this worker.
-
-    ``LoggingConfig`` does not reach that logger: its name is the path of its file, not the module's
-    (``ray.train.v2._internal.execution.context``).
-    """
-    from ray.train.v2._internal.execution import context
-
-    context.logger.setLevel(logging.WARNING)
-
-
 def is_raised_by_ray(error: BaseException) -> bool:
     """Return whether ``error`` is one of Ray's own, by which it stops a worker: it is not the loop's failure.
 

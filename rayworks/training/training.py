@@ -1,13 +1,18 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # Ray has types for a part only.
-"""Train a model on a dataset, by Ray Train: data-parallel, with checkpoints, resumed when a worker is lost."""
+"""Train a model on a dataset, on one worker or data-parallel, with checkpoints, resumed when a worker is lost.
+
+A worker alone is a Ray task. Several are a group of Ray Train, whose own processes take longer to start than many a
+training takes.
+"""
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-from rayworks import capacity, reuse, storage
+from rayworks import capacity, parallel, reuse, storage
 from rayworks.data import manifest
 from rayworks.errors import ClusterError, RayworksError, TrainingError, named
 from rayworks.metrics import DEFAULT, METRICS
@@ -141,16 +146,13 @@ def _fit(job: Job, backend: str | None) -> Outcome:
     Raises:
         RayworksError: The failure, without Ray's wrappers.
     """
-    _private.silence("ray.train")
-    _private.poll_workers_often()
-    _private.stay_in_working_directory()
     worker.forget_bad_data(job.run_uri)
-    failures, memory = 0, job.options.memory_per_worker
+    failures, memory, is_alone = 0, job.options.memory_per_worker, job.options.workers == 1
     while True:
         try:
-            outcome = cast(Outcome, _trainer(job, backend, memory).fit().return_value)
+            outcome = _train_alone(job, memory) if is_alone else _train_in_group(job, backend, memory)
         except Exception as error:
-            of_workers = _private.worker_failures(error)
+            of_workers = [error] if is_alone else _private.worker_failures(error)
             # Under pressure Ray also ends its own actors, so the error may be any.
             if report := report_of_memory([*of_workers, error]):
                 memory = _more_memory(job.options, memory, report, error)
@@ -166,7 +168,7 @@ def _fit(job: Job, backend: str | None) -> Outcome:
         return outcome
 
 
-def _failure(job: Job, errors: list[BaseException], starts: int) -> RayworksError:
+def _failure(job: Job, errors: Sequence[BaseException], starts: int) -> RayworksError:
     causes = [cause(error) for error in errors]
     for failure in causes:
         if isinstance(failure, RayworksError):
@@ -197,12 +199,32 @@ def _more_memory(options: TrainOptions, memory: float | None, report: MemoryRepo
     ) from error
 
 
+def _train_alone(job: Job, memory: float | None) -> Outcome:
+    gpus = {"num_gpus": job.options.gpus_per_worker} if job.options.gpus_per_worker else {}
+    requests: dict[str, Any] = {"num_cpus": job.cpus, **gpus, **({"memory": memory * 2**30} if memory else {})}
+
+    def raised(_: Job, error: Exception) -> Outcome:
+        raise error
+
+    (outcome,) = parallel.map_unordered(
+        worker.train, [job], on_failure=raised, interrupts=True, max_retries=0, **requests
+    )
+    return outcome
+
+
+def _train_in_group(job: Job, backend: str | None, memory: float | None) -> Outcome:
+    _private.silence("ray.train")
+    _private.poll_workers_often()
+    _private.stay_in_working_directory()
+    return cast(Outcome, _trainer(job, backend, memory).fit().return_value)
+
+
 def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
-    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
 
     options, gpus, (files, path) = job.options, job.options.gpus_per_worker, storage.filesystem(job.run_uri)
     return _private.data_parallel_trainer()(
-        worker.train,
+        worker.train_in_group,
         train_loop_config={"job": job},
         backend_config=process_group.config(backend, options.workers),
         scaling_config=ScalingConfig(
@@ -217,8 +239,7 @@ def _trainer(job: Job, backend: str | None, memory: float | None) -> Any:
             storage_path=path,
             storage_filesystem=files,
             failure_config=_private.failure_config(START_ATTEMPTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            # It would log each state of the training, and each checkpoint.
+            # It would log each state of the training.
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

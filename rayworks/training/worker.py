@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # Ray has types for a part only.
-"""What runs on each Ray Train worker: the training loop in its context, with checkpoints. Rank 0 saves the model."""
+"""What runs on each worker of a training: the loop in its context, with checkpoints. Rank 0 saves the model."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ from rayworks.models import stored
 from rayworks.models.contract import Model
 from rayworks.params import TrainOptions
 from rayworks.records import CurvePoint, Dataset, Record, SplitName
-from rayworks.training import _private, loop, round_progress
+from rayworks.training import checkpoint, loop, round_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 PASSES = "passes.json"
 STARTS = "starts.json"
 BAD_DATA = "bad_data.json"
-ROUNDS_PER_DECISION = 5  # the workers agree by a broadcast whether a checkpoint is due
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,13 @@ class BadData(Record):
 
 
 class WorkerContext(loop.LoopContext):
-    """The context of a training loop on a Ray Train worker.
+    """The context of a training loop on a worker.
 
     The loop runs once for each pass, see :meth:`start_next_pass`: on the training rows, where rows are split by time
     also on an earlier part of these, and in the refit on training and validation rows together.
     """
 
-    def __init__(self, job: Job) -> None:
-        import ray.train
-
-        worker = ray.train.get_context()
+    def __init__(self, job: Job, rank: int, world_size: int) -> None:
         super().__init__(
             job.dataset,
             dict(job.hyperparameters),
@@ -100,11 +96,11 @@ class WorkerContext(loop.LoopContext):
             rounds=job.options.rounds,
             patience=job.options.early_stopping_rounds,
             threads=max(1, int(job.cpus)),
-            rank=worker.get_world_rank(),
-            world_size=worker.get_world_size(),
+            rank=rank,
+            world_size=world_size,
         )
         self._job = job
-        self._checkpoint = self._download_checkpoint()
+        self._checkpoint = checkpoint.restore(job.run_uri)
         stored_passes = self._checkpoint / PASSES if self._checkpoint else None
         passes = Passes.model_validate_json(stored_passes.read_bytes()) if stored_passes else None
         self.curves: list[list[CurvePoint]] = [list(curve) for curve in passes.curves] if passes else [[]]
@@ -115,12 +111,6 @@ class WorkerContext(loop.LoopContext):
         self._origin = split_rows.earlier_origin(job.dataset) if looks_for_rounds else None
         self.restarts = self._count_start() if self.rank == 0 else 0
         self._checkpointed = self._shown = time.monotonic()
-
-    def _download_checkpoint(self) -> Path | None:
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory(tempfile.mkdtemp(prefix="rayworks-"))) if checkpoint else None
 
     def _count_start(self) -> int:
         """Count this start of the workers, and return the number of starts before it."""
@@ -202,47 +192,42 @@ class WorkerContext(loop.LoopContext):
         validation = loop.check_finite(round, validation)
         if self.refit_rounds is None:
             self.curves[-1].append(CurvePoint(round=round, train=train, validation=validation))
+        if self.rank != 0:
+            return
         now = time.monotonic()
-        if self.rank == 0 and now - self._shown > round_progress.SECONDS:
+        if now - self._shown > round_progress.SECONDS:
             self._shown = now
             shown = validation if self.refit_rounds is None else None
             last = round_progress.LastRound(round=round, rounds=self.rounds, validation=shown, earlier=self.is_earlier)
             round_progress.write(self._job.run_uri, last)
-        if save is not None and self._is_due(round, now - self._checkpointed > self._job.options.checkpoint_seconds):
-            self._write_checkpoint(round, save)
+        if save is not None and now - self._checkpointed > self._job.options.checkpoint_seconds:
+            self._write_checkpoint(save)
             self._checkpointed = time.monotonic()
 
-    def _is_due(self, round: int, late: bool) -> bool:
-        """Return whether to write a checkpoint now. The workers must agree: Ray Train waits for a report from each."""
-        if self.world_size == 1:
-            return late
-        import ray.train.collective
-
-        return round % ROUNDS_PER_DECISION == 0 and bool(ray.train.collective.broadcast_from_rank_zero(late))
-
-    def _write_checkpoint(self, round: int, save: Callable[[Path], None]) -> None:
-        import ray.train
-
+    def _write_checkpoint(self, save: Callable[[Path], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="rayworks-") as name:
-            checkpoint = None
-            if self.rank == 0:
-                save(Path(name))
-                curves = tuple(tuple(curve) for curve in self.curves)
-                passes = Passes(curves=curves, refit_rounds=self.refit_rounds)
-                (Path(name) / PASSES).write_text(passes.model_dump_json())
-                checkpoint = ray.train.Checkpoint(name)
-            ray.train.report({"round": round}, checkpoint=checkpoint)
+            save(Path(name))
+            curves = tuple(tuple(curve) for curve in self.curves)
+            passes = Passes(curves=curves, refit_rounds=self.refit_rounds)
+            (Path(name) / PASSES).write_text(passes.model_dump_json())
+            checkpoint.write(self._job.run_uri, Path(name))
 
 
-def train(config: dict[str, Any]) -> Outcome:
-    """Run the loop of the job in ``config["job"]`` on this worker; rank 0 saves the model.
+def train_in_group(config: dict[str, Any]) -> Outcome:
+    """Run the loop of the job in ``config["job"]`` on this worker of Ray Train; see :func:`train`."""
+    import ray.train
+
+    worker = ray.train.get_context()
+    return train(cast(Job, config["job"]), worker.get_world_rank(), worker.get_world_size())
+
+
+def train(job: Job, rank: int = 0, world_size: int = 1) -> Outcome:
+    """Run the loop of the job on this worker; rank 0 saves the model.
 
     Raises:
         RayworksError: Something that a restart of all workers may fix, or that all of them must see.
     """
-    _private.silence_reports()
-    job = cast(Job, config["job"])
-    context = WorkerContext(job)
+    context = WorkerContext(job, rank, world_size)
     if error := _stored_bad_data(job):
         return Outcome(error=error)
     try:

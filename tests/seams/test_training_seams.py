@@ -1,6 +1,5 @@
 """What training and tuning use of Ray beyond its public interface still exists and works. No Ray is started."""
 
-import inspect
 import logging
 import os
 
@@ -62,16 +61,6 @@ def test_the_users_own_intervals_are_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
     _private.poll_workers_often()
     assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "7"
-
-
-def test_the_logger_of_reports_is_named_by_its_file(monkeypatch):
-    from ray.train.v2._internal.execution import context
-
-    monkeypatch.setattr(context.logger, "level", context.logger.level)  # restored afterwards
-    assert context.logger.name == context.__file__
-    assert "Reporting training result" in inspect.getsource(context)
-    _private.silence_reports()
-    assert not context.logger.isEnabledFor(logging.INFO)
 
 
 def test_errors_by_which_ray_stops_a_worker_are_not_the_loops():

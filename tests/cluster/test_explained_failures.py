@@ -63,7 +63,7 @@ def watched(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[dict[s
             *objects, ray_cluster = [_namespace(at.namespace, case.labels), *case.objects(at)]
             kubernetes.create(objects)
             created += objects
-            if any("namespace" not in rule["metadata"] for rule in objects[1:]):
+            if any(rule["kind"].startswith("Validating") for rule in objects):
                 eventually(
                     lambda namespace=at.namespace: kubernetes.refuses_pods(namespace), SECONDS, "pods are accepted"
                 )

@@ -193,7 +193,7 @@ def _has_ended(holder: Holder) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:  # it runs as another user
-        return False
+        pass
     return False
 
 

@@ -100,6 +100,7 @@ class WorkerContext(loop.LoopContext):
             world_size=world_size,
         )
         self._job = job
+        # The same on all ranks: rank 0 replaces it only in a round, for which a process group needs all of them.
         self._checkpoint = checkpoint.restore(job.run_uri)
         stored_passes = self._checkpoint / PASSES if self._checkpoint else None
         passes = Passes.model_validate_json(stored_passes.read_bytes()) if stored_passes else None

@@ -14,8 +14,12 @@ from rayworks.training import training
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.mark.parametrize("killed_in", ["first", "earlier", "refit"])
-def test_a_killed_worker_resumes_from_its_checkpoint(killed_in: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("killed_in", "workers"),
+    [("first", 1), ("earlier", 1), ("refit", 1), ("first", 2), ("refit", 2)],
+    ids=["first", "earlier", "refit", "first-of-two", "refit-of-two"],
+)
+def test_a_killed_worker_resumes_from_its_checkpoint(killed_in: str, workers: int, tmp_path: Path):
     random = np.random.default_rng(0)
     features = random.normal(size=(2000, 3)).round(3)
     rows = pl.DataFrame(features, ["a", "b", "c"]).with_columns(y=pl.col("a") * pl.col("b"))
@@ -29,6 +33,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(killed_in: str, tmp_path: P
         rounds=12,
         early_stopping_rounds=12,
         checkpoint_seconds=0.01,
+        workers=workers,
         hyperparameters={"log": str(log), "storage": str(tmp_path), "killed_in": killed_in},
     )
     model = training.stage(dataset, options, storage_uri=str(tmp_path)).run()

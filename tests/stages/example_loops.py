@@ -143,7 +143,7 @@ def fails_on_the_past(context):
 
 
 def killed_once(context):
-    """The built-in loop on a worker that is killed with two checkpoints stored.
+    """The built-in loop on workers of which rank 0 is killed with two checkpoints stored.
 
     The hyperparameter ``log`` names a file for the rounds, ``storage`` the folder of the storage, ``killed_in`` the
     pass.
@@ -197,8 +197,9 @@ class _KilledWithACheckpoint(_Wrapped):
         self.log, self.storage, self.checkpoints, self.first_life = log, storage, 0, context.restore() is None
 
     def report(self, round, *, validation, train=None, save=None):
-        with self.log.open("a") as log:
-            log.write(f"{round}\n")
+        if self.rank == 0:
+            with self.log.open("a") as log:
+                log.write(f"{round}\n")
         if self.first_life:
             time.sleep(0.02)  # longer than the seconds between checkpoints, however fast the machine
 

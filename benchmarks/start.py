@@ -1,9 +1,12 @@
 """Seconds from a command to the body of its first task, step by step, with rayworks and with prefect-ray.
 
-    python benchmarks/start.py [REPEATS]
+    python benchmarks/start.py [REPEATS] [SIDES]        1   ray,flow
 
-Both run a flow of one task, as a command, on a new home of Prefect and then again on the same. The task records when it
-starts. The flow with prefect-ray uses Prefect's own temporary server.
+``flow``: both run a flow of one task, as a command, on a new home of Prefect and then again on the same. The task
+records when it starts. The flow with prefect-ray uses Prefect's own temporary server.
+
+``ray``: an embedded Ray alone, by rayworks and by ``ray.init``, each in a new process that has imported it. Seconds
+until the result of a first task.
 """
 
 import atexit
@@ -45,6 +48,25 @@ def small() -> None:
     body.submit().result()
 
 small()
+"""
+RAY = """
+import os, sys, time
+import ray
+from rayworks.cluster import places
+from rayworks.cluster.embedded import EmbeddedRay
+
+side, arguments = sys.argv[1], {} if sys.argv[2] == "with" else {"include_dashboard": False}
+places.prepare()
+os.environ["RAY_AUTH_MODE"] = "disabled"
+embedded = EmbeddedRay()
+began = time.monotonic()
+if side == "rayworks":
+    embedded.acquire({}, arguments)
+else:
+    ray.init("local", logging_level="ERROR", **arguments)
+ray.get(ray.remote(lambda: None).remote())
+print(time.monotonic() - began)
+embedded.release()
 """
 STEPS = (
     "imports",
@@ -119,7 +141,26 @@ def run(program: str, folder: Path) -> dict[str, float]:
     return {step: at - began for step, at in steps.items()}
 
 
-def main(repeats: int = 1) -> None:
+def ray_alone(repeats: int) -> None:
+    """Print how long an embedded Ray takes to its first result, by both sides in turn."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for _ in range(repeats):
+        for dashboard in ("with", "without"):
+            for side in ("rayworks", "ray.init"):
+                command = [sys.executable, "-c", RAY, side, dashboard]
+                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+                seconds.setdefault((side, dashboard), []).append(float(done.stdout))
+    sys.stdout.write(
+        "Seconds until an embedded Ray returns a first result\n\n| | with a dashboard | without |\n|---|---|---|\n"
+    )
+    for side in ("rayworks", "ray.init"):
+        medians = [f"{statistics.median(seconds[side, dashboard]):.1f}" for dashboard in ("with", "without")]
+        sys.stdout.write(f"| {side} | {' | '.join(medians)} |\n")
+    sys.stdout.write(f"{list(seconds.items())}\n")
+
+
+def flows(repeats: int) -> None:
+    """Print how long a command takes to each step, by both sides."""
     seconds: dict[str, list[dict[str, float]]] = {}
     for _ in range(repeats):
         for side, program in (("rayworks", OURS), ("prefect-ray", PLAIN)):
@@ -135,5 +176,11 @@ def main(repeats: int = 1) -> None:
     sys.stdout.write(json.dumps(seconds) + "\n")
 
 
+def main(repeats: str = "1", sides: str = "ray,flow") -> None:
+    measured = {"ray": ray_alone, "flow": flows}
+    for side in sides.split(","):
+        measured[side](int(repeats))
+
+
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
+
 from rayworks import storage
 from rayworks.cluster import preflight
 from rayworks.errors import ClusterError, RayworksError
@@ -332,22 +334,29 @@ def keep_worker(installation: Installation, runs: dict[str, str]) -> NoReturn:
     def worker_has_ended() -> bool:
         return installation.has_ended("worker")
 
+    away_since: datetime | None = None
     while True:
-        installation.wait_until(lambda: worker_has_ended() or preflight.api_problem(api_url), ended="worker")
-        away_since = datetime.now(UTC)
-        if worker_has_ended() and time.monotonic() - started < WORKER_SECONDS:
-            raise installation.ended("worker")
-        say("The worker has ended." if worker_has_ended() else "The Prefect server does not respond.")
+        if away_since is None:
+            installation.wait_until(lambda: worker_has_ended() or preflight.api_problem(api_url), ended="worker")
+            away_since = datetime.now(UTC)
+            if worker_has_ended() and time.monotonic() - started < WORKER_SECONDS:
+                raise installation.ended("worker")
+            say("The worker has ended." if worker_has_ended() else "The Prefect server does not respond.")
         installation.wait_until(lambda: not preflight.api_problem(api_url), ended="worker")
-        if worker_has_ended():
-            installation.kill_orphans()  # nobody would cancel these runs
-            start_worker(installation, runs)
-            started = time.monotonic()
-            say("Another worker has started. The runs of the one that ended are shown as Crashed.")
-        else:
-            if sys.platform == "linux":  # elsewhere it is not known which runs have a process
-                lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), flow_runs_with_a_process(), away_since)
-            say("The Prefect server responds again.")
+        try:
+            if worker_has_ended():
+                installation.kill_orphans()  # nobody would cancel these runs
+                start_worker(installation, runs)
+                started = time.monotonic()
+                say("Another worker has started. The runs of the one that ended are shown as Crashed.")
+            else:
+                if sys.platform == "linux":  # elsewhere it is not known which runs have a process
+                    alive = flow_runs_with_a_process()
+                    lost_runs.report_crashed_runs_of_pool(POOL, worker_name(), alive, away_since)
+                say("The Prefect server responds again.")
+            away_since = None
+        except httpx.HTTPError:  # it is away again
+            time.sleep(POLL_SECONDS)
 
 
 def say(line: str) -> None:
@@ -372,12 +381,16 @@ def main() -> None:
         say_where(runs)
         keep_worker(installation, runs)
     except KeyboardInterrupt:
-        say("Ending the runs and the servers. Ctrl-C again kills them.")
+        pass
     except RayworksError as error:
         sys.stderr.write(f"{error}\n")
         code = 1
     finally:
-        installation.end()
+        try:
+            say("Ending the runs and the servers. Ctrl-C kills them at once.")
+            installation.end()
+        except KeyboardInterrupt:  # the first signal, where it ends because of an error
+            kill(own_children)
     sys.exit(code)
 
 

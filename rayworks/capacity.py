@@ -1,9 +1,9 @@
-"""How much of Ray's capacity the workers of a stage can have. Pure, except :func:`nodes_to_come`."""
+"""How much of Ray's capacity the workers of a stage can have. Pure, except what asks Ray and the environment."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 GROWS = "RAYWORKS_RAY_GROWS"
 """What each kind of node has that may be added, as JSON, in Ray's workers. Ray 2.60 does not report this to them."""
@@ -23,6 +23,18 @@ Nodes = Sequence[Mapping[str, float]]
 def growth_variable(nodes: Nodes | None) -> dict[str, str]:
     """Return the variable that tells workers which nodes may be added; None: any."""
     return {GROWS: json.dumps(nodes)}
+
+
+def alive_nodes() -> dict[str, dict[str, Any]]:
+    """Return what Ray says of its nodes that are alive, by their ids."""
+    import ray
+
+    return {node["NodeID"]: node for node in cast(Any, ray).nodes() if node["Alive"]}
+
+
+def nodes_now() -> Nodes:
+    """Return what each node of Ray has."""
+    return [node["Resources"] for node in alive_nodes().values()]
 
 
 def nodes_to_come() -> Nodes | None:
@@ -73,6 +85,22 @@ def requests_of(options: Mapping[str, Any]) -> dict[str, float]:
 def fits(requests: Mapping[str, float], nodes: Nodes) -> bool:
     """Return whether one of the nodes, each with its resources, has all that a task requests."""
     return any(all(node.get(name, 0) >= amount for name, amount in requests.items()) for node in nodes)
+
+
+def shortage(requests: Mapping[str, float], now: Nodes, to_come: Nodes | None) -> str:
+    """Return what the nodes have of what a task requests, as text; empty if one of them has all of it, or may come.
+
+    Ray would wait forever for a node that has it.
+
+    Args:
+        requests: By Ray's names of resources.
+        now: The nodes of Ray.
+        to_come: The kinds of nodes that may be added; None if they are not known.
+    """
+    if fits(requests, now) or may_come(requests, to_come):
+        return ""
+    shares = [{name: node[name] for name in requests if name in node} for node in [*now, *(to_come or ())]]
+    return "; ".join(dict.fromkeys(amounts(share) or "none of it" for share in shares)) or "there are none"
 
 
 def amounts(resources: Mapping[str, float]) -> str:

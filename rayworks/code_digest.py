@@ -7,11 +7,14 @@ import importlib.util
 import site
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent
+_parse = threading.Lock()
+"""Two threads that parse at a time break each other's count of the recursion (SystemError, python/cpython#106905)."""
 
 
 @functools.cache
@@ -100,7 +103,8 @@ def _installation_folders() -> tuple[Path, ...]:
 def _imported(source: bytes, package: str) -> Iterator[str]:
     """Yield the names of all modules that a source may import. ``package`` is what its relative imports refer to."""
     try:
-        tree = ast.parse(source)
+        with _parse:
+            tree = ast.parse(source)
     except (SyntaxError, ValueError):  # it cannot be imported either
         return
     for node in ast.walk(tree):

@@ -101,7 +101,7 @@ class SplitOptions(Options):
         description="Only by time: rows from this time on (UTC) are the test split, whatever their share. The rows "
         "before it are divided in the ratio of the other shares.",
     )
-    seed: int = Field(default=0, title="Seed", description="Seed of a random split.")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, title="Seed", description="Seed of a random split.")
 
     @model_validator(mode="after")
     def _fits(self) -> "SplitOptions":
@@ -299,7 +299,7 @@ class TuneOptions(Options):
         description='By hyperparameter, such as {"max_depth": {"type": "int", "low": 3, "high": 10}}; or type float, '
         "both with log for a logarithmic scale; or type choice with values. None: the SPACE of the loop's module.",
     )
-    seed: int = Field(default=0, title="Seed", description="The same seed suggests the same first trials.")
+    seed: int = Field(default=0, ge=0, le=2**31, title="Seed", description="Equal seeds suggest the same first trials.")
 
 
 class EvaluateOptions(Options):

@@ -321,6 +321,7 @@ class Evaluation(Record):
     baseline: Metrics
     champion: Metrics | None
     champion_error: str = Field(default="", description="Why the champion could not be scored. Empty if it could.")
+    learned: str = Field(default="", description="Why the candidate may have learned from these rows. Empty if not.")
     interval: Interval | None = Field(
         default=None,
         description="Of the improvement over the champion, or over the baseline without one. None: not known.",

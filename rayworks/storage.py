@@ -8,10 +8,10 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Generator
-from fnmatch import fnmatch
+from collections.abc import Generator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -170,8 +170,10 @@ def create(uri: str, content: bytes) -> bool:
                 files.pipe_file(path, content, mode="create")
             except FileExistsError:
                 return False
-            except Exception as error:  # s3fs lets some exceptions of botocore through
-                raise OSError(str(error)) from error
+            except Exception as error:
+                if _says_that_it_exists(error):
+                    return False
+                raise OSError(str(error)) from error  # s3fs lets some exceptions of botocore through
             return True
         part = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex[:8]}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +185,15 @@ def create(uri: str, content: bytes) -> bool:
         finally:
             part.unlink(missing_ok=True)
         return True
+
+
+def _says_that_it_exists(error: Exception) -> bool:
+    """Return whether an object store refused a conditional write because of its condition.
+
+    s3fs raises ``FileExistsError`` only where the store names the condition, as AWS does and MinIO does not.
+    """
+    response: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") == "PreconditionFailed"
 
 
 def read_record(uri: str, kind: type[RecordT]) -> RecordT:
@@ -228,10 +239,25 @@ class Listing(NamedTuple):
     """Paths of all files beneath the folder, also of hidden ones and of those that a glob does not match."""
 
 
+def files_in(uri: str) -> "list[tuple[str, FileInfo]]":
+    """Return what :func:`list_files` does; nothing where nothing exists, or a folder has no files.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    try:
+        return list_files(uri)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return []
+        raise
+
+
 def list_files(uri: str) -> "list[tuple[str, FileInfo]]":
     """List the files at ``uri``: a file, all files beneath a folder, or the matches of a glob (``*``, ``?``, ``[``).
 
-    Hidden files and names that start with ``_`` are skipped, as is usual in data lakes. Sorted by name.
+    Hidden files and names that start with ``_`` are skipped, as is usual in data lakes, but not ``_name=value``.
+    Sorted by name.
 
     Returns:
         Pairs of URI and pyarrow ``FileInfo`` (size in bytes, modification time).
@@ -248,11 +274,11 @@ def listing(uri: str) -> Listing:
 
     with explained(uri, "list"):
         files, path = filesystem(uri)
-        info, pattern = files.get_file_info(path.rstrip("/") or "/"), ""
+        info, pattern = files.get_file_info(path.rstrip("/") or "/"), tuple[str, ...]()
         wildcard = next((position for position, character in enumerate(uri) if character in "*?["), None)
         if info.type == fs.FileType.NotFound and wildcard is not None:
             folder, slash, _ = uri[:wildcard].rpartition("/")
-            root, pattern = folder + slash or ".", uri[len(folder + slash) :]
+            root, pattern = folder + slash or ".", PurePosixPath(uri[len(folder + slash) :]).parts
             files, path = filesystem(root)
             info = files.get_file_info(path.rstrip("/") or "/")
         if info.type == fs.FileType.NotFound:
@@ -265,8 +291,8 @@ def listing(uri: str) -> Listing:
         listed = [
             (prefix + info.path, info)
             for info in beneath
-            if (not pattern or _matches(info.path, f"{path}/{pattern}"))
-            and not any(part.startswith((".", "_")) for part in PurePosixPath(info.path).relative_to(path).parts)
+            if not _is_hidden(parts := PurePosixPath(info.path).relative_to(path).parts)
+            and (not pattern or _matches(parts, pattern))
         ]
         if not listed:
             raise FileNotFoundError(uri)
@@ -274,9 +300,22 @@ def listing(uri: str) -> Listing:
         return Listing(path, sorted(listed, key=lambda pair: pair[0]), everything)
 
 
-def _matches(path: str, pattern: str) -> bool:
-    """Return whether a path matches a glob: ``*`` does not cross folders, ``**`` does."""
-    return fnmatch(path, pattern) and ("**" in pattern or path.count("/") == pattern.count("/"))
+def _is_hidden(parts: Sequence[str]) -> bool:
+    """Return whether data lakes do not take a path for data. Spark takes ``_name=value/``, a partition."""
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether the parts of a path match those of a glob: ``*`` does not cross folders, ``**`` does, and alone it
+    stands for no folder as well."""
+    if not pattern:
+        return not parts
+    first, rest = pattern[0], pattern[1:]
+    most = len(parts) if "**" in first else min(len(parts), 1)
+    return any(
+        fnmatchcase("/".join(parts[:count]), first) and _matches(parts[count:], rest)
+        for count in range(0 if first == "**" else 1, most + 1)
+    )
 
 
 def delete(uri: str) -> None:

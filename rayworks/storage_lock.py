@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Holder(BaseModel):
     process: int = 0
     process_table: str = ""
     """In which the number of the process means something; empty if that is not known."""
+    token: str = ""
+    """By which a holder knows its own files, when a request failed after it had created one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Lock:
     uri: str
     number: int
     until: float
+    token: str
 
     def check(self) -> None:
         """Raise ``StorageError`` if it was held for too long. Call it before what nobody else may do meanwhile."""
@@ -71,7 +75,7 @@ class Lease:
 
     def renew(self) -> None:
         """Hold the lock for another ``LEASE_SECONDS``, unless somebody has taken it because it was not renewed."""
-        renewed = _take(self.lock.uri, [self.lock.number], LEASE_SECONDS)
+        renewed = _take(self.lock.uri, [self.lock.number], LEASE_SECONDS, self.lock.token)
         self.lock, self._is_lost = renewed or self.lock, renewed is None
 
     def check(self) -> None:
@@ -134,12 +138,12 @@ def kept(uri: str, on_wait: Callable[[str], None]) -> Generator[Lease]:
 
 def _acquire(uri: str, hold_seconds: float, wait_seconds: float, on_wait: Callable[[str], None] | None = None) -> Lock:
     """Return the lock as soon as nobody else holds it; ``on_wait`` is told once who does."""
-    deadline = time.monotonic() + wait_seconds
+    deadline, token = time.monotonic() + wait_seconds, uuid.uuid4().hex
     while True:
         numbers = _numbers(uri)
         holder = _holder(_file(uri, numbers[-1])) if numbers else None
         if holder is None or holder.until <= time.time() or _has_ended(holder):
-            if lock := _take(uri, numbers, hold_seconds):
+            if lock := _take(uri, numbers, hold_seconds, token):
                 return lock
         elif time.monotonic() > deadline:
             raise StorageError(
@@ -154,34 +158,46 @@ def _acquire(uri: str, hold_seconds: float, wait_seconds: float, on_wait: Callab
         time.sleep(POLL_SECONDS)
 
 
-def _take(uri: str, earlier: Sequence[int], seconds: float) -> Lock | None:
+def _take(uri: str, earlier: Sequence[int], seconds: float, token: str) -> Lock | None:
     """Create the number after ``earlier``, and return the lock. None if others were faster."""
     number, until = max(earlier, default=0) + 1, time.time() + seconds
-    if not _create(uri, number, until):
-        return None
+    if not _create(uri, number, until, token):
+        if not (own := _own(uri, number, token)):
+            return None
+        until = own.until
     if max(_numbers(uri)) != number:
         # The list was old: others have taken this number and the next meanwhile, and deleted this one.
         storage.delete(_file(uri, number))
         return None
     for file in earlier:
         storage.delete(_file(uri, file))
-    return Lock(uri, number, until)
+    return Lock(uri, number, until, token)
 
 
 def _release(lock: Lock) -> None:
-    _create(lock.uri, lock.number + 1, until=0)
+    number = lock.number + 1
+    if not _create(lock.uri, number, 0, lock.token) and _own(lock.uri, number, lock.token):
+        _create(lock.uri, number + 1, 0, lock.token)  # a renewal had failed after it had created this number
+        storage.delete(_file(lock.uri, number))
     storage.delete(_file(lock.uri, lock.number))
 
 
-def _create(uri: str, number: int, until: float) -> bool:
+def _create(uri: str, number: int, until: float, token: str) -> bool:
     process = os.getpid()
     holder = Holder(
         name=f"{socket.gethostname()}, process {process}",
         until=until,
         process=process,
         process_table=_process_table(),
+        token=token,
     )
     return storage.create(_file(uri, number), holder.model_dump_json().encode())
+
+
+def _own(uri: str, number: int, token: str) -> Holder | None:
+    """Return what a file says if the holder with this token has created it."""
+    holder = _holder(_file(uri, number))
+    return holder if holder and holder.token == token else None
 
 
 def _has_ended(holder: Holder) -> bool:
@@ -206,14 +222,7 @@ def _process_table() -> str:
 
 
 def _numbers(uri: str) -> list[int]:
-    if not storage.exists(uri):
-        return []
-    try:
-        return [int(file.rpartition("/")[2].removesuffix(".json")) for file, _ in storage.list_files(uri)]
-    except StorageError:
-        if storage.exists(uri):  # an empty folder
-            return []
-        raise
+    return [int(file.rpartition("/")[2].removesuffix(".json")) for file, _ in storage.files_in(uri)]
 
 
 def _holder(file: str) -> Holder | None:

@@ -13,6 +13,8 @@ import pytest
 # machine for its own when it finds one.
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Ray starts its workers with the lowest priority but four: beside other tests, two took a minute to start.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
 
 

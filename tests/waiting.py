@@ -10,12 +10,17 @@ def eventually(
 ) -> Any:
     """Return the first true value of ``condition``, which is called every ``every`` seconds.
 
+    One that takes long is called less often, so that what it waits for has the processors.
+
     Raises:
         AssertionError: There is none within ``seconds``. It has ``message``, or what that returns at the end.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        ended = time.monotonic()
+        if ended > deadline:
             raise AssertionError(message() if callable(message) else message or value)
-        time.sleep(every)
+        time.sleep(max(every, 4 * (ended - began)))
+        began = time.monotonic()
     return value

@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Mapping
+from types import ModuleType
 from typing import Any, cast
 
 # Environment variables. Ray reads them in its own processes, or in the one that submits a task.
@@ -77,18 +79,6 @@ def node_ip(init_kwargs: Mapping[str, Any]) -> str:
     return init_kwargs.get("_node_ip_address") or cast(Any, ray.util).get_node_ip_address()
 
 
-def without_dashboard(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``init_kwargs`` with a dashboard port that no other Ray's dashboard has, if they ask for no dashboard.
-
-    Even with ``include_dashboard=False``, Ray tells its workers that a dashboard listens on ``dashboard_port``, by
-    default 8265. There the state API would reach the dashboard of another Ray on this machine (see
-    :func:`cluster_address`).
-    """
-    if init_kwargs.get("include_dashboard") is False:
-        return {"dashboard_port": 0, **init_kwargs}
-    return dict(init_kwargs)
-
-
 @contextlib.contextmanager
 def sigterm_handler_kept() -> Generator[None]:
     """Restore this process's SIGTERM handler after the block, in which ``ray.init`` replaces it.
@@ -115,12 +105,138 @@ def processes_in_own_sessions() -> Generator[None]:
         return
     from ray._private import services
 
-    popen = services.ConsolePopen
-    services.__dict__["ConsolePopen"] = functools.partial(popen, start_new_session=True)
+    with _replaced(services, ConsolePopen=functools.partial(services.ConsolePopen, start_new_session=True)):
+        yield
+
+
+@contextlib.contextmanager
+def only_used_processes(init_kwargs: Mapping[str, Any]) -> Generator[None]:
+    """Let ``ray.init`` start an embedded Ray within the block without what nobody uses, and wait for no dashboard.
+
+    - The node starts beside the dashboard, not when the dashboard listens: both import for seconds. See
+      :func:`dashboard_address`.
+    - With ``include_dashboard=False``, Ray starts and awaits one all the same, for usage statistics, which
+      :func:`set_import_defaults` switches off. Here it starts none, and the node's dashboard agent is the one that Ray
+      has where only ``ray`` is installed, not ``ray[default]``.
+    - With ``log_to_driver=False``, nobody reads what the log monitor publishes.
+    - The node's dashboard agent takes a free port. Ray's is the same for all nodes: the agent of a second embedded Ray
+      tries for three seconds to listen there, which its node waits for, and then shows no logs.
+    - Ray imports what a dashboard needs to see whether it is installed; it is, since ``ray[default]`` is required.
+    """
+    from ray._private import parameter, ray_constants, services, utils
+    from ray.experimental import internal_kv
+
+    has_dashboard = init_kwargs.get("include_dashboard") is not False
+    start_api_server = services.start_api_server
+
+    def start_dashboard(*args: Any, **kwargs: Any) -> Any:
+        if not has_dashboard:
+            return "", None
+        with _replaced(internal_kv, _internal_kv_get=lambda *_, **__: b""):  # by which it waits for the address
+            return start_api_server(*args, **kwargs)
+
+    missing = None if has_dashboard else ImportError("no dashboard")
+    parameters = functools.partial(
+        parameter.RayParams,
+        include_log_monitor=init_kwargs.get("log_to_driver", True),
+        dashboard_agent_listen_port=0,
+    )
+    with (
+        _replaced(services, start_api_server=start_dashboard),
+        _replaced(utils, get_dashboard_dependency_error=lambda: missing),
+        _replaced(parameter, RayParams=parameters),
+    ):
+        yield
+    # Else the state API would look for its address for seconds, or reach the dashboard of another Ray at port 8265.
+    if not has_dashboard:
+        _gcs_put(ray_constants.DASHBOARD_ADDRESS, "127.0.0.1:0")
+
+
+@contextlib.contextmanager
+def time_to_start(seconds: float) -> Generator[None]:
+    """Give a node that this process starts that many seconds to start within the block, as long as its process runs.
+
+    Ray itself gives it 30, too few on a busy machine: the node waits for two processes that import for seconds. Its
+    raylet ends when one of them takes more than 15: Ray 2.60 has no setting for that (``WaitForPersistedPort``).
+    """
+    from ray._private import services
+
+    start_raylet, get_node = services.start_raylet, services.get_node
+    raylets: list[Any] = []
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        raylets.append(start_raylet(*args, **kwargs))
+        return raylets[-1]
+
+    def node(*args: Any) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return get_node(*args)
+            except RuntimeError:  # it has not registered yet
+                if raylets[-1].process.poll() is not None or time.monotonic() > deadline:
+                    raise
+
+    with _replaced(services, start_raylet=start, get_node=node):
+        yield
+
+
+def ray_command(arguments: list[str], seconds: float) -> None:
+    """Run the command ``ray`` in this process, and give a node that it starts so much time, as ``time_to_start`` does.
+
+    Ray imports its commands for Serve, jobs and states for each command, with pandas and FastAPI, for two seconds of
+    three, and goes on without those that cannot be imported. Those that pods of a RayCluster run need none of them.
+    """
+    command, *_ = [*arguments, ""]
+    if command in ("start", "kuberay-autoscaler"):
+        for commands in ("ray.serve.scripts", "ray.dashboard.modules.job.cli", "ray.util.state.state_cli"):
+            sys.modules[commands] = cast(Any, None)
+    from ray.scripts import scripts
+
+    with time_to_start(seconds) if command == "start" else contextlib.nullcontext():
+        cast(Any, scripts).cli(arguments, prog_name="ray")
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, **attributes: Any) -> Generator[None]:
+    """Replace attributes of a module within the block."""
+    previous = {name: module.__dict__[name] for name in attributes}
+    module.__dict__.update(attributes)
     try:
         yield
     finally:
-        services.__dict__["ConsolePopen"] = popen
+        module.__dict__.update(previous)
+
+
+def dashboard_address() -> str | None:
+    """Wait for the dashboard of the Ray that this process has started, and return its address; None if there is none.
+
+    It is stored for other drivers as well, as Ray would have done before it started the node.
+
+    Raises:
+        TimeoutError: It does not listen after the time that Ray gives it, or has ended.
+    """
+    from ray._private import ray_constants, worker
+
+    node = cast(Any, worker)._global_node
+    gcs, namespace = node.get_gcs_client(), ray_constants.KV_NAMESPACE_DASHBOARD
+    deadline = time.monotonic() + ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S
+    for dashboard in node.all_processes.get(ray_constants.PROCESS_TYPE_DASHBOARD, []):
+        while not (address := gcs.internal_kv_get(ray_constants.DASHBOARD_ADDRESS.encode(), namespace)):
+            if dashboard.process.poll() is not None or time.monotonic() > deadline:
+                raise TimeoutError(f"it does not listen, see {node.get_logs_dir_path()}/dashboard.log")
+            time.sleep(0.1)
+        _gcs_put("webui:url", address.decode())
+        return address.decode()
+    return None
+
+
+def _gcs_put(name: str, address: str) -> None:
+    """Store an address of a dashboard where Ray's processes look for it."""
+    from ray._private import ray_constants, worker
+
+    gcs = cast(Any, worker)._global_node.get_gcs_client()
+    gcs.internal_kv_put(name.encode(), address.encode(), True, ray_constants.KV_NAMESPACE_DASHBOARD)
 
 
 # Token authentication
@@ -225,7 +341,7 @@ def is_worker() -> bool:
 NODE_STARTED = "Ray runtime started"
 """What ``ray start`` prints when its node is part of the cluster."""
 NODE_TOO_SLOW = "The current node timed out during startup"
-"""The beginning of its last line when the node is not part of the cluster after 30 s (``raylet_start_wait_time_s``)."""
+"""The beginning of its last line when the node is not part of the cluster in time, or its raylet has ended."""
 
 
 # The dashboard's REST API. The functions of ``ray.util.state`` need a connection to Ray, and time out after minutes.

@@ -1,6 +1,7 @@
 """Embedded Ray: a Ray cluster on this machine that starts and ends with this process."""
 
 import concurrent.futures
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from rayworks.cluster import _private, out_of_memory, ray_init
 from rayworks.errors import ClusterError
 from rayworks.free_port import free_port
 
+START_SECONDS = 120
+"""How long the node may take to start: ten times as long as on two idle cores."""
+
 
 class EmbeddedRay:
     """A Ray cluster of one node, started by this process."""
@@ -19,7 +23,6 @@ class EmbeddedRay:
 
     def __init__(self) -> None:
         self.lost: concurrent.futures.Future[ClusterError] = concurrent.futures.Future()
-        self._dashboard: str | None = None
 
     def nodes_to_come(self) -> Nodes:
         return []
@@ -29,11 +32,15 @@ class EmbeddedRay:
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         # "local" is never another Ray that happens to run on this machine.
-        arguments = {"address": "local", "logging_level": "WARNING", **_private.without_dashboard(init_kwargs)}
+        arguments = {"address": "local", "logging_level": "WARNING", **init_kwargs}
         inherited = {**_environment(init_kwargs), **environment}
         try:
-            with _private.processes_in_own_sessions():
-                self._dashboard = ray_init.connect(arguments, environment=inherited)
+            with (
+                _private.processes_in_own_sessions(),
+                _private.only_used_processes(init_kwargs),
+                _private.time_to_start(START_SECONDS),
+            ):
+                ray_init.connect(arguments, environment=inherited)
         except Exception as error:  # Ray raises a plain Exception when a node starts too slowly
             raise ClusterError(
                 "Ray could not be started on this machine",
@@ -48,7 +55,11 @@ class EmbeddedRay:
         ray.shutdown()
 
     def dashboard(self) -> str | None:
-        return self._dashboard
+        try:
+            return ray_init.url_of(_private.dashboard_address())
+        except TimeoutError as error:
+            logging.getLogger(__name__).warning("Ray runs without its dashboard: %s", error)
+            return None
 
     def explain(self, task: str, error: BaseException) -> ClusterError | None:
         return out_of_memory.explain(task, str(error))

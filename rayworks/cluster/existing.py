@@ -9,6 +9,7 @@ from typing import Any
 
 from rayworks.capacity import Nodes
 from rayworks.cluster import _private, out_of_memory, ray_init, tls
+from rayworks.cluster.host_and_port import host_and_port
 from rayworks.errors import ClusterError
 
 CLIENT_ATTEMPTS = 3
@@ -40,11 +41,11 @@ class ExistingRay:
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         arguments = self._arguments(environment, init_kwargs)
         try:
-            if host_and_port := _host_and_port(_private.resolved(self.address)):
+            if listens_at := host_and_port(_private.resolved(self.address)):
                 # If nothing listens there, Ray would retry for minutes.
-                socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
+                socket.create_connection(listens_at, timeout=CONNECT_SECONDS).close()
                 if "_credentials" not in init_kwargs:  # Ray's own argument for TLS with other certificates
-                    tls.check_handshake(*host_and_port, where=self.address, timeout=CONNECT_SECONDS)
+                    tls.check_handshake(*listens_at, where=self.address, timeout=CONNECT_SECONDS)
             self._authenticate()
             self._dashboard = _connect(arguments)
         except ClusterError:
@@ -83,7 +84,7 @@ class ExistingRay:
     def _arguments(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of ``ray.init``."""
         runtime_env = dict(init_kwargs.get("runtime_env") or {})
-        is_node_address = _host_and_port(self.address) and not self.address.startswith("ray://")
+        is_node_address = host_and_port(self.address) and not self.address.startswith("ray://")
         runtime_env["env_vars"] = {
             **_private.OOM_RETRIES,
             **(_private.cluster_address(self.address) if is_node_address else {}),
@@ -114,9 +115,3 @@ def _connect(arguments: Mapping[str, Any]) -> str | None:
         with contextlib.suppress(ConnectionAbortedError):
             return ray_init.connect(arguments, environment=_private.OOM_RETRIES)
     return ray_init.connect(arguments, environment=_private.OOM_RETRIES)
-
-
-def _host_and_port(address: str) -> tuple[str, int] | None:
-    """Return host and port of ``host:port`` or ``ray://host:port``; None for ``auto``."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdigit() else None

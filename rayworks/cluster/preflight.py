@@ -10,12 +10,13 @@ import platform
 import secrets
 import ssl
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import httpx
 
-from rayworks import storage
+from rayworks import capacity, storage
 from rayworks.errors import ClusterError, StorageError, first_line
 from rayworks.settings import Settings
 
@@ -70,11 +71,11 @@ class Preflight:
     Args:
         api_url: The Prefect API that tasks will use; None: the workers' own environment names it.
         storage_uri: The driver's storage, which workers share that use it; None: they have a storage of their own.
-        after: Reference to a Ray task that runs first. Its process then returns the view of its node, and gets the
-            first task.
+        after: References to Ray tasks that run first, by the ids of their nodes. Their processes then return the views
+            of their nodes, and get the first tasks.
     """
 
-    def __init__(self, api_url: str | None, storage_uri: str | None, after: Any = None) -> None:
+    def __init__(self, api_url: str | None, storage_uri: str | None, after: Mapping[str, Any] | None = None) -> None:
         self._api_url = api_url
         self._checked: set[bool] = set()
         self._token_uri: str | None = None
@@ -86,18 +87,12 @@ class Preflight:
                 self._token_uri = token_uri
             except StorageError as error:  # raised if a task needs the storage
                 self._storage_error = error
-        self._nodes = {node_id: node["NodeManagerHostname"] for node_id, node in _alive().items()}
-        self._request_views(after)
+        self._nodes = {node_id: node["NodeManagerHostname"] for node_id, node in capacity.alive_nodes().items()}
+        self._request_views(after or {})
 
-    def _request_views(self, after: Any = None) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        remote = ray.remote(num_cpus=0, max_retries=0)(worker_view)
+    def _request_views(self, after: Mapping[str, Any]) -> None:
         self._views = {
-            node_id: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
-                name, self._api_url, self._token_uri, after
-            )
+            node_id: start_on(node_id, worker_view, name, self._api_url, self._token_uri, after.get(node_id))
             for node_id, name in self._nodes.items()
         }
 
@@ -131,7 +126,7 @@ class Preflight:
             if any(view.versions and any(view.problems) for view in views):
                 # The server may have restarted while they asked it: they ask again once this process reaches it.
                 await_api(self._api_url)
-                self._request_views()
+                self._request_views({})
                 views = self._await_views()
         finally:
             if self._token_uri is not None:
@@ -152,17 +147,19 @@ class Preflight:
         except TaskUnschedulableError:  # the autoscaler removed the idle node meanwhile
             return None
         except RayError as error:
-            if node_id not in _alive():
+            if node_id not in capacity.alive_nodes():
                 return None
             message = (str(error).strip() or type(error).__name__).splitlines()[-1]
             return View(self._nodes[node_id], {}, (f"a worker could not start ({message})",))
 
 
-def _alive() -> dict[str, dict[str, Any]]:
-    """Return the nodes of the Ray cluster, by their ids."""
+def start_on(node_id: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Start a Ray task without CPUs on a node, and return the reference to its result. It fails without the node."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return {node["NodeID"]: node for node in cast(Any, ray.nodes)() if node["Alive"]}
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    return remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(*arguments)
 
 
 def disagreements(driver: View, workers: list[View], *, shared_storage: bool) -> list[str]:

@@ -21,8 +21,12 @@ def connect(arguments: Mapping[str, Any], *, environment: Mapping[str, str]) -> 
     import ray
 
     with _temporary_environment(environment), _private.sigterm_handler_kept():
-        address: str | None = cast(Any, ray.init)(**arguments).dashboard_url
-    return f"http://{address}" if address and "://" not in address else address or None
+        return url_of(cast(Any, ray.init)(**arguments).dashboard_url)
+
+
+def url_of(dashboard: str | None) -> str | None:
+    """Return the URL of a dashboard's address, which Ray writes with or without a protocol; None if there is none."""
+    return f"http://{dashboard}" if dashboard and "://" not in dashboard else dashboard or None
 
 
 @contextlib.contextmanager

@@ -3,12 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import polars as pl
 
 from rayworks.errors import DataError, first_line
 
 BATCH_ROWS = 100_000  # rows in memory at a time, and in each row group that is written
+
+
+class Doubt(NamedTuple):
+    """What may have been understood wrongly in some columns, in a clause, and what to do then, in a sentence."""
+
+    what: str
+    remedy: str
 
 
 @dataclass
@@ -22,6 +30,8 @@ class Batch:
     """How many records the file has here, counted without the parser of the rows."""
     malformed: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     """Row number, text and reason of the lines that could not be parsed as rows."""
+    doubts: dict[str, Doubt] = field(default_factory=dict[str, Doubt])
+    """By column, of the file up to here: those of an earlier batch may have been resolved."""
 
     @property
     def numbers(self) -> pl.Series:

@@ -33,6 +33,37 @@ DEFAULT_DTYPES: dict[str, Dtype] = {
 NO_VALUES = "no values"
 
 
+def in_one(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return the rows of all ``frames``. A column whose types in them mean different things becomes text, without its
+    values that are not plain."""
+    common: dict[str, pl.DataType] = {}
+    for name in dict.fromkeys(name for frame in frames for name in frame.columns):
+        found = dict.fromkeys(frame.schema[name] for frame in frames if name in frame.columns)
+        types = [dtype for dtype in found if dtype != pl.Null]
+        if len(types) > 1 and not _mean_the_same(types):
+            common[name] = pl.String() if any(map(validation.is_plain, types)) else types[0]
+
+    def converted(frame: pl.DataFrame) -> pl.DataFrame:
+        plain = {name: validation.is_plain(frame.schema[name]) for name in common if name in frame.columns}
+        return frame.with_columns(
+            pl.col(name).cast(common[name]) if is_plain else pl.lit(None, common[name]).alias(name)
+            for name, is_plain in plain.items()
+        )
+
+    return pl.concat(map(converted, frames), how="diagonal_relaxed")
+
+
+def _mean_the_same(types: Sequence[pl.DataType]) -> bool:
+    """Return whether Polars has a type for values of all ``types``, and would not take times for numbers to find it."""
+    if len({(validation.is_plain(dtype), dtype.is_temporal()) for dtype in types}) > 1:
+        return False
+    try:
+        pl.concat([pl.DataFrame(schema={"values": dtype}) for dtype in types], how="vertical_relaxed")
+    except pl.exceptions.PolarsError:
+        return False
+    return True
+
+
 def infer_columns(sample: pl.DataFrame, target: str, options: ProcessOptions) -> tuple[Column, ...]:
     """Return the columns of ``sample``, declared or inferred, including the target.
 
@@ -149,11 +180,20 @@ def _as_target(column: Column, values: pl.Series, problem: Problem | Literal["au
         return column.model_copy(update={"kind": "numeric", "dtype": "float"})
     if column.dtype in ("integer", "float"):
         return column.model_copy(update={"kind": "numeric", "note": ""})
-    if column.dtype == "boolean" and (column.declared or values.dtype != pl.String):
+    marks = validation.missing_text(column)
+    if column.dtype == "boolean" and (column.declared or _only_true_and_false(values, marks)):
         return column.model_copy(update={"kind": "boolean", "note": ""})
     # The classes of text are the words in the data.
-    warning = column.warning or _classes_that_count_as_missing(values, validation.missing_text(column))
+    warning = column.warning or _classes_that_count_as_missing(values, marks)
     return column.model_copy(update={"kind": "categorical", "dtype": "string", "note": "", "warning": warning})
+
+
+def _only_true_and_false(values: pl.Series, missing: Sequence[str]) -> bool:
+    """Return whether values are truth values, if only as text: what CSV writes as True is true in JSON."""
+    if values.dtype != pl.String:
+        return True
+    texts = values.to_frame().select(validation.present_text(pl.col(values.name), missing)).to_series().unique()
+    return set(texts.drop_nulls().str.to_lowercase()) <= {"true", "false"}
 
 
 def _classes_that_count_as_missing(values: pl.Series, missing: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from rayworks.data import text_files
+from rayworks.data import decimal_commas, text_files
 from rayworks.data.batches import Batch, check_names, unreadable
 from rayworks.errors import DataError
 
@@ -61,16 +61,24 @@ def batches(uri: str, encoding: str) -> Iterator[Batch]:
     first = next(blocks, b"")
     header = _header(first, uri)
     patterns = _patterns(header.delimiter.encode(), len(header.names))
-    row, rest = 1, b""
+    row, rest, numbers = 1, b"", decimal_commas.Numbers()
     for block in chain([first[header.bytes :]], blocks, [None]):
         text = rest + (block or b"")
         try:
             batch, rest = _batch(text, row, header, patterns, is_last=block is None)
         except pa.ArrowInvalid as error:
             raise unreadable(uri, "CSV", error) from error
+        if header.delimiter == ";":
+            batch.rows = numbers.as_points(batch.rows)
+            batch.doubts = numbers.doubts
         if batch.records:
             yield batch
         row += batch.records
+
+
+def column_names(uri: str, encoding: str) -> list[str]:
+    """Return the names in the header of a file; raises as :func:`batches` does."""
+    return _header(next(text_files.blocks(uri, encoding, text_files.FIRST_BYTES), b""), uri).names
 
 
 def _header(text: bytes, uri: str) -> _Header:
@@ -97,19 +105,20 @@ def _header(text: bytes, uri: str) -> _Header:
 
 
 def _patterns(delimiter: bytes, columns: int) -> _Patterns:
+    # Atomic groups: repeated groups that are possessive match wrongly before Python 3.11.5 (python/cpython#106052).
     mark, line_end = re.escape(delimiter), rb"(?:\r\n?|\n)"
     plain = rb'[^"%b\r\n][^%b\r\n]*+' % (mark, mark)
-    within_line = rb'(?:"[^"\r\n]*+(?:""[^"\r\n]*+)*+"[^%b\r\n]*+|%b|)' % (mark, plain)
-    quoted = rb'"[^"]*+(?:""[^"]*+)*+'
+    within_line = rb'(?:"[^"\r\n]*+(?>(?:""[^"\r\n]*+)*)"[^%b\r\n]*+|%b|)' % (mark, plain)
+    quoted = rb'"[^"]*+(?>(?:""[^"]*+)*)'
     field = rb'(?:%b"(?=[%b\r\n])|%b|)' % (quoted, mark, plain)
     return _Patterns(
         delimiter,
         columns,
         records=re.compile(
-            rb"((?:%b(?:%b%b)*+%b)*+)" % (within_line, mark, within_line, line_end)
-            + rb"(%b(?:%b%b){%d}%b)?+" % (field, mark, field, columns - 1, line_end)
+            rb"((?>(?:%b(?>(?:%b%b)*)%b)*))" % (within_line, mark, within_line, line_end)
+            + rb"(?>(%b(?:%b%b){%d}%b)?)" % (field, mark, field, columns - 1, line_end)
         ),
-        open_quote=re.compile(rb"(?:%b%b){0,%d}+%b\Z" % (field, mark, columns - 1, quoted)),
+        open_quote=re.compile(rb"(?>(?:%b%b){0,%d})%b\Z" % (field, mark, columns - 1, quoted)),
         prose=re.compile(rb"%b(?=\s)" % mark),
     )
 
@@ -155,16 +164,7 @@ def _parsed(text: bytes, row: int, header: _Header) -> tuple[pl.DataFrame, list[
     types = dict.fromkeys(header.names, pa.string())
     convert = arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False)
     table = arrow_csv.read_csv(pa.BufferReader(text), read, parse, convert)
-    rows = cast(pl.DataFrame, pl.from_arrow(table))
-    return _with_points(rows) if header.delimiter == ";" else rows, malformed
-
-
-def _with_points(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with decimal commas turned into points. Files separated by semicolons use commas in numbers."""
-    text = pl.all()
-    comma = text.str.contains(r"^\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*$")
-    point = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
-    return rows.select(pl.when(comma).then(point).otherwise(text))
+    return cast(pl.DataFrame, pl.from_arrow(table)), malformed
 
 
 class _Records:

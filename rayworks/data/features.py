@@ -188,17 +188,21 @@ def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
         return _plain(pl.from_pandas(added.reset_index(drop=True)))
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise ParameterError(
-            "the feature function returned values of mixed types", where=path, detail=str(error), remedy=remedy
+            "the feature function returned a column that is not numbers, text or timestamps",
+            where=path,
+            detail=str(error),
+            remedy="Give each column values of one of these types: .dt.total_seconds() makes numbers of durations",
         ) from error
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with categories as text. Raise TypeError for columns that are not numbers, text or timestamps."""
-    texts = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
-    others = [name for name, dtype in frame.schema.items() if dtype.is_nested() or isinstance(dtype, pl.Object)]
+    """The frame with categories as text and dates as timestamps. Raise TypeError for columns that are neither numbers,
+    text nor timestamps."""
+    frame = validation.without_categories(frame)
+    others = [f"{name} is {dtype}" for name, dtype in frame.schema.items() if not validation.is_plain(dtype)]
     if others:
-        raise TypeError(f"{', '.join(others)}: not numbers, text or timestamps")
-    return frame.with_columns(pl.col(texts).cast(pl.String))
+        raise TypeError(", ".join(others))
+    return frame.with_columns(pl.col(pl.Date).cast(pl.Datetime("us")))
 
 
 def encode(features_frame: pl.DataFrame, features: Sequence[Feature]) -> "pd.DataFrame":

@@ -26,6 +26,12 @@ def batches(uri: str, encoding: str) -> Iterator[Batch]:
             row += batch.records
 
 
+def column_names(uri: str, encoding: str) -> list[str]:
+    """Return the names in the first objects of a file; raises as :func:`batches` does."""
+    first = next(text_files.blocks(uri, encoding, text_files.FIRST_BYTES), b"")
+    return _batch([line for line in first.splitlines() if line.strip()], 1).rows.columns
+
+
 def _batch(lines: list[bytes], first_row: int) -> Batch:
     records: list[dict[str, str | None]] = []
     malformed: list[tuple[int, str, str]] = []
@@ -49,6 +55,8 @@ def _record(line: str) -> dict[str, str | None] | str:
         return f"not JSON: {error}"
     if not isinstance(parsed, dict):
         return "not a JSON object"
+    if not parsed:
+        return "an object without values"
     items = cast(dict[str, Any], parsed).items()
     record = {
         key: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

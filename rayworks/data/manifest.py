@@ -1,6 +1,7 @@
 """The manifest of a dataset: assembled from what the tasks counted, stored in the dataset's folder, and loaded."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -9,6 +10,7 @@ import polars as pl
 
 from rayworks import reuse, storage
 from rayworks.data import column_kinds, planning, splitting
+from rayworks.data.batches import Doubt
 from rayworks.data.column_kinds import CLASSES_CEILING
 from rayworks.data.planning import Plan
 from rayworks.data.splitting import Learned
@@ -30,6 +32,12 @@ from rayworks.records import (
 )
 
 FILE, BLOCKS_FILE = "dataset.json", "blocks.json"
+COLUMNS_SHOWN = 5
+UNPLANNED = Doubt(
+    "columns that no row of the sample has are not used",
+    "To use one, declare it in process.columns; if it begins late in a file of JSON lines, increase "
+    "process.sample_rows",
+)
 
 
 def load(dataset: DatasetRef | str) -> Dataset:
@@ -62,6 +70,8 @@ class RowCounts:
     """A frequent reason for which rows of a file are rejected."""
     blocks: dict[int, Statistics] = field(default_factory=dict[int, Statistics])
     """Of training rows, by the number of the block of time."""
+    doubts: dict[Doubt, dict[str, str]] = field(default_factory=dict[Doubt, dict[str, str]])
+    """Columns that it is about, each with the first file."""
 
     def add(self, split: SplitName, rows: pl.DataFrame, plan: Plan) -> None:
         """Count some rows of a split, those to train with by block of time as well."""
@@ -81,6 +91,23 @@ class RowCounts:
         self.kept_of_file[file] += kept
         for reason, _ in self.reasons.most_common(1):
             self.reason_of_file[file] = reason
+
+    def note_columns(self, file: str, names: Iterable[str], plan: Plan) -> None:
+        """Note which columns of a file the plan does not have."""
+        planned = {column.name for column in plan.columns}
+        for name in names:
+            if name not in planned:
+                self._add_doubt(UNPLANNED, name, file)
+
+    def note_doubts(self, file: str, doubts: Mapping[str, Doubt], plan: Plan) -> None:
+        """Note doubts about a file, by column, as far as the columns are in use."""
+        used = {column.name for column in plan.columns if column.kind != "ignored"}
+        for name in doubts.keys() & used:
+            self._add_doubt(doubts[name], name, file)
+
+    def _add_doubt(self, doubt: Doubt, column: str, file: str) -> None:
+        files = self.doubts.setdefault(doubt, {})
+        files[column] = min(file, files.get(column, file))
 
     @property
     def unusable(self) -> dict[str, str]:
@@ -117,6 +144,9 @@ class RowCounts:
         self.reasons.update(other.reasons)
         self.kept_of_file.update(other.kept_of_file)
         self.reason_of_file.update(other.reason_of_file)
+        for doubt, files in other.doubts.items():
+            for column, file in files.items():
+                self._add_doubt(doubt, column, file)
         for name, counted in other.splits.items():
             self.splits.setdefault(name, Statistics(counted.edges, counted.distinct_at_most)).merge(counted)
         for number, counted in other.blocks.items():
@@ -192,10 +222,17 @@ def assemble(
         warnings=(
             *(f"no row of {file} can be used: {reason}" for file, reason in islice(counts.unusable.items(), 3)),
             *(f"column {column.name}: {column.warning}" for column in plan.columns if column.warning),
+            *(_in_words(doubt, files) for doubt, files in sorted(counts.doubts.items())),
             *splitting.warnings(plan.splitter, rows),
         ),
         rejected_uri=storage.join(plan.uri, "rejected"),
     )
+
+
+def _in_words(doubt: Doubt, files: dict[str, str]) -> str:
+    shown = [f"{column} (in {file})" for column, file in islice(sorted(files.items()), COLUMNS_SHOWN)]
+    more = f" and {len(files) - len(shown):,} more" if len(files) > len(shown) else ""
+    return f"{doubt.what}: {', '.join(shown)}{more}. {doubt.remedy}"
 
 
 def _splits(plan: Plan, counts: RowCounts, features: tuple[Feature, ...]) -> tuple[Split, ...]:

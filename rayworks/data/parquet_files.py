@@ -49,7 +49,10 @@ def batches(uri: str, groups: Sequence[int], first_row: int, columns: Sequence[s
 
 
 def _rows(table: Any) -> pl.DataFrame:
-    """The table with the types that Polars has: it knows neither wide decimals nor time zones without a name."""
+    """The table with the types that Polars has: it knows neither wide decimals nor time zones without a name.
+
+    Text that is written as a dictionary, as categories of pandas are, is text like any other.
+    """
     import pyarrow as pa
 
     schema: Any = pa.schema([field.with_type(_known(field.type)) for field in table.schema])
@@ -65,6 +68,10 @@ def _known(kind: Any) -> Any:
         return pa.string()  # Arrow's own conversion to floats is not exact
     if pa.types.is_timestamp(kind) and kind.tz:
         return pa.timestamp(kind.unit, "UTC")
+    if isinstance(kind, pa.BaseExtensionType):
+        return _known(kind.storage_type)  # of JSON: text
+    if pa.types.is_dictionary(kind):
+        return _known(kind.value_type)
     if pa.types.is_list(kind):
         return pa.list_(_known(kind.value_type))
     if pa.types.is_large_list(kind):

@@ -1,7 +1,8 @@
 """Decide from a sample how to process the data: columns, features and split. Reads files, but knows nothing of Ray."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -18,6 +19,7 @@ from rayworks.params import ProcessOptions
 from rayworks.records import Column, FeatureSet
 
 SAMPLED_CHUNKS = 5
+FILES_AT_A_TIME = 32  # whose column names are read: requests to an object store mostly wait
 TIMES_PER_CHUNK = 10_000  # makes the shares of a split by time exact to one part in ten thousand
 
 
@@ -86,7 +88,7 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
         DataError: There are no rows, or none of the sample is valid.
         ParameterError: The options do not fit the data.
     """
-    sample = _sample(chunks, options.sample_rows)
+    sample = _sample(chunks, target, options)
     columns = column_kinds.infer_columns(sample, target, options)
     valid, rejected = validation.validate(sample, columns, target)
     if valid.is_empty():
@@ -99,22 +101,58 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
     return Plan(folder, target, columns, feature_set, splitter, edges, distinct_at_most)
 
 
-def _sample(chunks: list[Chunk], rows: int) -> pl.DataFrame:
-    """The first rows of a few chunks, spread over all of them; columns whose types differ become text."""
+def _sample(chunks: list[Chunk], target: str, options: ProcessOptions) -> pl.DataFrame:
+    """The first rows of a few chunks, spread from the first to the last, and of others that have the target or a
+    declared column if these lack it."""
     if not chunks:
         raise DataError("the data have no rows", remedy="Provide data with at least one row")
-    step = max(1, len(chunks) // SAMPLED_CHUNKS)
-    chosen = chunks[::step][:SAMPLED_CHUNKS]
-    batches = [batch for chunk in chosen for batch in _first_batches(chunk, rows // len(chosen) + 1)]
+    chosen = _spread(chunks)
+    share = options.sample_rows // len(chosen) + 1
+    read = [(chunk, batch) for chunk in chosen for batch in _first_batches(chunk, share)]
+    seen = {name for _, batch in read for name in batch.rows.columns}
+    if lacking := {target, *options.columns} - seen:
+        others = _with_columns(lacking, chunks)
+        read += [(chunk, batch) for chunk in others for batch in _first_batches(chunk, share)]
+    batches = [batch for _, batch in read]
+    beside_target = {name for batch in batches if target in batch.rows.columns for name in batch.rows.columns}
+    for chunk, batch in read:
+        check_header(chunk, batch.rows.columns, beside_target)
     frames = [batch.rows for batch in batches if len(batch.rows)]
     if not frames:
         reason = next((reason for batch in batches for _, _, reason in batch.malformed), "")
         remedy = "Fix its lines" if reason else "Provide data with at least one row"
         raise DataError("the data have no rows", where=chunks[0].uri, detail=reason, remedy=remedy)
-    try:
-        return pl.concat(frames, how="diagonal_relaxed")
-    except pl.exceptions.PolarsError:
-        return pl.concat([frame.cast(pl.String, strict=False) for frame in frames], how="diagonal")
+    return column_kinds.in_one(frames)
+
+
+def check_header(chunk: Chunk, names: Iterable[str], known: Collection[str]) -> None:
+    """Check that a CSV file has a column that is known, if any is. Otherwise its first line may be a row.
+
+    Raises:
+        DataError: It has none, apart from those of its folders.
+    """
+    own = [name for name in names if name not in dict(chunk.partitions)]
+    if chunk.format == "csv" and known and not set(own) & set(known):
+        raise DataError(
+            "the CSV file has no usable header",
+            where=chunk.uri,
+            detail=f"its first line has {', '.join(own[:5])}, which no other file has as columns",
+            remedy="Write the names of the columns into its first line, or leave the file out",
+        )
+
+
+def _spread(chunks: list[Chunk]) -> list[Chunk]:
+    steps = SAMPLED_CHUNKS - 1
+    return chunks if len(chunks) <= steps else [chunks[i * (len(chunks) - 1) // steps] for i in range(steps + 1)]
+
+
+def _with_columns(names: set[str], chunks: list[Chunk]) -> list[Chunk]:
+    """For each of the columns that some file has, the first chunk of the first such file. Asks every file."""
+    backwards = {chunk.uri: chunk for chunk in reversed(chunks)}.values()
+    with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
+        present = pool.map(reading.column_names, backwards)
+        first = {name: chunk for chunk, has in zip(backwards, present, strict=True) for name in sorted(names & has)}
+    return list(dict.fromkeys(first.values()))
 
 
 def _first_batches(chunk: Chunk, rows: int) -> Iterator[Batch]:
@@ -139,8 +177,11 @@ def count_times(chunk: Chunk, column: Column) -> pl.DataFrame:
     for batch in reading.batches(chunk, [column.name]):
         if column.name in batch.rows.columns:
             time = validation.typed(column.name, batch.rows.schema[column.name], "timestamp", missing).alias("time")
-            frames.append(batch.rows.select(time).drop_nulls().group_by("time").agg(pl.len().alias("rows")))
-    empty = pl.DataFrame(schema={"time": pl.Datetime("us"), "rows": pl.UInt32})
+            frames.append(
+                batch.rows.select(time).drop_nulls().group_by("time").agg(pl.len().cast(pl.Int64).alias("rows"))
+            )
+    # 32 bits, as of pl.len(), are too few for the sum over all chunks.
+    empty = pl.DataFrame(schema={"time": pl.Datetime("us"), "rows": pl.Int64})
     counts = pl.concat([empty, *frames]).group_by("time").agg(pl.col("rows").sum()).sort("time")
     bucket = pl.int_range(pl.len()) * TIMES_PER_CHUNK // max(len(counts), TIMES_PER_CHUNK)
     merged = counts.group_by(bucket.alias("bucket")).agg(pl.col("time").max(), pl.col("rows").sum())

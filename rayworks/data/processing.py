@@ -15,7 +15,7 @@ import polars as pl
 
 from rayworks import code_digest, import_path, parallel, reuse, storage
 from rayworks.data import manifest, planning, reading, splitting, validation
-from rayworks.data.batches import BATCH_ROWS
+from rayworks.data.batches import BATCH_ROWS, Doubt
 from rayworks.data.manifest import RowCounts
 from rayworks.data.planning import Plan
 from rayworks.data.reading import Chunk
@@ -71,7 +71,8 @@ def stage(
         DataError, ParameterError, StorageError: With what is wrong, where, and what to do.
     """
     uris = [uri] if isinstance(uri, str) else list(uri)
-    files = reading.of_all([reading.resolve(each, storage_uri) for each in uris], options.format, only)
+    places = [reading.resolve(each, storage_uri) for each in uris]
+    files = reading.of_all(places, options.format, only)
     sources, name = [file.source for file in files], name or name_of(uris[0])
     folder = reuse.location(storage_uri, "datasets", name, fingerprint(target, options, sources, champion))
     manifest_uri = storage.join(folder, manifest.FILE)
@@ -91,6 +92,7 @@ def stage(
             dataset = manifest.assemble(plan, counts, options, sources, name, champion)
             if blocks := manifest.time_blocks(plan, counts, dataset):
                 storage.write_record(storage.join(folder, manifest.BLOCKS_FILE), blocks)
+            reading.check_unchanged(sources, places)
             storage.write_record(manifest_uri, dataset)
         except BaseException:
             with suppress(StorageError):  # the first failure is the one to report
@@ -124,14 +126,17 @@ def _with_times(plan: Plan, chunks: list[Chunk], champion: splitting.Learned | N
 def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
     """Read, validate, add features, split, and write the part files of one chunk."""
     counts = RowCounts()
-    records = 0
+    records, doubts = 0, dict[str, Doubt]()
     with ExitStack() as stack:
         writers = _PartWriters(stack, plan.uri, f"part-{chunk.number:05}.parquet")
+        planned = [column.name for column in plan.columns]
         for batch in reading.batches(chunk):
+            planning.check_header(chunk, batch.rows.columns, planned)
             rows = batch.rows.with_columns(batch.numbers.alias(validation.ROW))
             valid, invalid = validation.validate(rows, plan.columns, plan.target)
             rejected = pl.concat([_rejected(invalid, chunk.uri), _malformed(batch.malformed, chunk.uri)])
-            records += batch.records
+            records, doubts = records + batch.records, batch.doubts
+            counts.note_columns(chunk.uri, batch.rows.columns, plan)
             counts.rows_in += len(rows) + len(batch.malformed)
             counts.reasons.update(validation.reason_class(reason) for reason in rejected["reason"])
             writers.write("rejected", rejected)
@@ -143,6 +148,7 @@ def process_chunk(chunk: Chunk, plan: Plan) -> RowCounts:
                 writers.write(name, part)
                 counts.add(name, part, plan)
     counts.check(chunk.uri, records)
+    counts.note_doubts(chunk.uri, doubts, plan)
     counts.count_file(chunk.uri, sum(split.rows for split in counts.splits.values()))
     return counts
 
@@ -157,7 +163,7 @@ def _rejected(invalid: pl.DataFrame, file: str) -> pl.DataFrame:
         and not dtype.is_nested()
         and not isinstance(dtype, pl.Binary | pl.Object)
     ]
-    record = invalid[plain].to_struct("record").struct.json_encode()
+    record = pl.struct(plain).struct.json_encode() if plain else pl.lit("{}")
     return invalid.select(
         pl.lit(file).alias("file"),
         pl.col(validation.ROW).cast(pl.Int64).alias("row"),

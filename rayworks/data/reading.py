@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -49,6 +50,8 @@ class DataFile(NamedTuple):
     format: Format
     path: str
     """Its path beneath the folder that was named: tells files of the same name apart, wherever the folder is."""
+    partitions: tuple[tuple[str, str | None], ...]
+    """Names and values from its folders, those that end the path of the named folder among them."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Chunk:
     uri: str
     format: Format
     path: str
+    partitions: tuple[tuple[str, str | None], ...] = ()
     encoding: str = "utf-8"
     first_group: int = 0
     last_group: int = 0
@@ -96,11 +100,13 @@ def source_files(uri: str, declared: Format | Literal["auto"] = "auto") -> list[
     listing = storage.listing(uri)
     _check_no_table_log(uri, listing)
     files: list[DataFile] = []
+    named = [*takewhile(_names_value, reversed(listing.folder.split("/")))][::-1]
     for file_uri, info in listing.files:
         kind = declared if declared != "auto" else format_of(file_uri)
         if kind and (declared == "auto" or len(listing.files) == 1 or format_of(file_uri) in (declared, None)):
             source = SourceFile(uri=file_uri, bytes=info.size, modified=info.mtime)
-            files.append(DataFile(source, kind, info.path.removeprefix(f"{listing.folder}/")))
+            path = info.path.removeprefix(f"{listing.folder}/")
+            files.append(DataFile(source, kind, path, _partitions([*named, *path.split("/")[:-1]])))
     if not files:
         raise DataError(
             "there is no data file",
@@ -130,6 +136,33 @@ def of_all(
     files = {file.source.uri: file for uri in uris for file in source_files(uri, declared)}
     chosen = None if only is None else set(only)
     return [file for uri, file in files.items() if chosen is None or uri in chosen]
+
+
+def check_unchanged(files: Sequence[SourceFile], uris: Sequence[str]) -> None:
+    """Check that ``files`` are still as they were listed at ``uris``: what was read may be another version otherwise.
+
+    Raises:
+        DataError: One has another size or time, or is gone.
+        StorageError: They cannot be listed.
+    """
+    now: dict[str, SourceFile] = {}
+    for uri in uris:
+        try:
+            listed = storage.list_files(uri)
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            continue
+        now |= {found: SourceFile(uri=found, bytes=info.size, modified=info.mtime) for found, info in listed}
+    for file in files:
+        if (found := now.get(file.uri)) != file:
+            before, after = (f"{each.bytes:,} bytes of {each.modified}" if each else "gone" for each in (file, found))
+            raise DataError(
+                "a file changed while it was read",
+                where=file.uri,
+                detail=f"{before}, now {after}",
+                remedy="Run again when it is complete",
+            )
 
 
 def _check_no_table_log(uri: str, listing: storage.Listing) -> None:
@@ -181,7 +214,7 @@ def chunks(files: list[DataFile], encoding: str = "utf-8") -> list[Chunk]:
         if file.format == "parquet":
             divided += _parquet_chunks(file, len(divided))
         else:
-            divided.append(Chunk(len(divided), file.source.uri, file.format, file.path, encoding))
+            divided.append(Chunk(len(divided), file.source.uri, file.format, file.path, file.partitions, encoding))
     return divided
 
 
@@ -199,6 +232,7 @@ def _parquet_chunks(file: DataFile, number: int) -> list[Chunk]:
                 uri,
                 "parquet",
                 file.path,
+                file.partitions,
                 first_group=first_group,
                 last_group=group + 1,
                 first_row=first_row,
@@ -228,7 +262,7 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
             read = csv_files.batches(chunk.uri, chunk.encoding)
         case "jsonl":
             read = json_lines.batches(chunk.uri, chunk.encoding)
-    partitions = partition_values(chunk.path)
+    partitions = dict(chunk.partitions)
     for batch in read:
         named = [name for name in partitions if name not in batch.rows.columns]
         rows = batch.records - len(batch.malformed)
@@ -240,7 +274,24 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
         yield batch
 
 
-def partition_values(path: str) -> dict[str, str | None]:
-    """Return the values that the folders of a file name, as Hive and Spark write them: ``year=2022/part.csv``."""
-    pairs = [folder.split("=", 1) for folder in path.split("/")[:-1] if "=" in folder.strip("=")]
-    return {unquote(name): None if value == NO_PARTITION else unquote(value) for name, value in pairs}
+def column_names(chunk: Chunk) -> set[str]:
+    """Return the columns of a chunk, those of its folders among them. Of JSON lines, only the first ones are read."""
+    match chunk.format:
+        case "parquet":
+            with parquet_files.opened(chunk.uri) as file:
+                names = file.schema_arrow.names
+        case "csv":
+            names = csv_files.column_names(chunk.uri, chunk.encoding)
+        case "jsonl":
+            names = json_lines.column_names(chunk.uri, chunk.encoding)
+    return {*names, *dict(chunk.partitions)}
+
+
+def _partitions(folders: Sequence[str]) -> tuple[tuple[str, str | None], ...]:
+    """The values that folders name, as Hive and Spark write them: ``year=2022``."""
+    pairs = [folder.split("=", 1) for folder in folders if _names_value(folder)]
+    return tuple((unquote(name), None if value == NO_PARTITION else unquote(value)) for name, value in pairs)
+
+
+def _names_value(folder: str) -> bool:
+    return "=" in folder.strip("=")

@@ -60,7 +60,8 @@ class Splitter:
 
     def describe(self) -> str:
         """Return a description for people."""
-        shares = f"{1 - self.validation - self.test:.0%} train, {self.validation:.0%} validation, {self.test:.0%} test"
+        each = {"train": 1 - self.validation - self.test, "validation": self.validation, "test": self.test}
+        shares = ", ".join(f"{100 * share:g}% {name}" for name, share in each.items())
         match self.by:
             case "time":
                 return (
@@ -68,7 +69,7 @@ class Splitter:
                     f"test from {self.test_from:%Y-%m-%d %H:%M}"
                 )
             case "hash":
-                return f"by a hash of {self.column}: {shares}"
+                return f"by a hash of {self.column} (seed {self.seed}): {shares}"
             case _:
                 return f"at random (seed {self.seed}): {shares}"
 
@@ -229,6 +230,21 @@ def hold_out(splitter: Splitter, champion: Learned | None) -> str:
         return f"{neither}: data that are added move no row to another split."
     other = f"its rows were split {champion.split_by}" if champion.split_by else "its dataset is no longer stored"
     return f"The champion may have learned from some of the test rows: {other}."
+
+
+def is_unseen(dataset: Dataset, learned: Dataset) -> bool:
+    """Return whether a model that learned from one dataset has certainly learned from no test row of another.
+
+    Args:
+        dataset: With the test rows.
+        learned: What the model learned from.
+    """
+    if dataset.split_method == "time":
+        until, test_from = learned.test_from, dataset.test_from
+        return bool(until and test_from and learned.split_column == dataset.split_column and until <= test_from)
+    # A random split depends on the place of a row in its file, so on the files as well.
+    same_rows = dataset.split_method == "hash" or learned.sources == dataset.sources
+    return learned.split_by == dataset.split_by and same_rows
 
 
 def block_starts(counts: pl.DataFrame, before: datetime) -> tuple[datetime, ...]:

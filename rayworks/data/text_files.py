@@ -12,27 +12,28 @@ if TYPE_CHECKING:
     from pyarrow.lib import NativeFile
 
 BLOCK_BYTES = 8 << 20
+FIRST_BYTES = 64 << 10  # in which the names of columns are
 COMPRESSIONS = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh91AY&SY": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 NO_TEXT = {b"PK\x03\x04": "a ZIP archive or a spreadsheet", b"\xfd7zXZ\x00": "compressed by xz", b"PAR1": "Parquet"}
 
 
-def blocks(uri: str, encoding: str) -> Iterator[bytes]:
-    """Yield the text of a file as UTF-8 without a byte order mark, about ``BLOCK_BYTES`` at a time. Each block
-    ends with a line end.
+def blocks(uri: str, encoding: str, block_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the text of a file as UTF-8 without a byte order mark, about ``block_bytes`` (``BLOCK_BYTES`` by default)
+    at a time. Each block ends with a line end.
 
     Raises:
         StorageError: The file cannot be read.
         DataError: It is not text, or its bytes are not of this encoding.
     """
-    name = codecs.lookup(encoding).name
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)()
-    rest, lines = b"", 0
+    decoder = codecs.getincrementaldecoder(encoding)()
+    rest, lines, mark = b"", 0, "\ufeff"  # which only the decoders of utf-16 and utf-8-sig drop
     with _open(uri) as stream:
-        while raw := stream.read(BLOCK_BYTES):
+        while raw := stream.read(block_bytes or BLOCK_BYTES):
             try:
-                text = decoder.decode(raw)
+                text = decoder.decode(raw).removeprefix(mark)
             except UnicodeDecodeError as error:
                 raise _not_decoded(uri, encoding, lines, error) from error
+            mark = "" if text else mark
             lines += text.count("\n")
             block = rest + text.encode()
             end = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1

@@ -21,6 +21,7 @@ TIMESTAMP_FORMATS = (
     "%m/%d/%Y %H:%M",
     "%m/%d/%Y",
 )
+FULL_YEAR = r"^(?:\d{4}[-/]|\d\d?[./]\d\d?[./]\d{4}(?:\D|$))"  # %Y takes one digit too: 1.2.3 would be a date
 TRUE_TEXT, FALSE_TEXT = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 LARGEST = 3.4028234663852886e38  # of float32, which models compute with: anything beyond becomes infinite
 POLARS_TYPES = {
@@ -42,11 +43,10 @@ WORDS = {
 def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
     """Return the column ``name`` of type ``source``, converted to ``dtype``; null where it is missing or invalid.
 
-    Values that are not plain, such as lists, become empty text. ``missing`` are the texts that mean a missing value.
+    A number is no time, nor a time a number: in which unit it counts, and since when, only its writer knows.
+    Values that are not plain, such as lists, are invalid. ``missing`` are the texts that mean a missing value.
     """
     column = pl.col(name)
-    if not is_plain(source):
-        return pl.when(column.is_not_null()).then(pl.lit(""))
     if source == pl.String:
         text = present_text(column, missing)
         match dtype:
@@ -62,6 +62,10 @@ def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = M
                 return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
             case _:
                 return _within_range(text.cast(pl.Float64, strict=False))
+    if not is_plain(source) or (dtype != "string" and source.is_temporal() != (dtype == "timestamp")):
+        return pl.repeat(None, pl.len(), dtype=POLARS_TYPES[dtype]).alias(name)
+    if dtype == "boolean" and source.is_numeric():
+        return pl.when(column == 1).then(True).when(column == 0).then(False)
     if dtype == "float":
         return _within_range(column.cast(pl.Float64, strict=False))
     if dtype == "integer" and source.is_float():
@@ -77,9 +81,14 @@ def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = M
     return column.cast(POLARS_TYPES[dtype], strict=False)
 
 
+def without_categories(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with the categories of pandas as the text that they are."""
+    return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+
+
 def is_plain(dtype: pl.DataType) -> bool:
     """Return whether values of a type can be numbers, text, truth values or times."""
-    return not (dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object | pl.Duration | pl.Time))
+    return dtype.is_numeric() or isinstance(dtype, pl.String | pl.Boolean | pl.Date | pl.Datetime | pl.Null)
 
 
 def _within_range(number: pl.Expr) -> pl.Expr:
@@ -99,11 +108,13 @@ def missing_text(column: Column) -> Sequence[str]:
 
 
 def timestamp(text: pl.Expr) -> pl.Expr:
-    """Return text as UTC without a zone, by the first of ``TIMESTAMP_FORMATS`` that matches."""
+    """Return text as UTC without a zone, by the first of ``TIMESTAMP_FORMATS`` that matches, if the year has four
+    digits."""
     plain = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ").str.replace(r"(Z|\+00:?00)$", "")
     zoned = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", strict=False, time_unit="us", time_zone="UTC")
     formats = [plain.str.to_datetime(layout, strict=False, time_unit="us") for layout in TIMESTAMP_FORMATS]
-    return pl.coalesce(*formats, zoned.dt.replace_time_zone(None))
+    parsed = pl.coalesce(*formats, zoned.dt.replace_time_zone(None))
+    return pl.when(text.str.contains(FULL_YEAR)).then(parsed)
 
 
 def is_missing(name: str, source: pl.DataType, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
@@ -125,7 +136,7 @@ def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple
     checked = [column for column in columns if column.kind != "ignored" or _has_rules(column)]
     present = dict(raw.schema)
     values = [
-        typed(c.name, present[c.name], c.dtype, missing_text(c)).alias(c.name)
+        _value(c, present[c.name]).alias(c.name)
         if c.name in present
         else pl.lit(None, POLARS_TYPES[c.dtype]).alias(c.name)
         for c in checked
@@ -138,6 +149,12 @@ def validate(raw: pl.DataFrame, columns: Sequence[Column], target: str) -> tuple
     reason = pl.select(pl.coalesce(*reasons)).to_series()
     bad = reason.is_not_null()
     return converted.filter(~bad), raw.with_columns(reason.alias(REASON)).filter(bad)
+
+
+def _value(column: Column, source: pl.DataType) -> pl.Expr:
+    if column.kind == "ignored" and column.dtype == "string" and not is_plain(source):
+        return pl.when(pl.col(column.name).is_not_null()).then(pl.lit(""))  # a value, if one is required
+    return typed(column.name, source, column.dtype, missing_text(column))
 
 
 def _has_rules(column: Column) -> bool:
@@ -156,7 +173,7 @@ def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target:
 
     if name in raw.columns and value.null_count() > raw[name].null_count():  # else every value was converted
         missing = raw.select(is_missing(name, raw.schema[name], missing_text(column))).to_series()
-        add(value.is_null() & ~missing, _not_understood(column))
+        add(value.is_null() & ~missing, _not_understood(column, raw.schema[name]))
     if name == target:
         add(value.is_null(), pl.lit(f"the target {name} is missing"))
     elif column.required:
@@ -171,9 +188,11 @@ def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target:
     return reasons
 
 
-def _not_understood(column: Column) -> pl.Expr:
+def _not_understood(column: Column, source: pl.DataType) -> pl.Expr:
     """The reason to reject a value that is not of the type of its column."""
-    text = pl.col(column.name).cast(pl.String, strict=False)
+    text = (
+        pl.col(column.name).cast(pl.String, strict=False) if is_plain(source) else pl.lit(f"a value of type {source}")
+    )
     problem = pl.lit(f"is not {WORDS[column.dtype]}")
     if column.dtype == "float":
         number = text.str.strip_chars().cast(pl.Float64, strict=False).abs()

@@ -54,7 +54,7 @@ def stage(
         StorageError, DataError: There are no files at ``source``.
 
     Its ``create`` raises:
-        DataError: The files have none of the model's columns, or no valid row.
+        DataError: The files have none of the model's columns, or no valid row, or one changed while it was read.
         RegistryError: The champion cannot be loaded.
     """
     if options.evidently_rows is not None:
@@ -63,7 +63,8 @@ def stage(
     if champion is None:
         remedy = "Promote a version first: the flows pipeline and promote do so"
         raise RegistryError("the model has no champion to monitor", where=name, remedy=remedy)
-    files = reading.of_all([reading.resolve(source, storage_uri)], options.format, only)
+    place = reading.resolve(source, storage_uri)
+    files = reading.of_all([place], options.format, only)
     code = code_digest.of_library("data", "models", "monitoring", "evaluation")
     facts = [file.source.model_dump_json() for file in files]
     key = reuse.digest(code, champion.fingerprint, facts, options.model_dump_json())
@@ -82,6 +83,7 @@ def stage(
             chunks = reading.chunks(files, options.encoding)
             evidently_page.write(page_uri, report, chunks, options.evidently_rows)
             report = report.model_copy(update={"evidently_uri": page_uri})
+        reading.check_unchanged([file.source for file in files], [place])
         storage.write_record(uri, report)
         return report
 

@@ -35,13 +35,13 @@ def groups_of(split_method: SplitMethod, values: "np.ndarray | None", rows: int)
 
 
 def groups_in_order(order: "np.ndarray") -> "np.ndarray":
-    """Return the group of each row: neighbours in ``order``, such as times, are in one group."""
+    """Return the group of each row: neighbours in ``order``, such as times, are in one group, and so are all rows of
+    one time: where there are fewer times than ``GROUPS``, there is one group for each."""
     import numpy as np
 
-    rows = len(order)
-    groups = np.empty(rows, dtype="int64")
-    groups[np.argsort(order, kind="stable")] = np.arange(rows) * min(GROUPS, rows) // max(rows, 1)
-    return groups
+    _, time, rows = np.unique(order, return_inverse=True, return_counts=True)
+    rows_before = rows.cumsum() - rows
+    return (rows_before * GROUPS // max(len(order), 1))[time]
 
 
 def groups_by_key(keys: "np.ndarray") -> "np.ndarray":
@@ -144,10 +144,12 @@ def change(metric: Metric, before: Scored, now: Scored, *, confidence: float) ->
     import numpy as np
     from scipy import stats
 
+    freedom = min(len(np.unique(rows.groups)) for rows in (now, before)) - 1
+    if freedom < 1:
+        return None
     values = [metric.measure(rows.actual, rows.predicted) for rows in (now, before)]
     without = [_without_each(metric, rows.actual, rows.predicted, rows.groups) for rows in (now, before)]
-    freedom = min(len(each) for each in without) - 1
-    if freedom < 1 or not np.isfinite(np.array([*values, *np.concatenate(without)], dtype="float64")).all():
+    if not np.isfinite(np.array([*values, *np.concatenate(without)], dtype="float64")).all():
         return None
     whole = cast(Any, metric).improvement(*values)
     error = sum(_standard_error(each) ** 2 for each in without) ** 0.5

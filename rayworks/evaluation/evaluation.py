@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from rayworks import code_digest, metrics, parallel, reuse, storage
-from rayworks.data import features, manifest, split_rows
+from rayworks.data import features, manifest, split_rows, splitting
 from rayworks.data.validation import POLARS_TYPES
 from rayworks.errors import DataError, ParameterError, RegistryError, StorageError, named
-from rayworks.evaluation import baseline, comparison, plots, slices
+from rayworks.evaluation import baseline, comparison, plots, registry, slices
 from rayworks.models import stored
 from rayworks.models.predictions import finite
 from rayworks.models.tabular import TabularModel
@@ -67,7 +67,8 @@ def stage(
     A stored evaluation whose champion could not be scored is not found: the reason may have been an outage.
 
     Its ``create`` raises:
-        ParameterError: An unknown slice column, or a metric that does not fit the problem.
+        ParameterError: An unknown slice column, a metric that does not fit the problem, or a candidate that predicts
+            another target than that of the dataset.
         RegistryError: The candidate or the champion cannot be loaded: an outage of the registry must not weaken the
             gate. A champion that cannot be compared (another target, other columns) is no error: ``champion_error``
             says why.
@@ -85,7 +86,7 @@ def stage(
         return stored.model_copy(update={"candidate_uri": candidate.uri, "champion_uri": champion_uri})
 
     def create(progress: Progress) -> Evaluation:
-        evaluation = _evaluate(candidate.uri, dataset, champion_uri, options, uri, tracking_uri, progress)
+        evaluation = _evaluate(candidate, dataset, champion_uri, options, uri, tracking_uri, progress)
         storage.write_record(uri, evaluation)
         return evaluation
 
@@ -93,7 +94,7 @@ def stage(
 
 
 def _evaluate(
-    candidate_uri: str,
+    version: ModelVersion,
     dataset: DatasetRef,
     champion_uri: str | None,
     options: EvaluateOptions,
@@ -104,7 +105,7 @@ def _evaluate(
     data = manifest.load(dataset)
     metric = metrics.deciding_metric(dataset.problem, options.metric)
     slice_by = slices.columns(data, options.slices)
-    candidate = stored.load(candidate_uri, tracking_uri=tracking_uri)
+    candidate = _load_candidate(version.uri, data.target, tracking_uri)
     champion, error = _load_champion(champion_uri, data.target, tracking_uri)
     split_by = [data.split_column] if data.split_column and data.split_column not in slice_by else []
     scores = _score(data, candidate, champion, [*slice_by, *split_by], progress)
@@ -120,12 +121,13 @@ def _evaluate(
         uri=uri,
         metric=metric,
         dataset_uri=data.uri,
-        candidate_uri=candidate_uri,
+        candidate_uri=version.uri,
         champion_uri=champion_uri,
         candidate=overall["candidate"],
         baseline=overall["baseline"],
         champion=overall.get("champion"),
         champion_error=error or scores.champion_error,
+        learned=_learned(version, data, tracking_uri),
         interval=comparison.interval(
             metrics.METRICS[metric], scores.actual, scores.candidate, rival, groups, confidence=options.confidence
         ),
@@ -149,14 +151,46 @@ def require_defined(metric: str, measured: Metrics) -> None:
         )
 
 
+def _learned(version: ModelVersion, dataset: Dataset, tracking_uri: str) -> str:
+    """Return why a model may have learned from the test rows of ``dataset``; empty if it certainly has not."""
+    tags = registry.tags_of(version, tracking_uri=tracking_uri)
+    if tags.get(registry.DATASET_FINGERPRINT) == dataset.fingerprint:
+        return ""
+    uri = tags.get(registry.DATASET)
+    other = registry.stored_dataset(tags)
+    if other is None:
+        reason = f"its dataset {uri} is no longer stored" if uri else "the registry does not say what it learned from"
+    elif splitting.is_unseen(dataset, other):
+        return ""
+    else:
+        files = "" if other.split_by != dataset.split_by else ", but they are from other files"
+        reason = f"those of its own dataset {uri} were split {other.split_by}, these {dataset.split_by}{files}"
+    return f"the candidate may have learned from some of the hold-out rows: {reason}"
+
+
+def _load_candidate(uri: str, target: Target, tracking_uri: str) -> TabularModel:
+    candidate = stored.load(uri, tracking_uri=tracking_uri)
+    if candidate.target != target:
+        raise ParameterError(
+            "the model predicts another target than that of the dataset",
+            where=uri,
+            detail=f"{_in_words(candidate.target)}, not {_in_words(target)}",
+            remedy="Name a dataset of its target, such as the one that it was trained on",
+        )
+    return candidate
+
+
+def _in_words(target: Target) -> str:
+    return f"{target.name} ({target.problem}, classes {list(target.classes)})"
+
+
 def _load_champion(uri: str | None, target: Target, tracking_uri: str) -> tuple[TabularModel | None, str]:
     """Return the champion, or why it cannot be compared."""
     if uri is None:
         return None, ""
     champion = stored.load(uri, tracking_uri=tracking_uri)
     if champion.target != target:
-        other = f"{champion.target.name} ({champion.target.problem}, classes {list(champion.target.classes)})"
-        return None, f"The champion predicts another target: {other}."
+        return None, f"The champion predicts another target: {_in_words(champion.target)}."
     return champion, ""
 
 

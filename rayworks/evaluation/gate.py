@@ -17,6 +17,8 @@ def checks(evaluation: Evaluation, serve_check: ServeCheck | None, options: Prom
     results = [_better_overall(evaluation, rival, options), _enough_rows(evaluation, options)]
     if evaluation.champion:
         results += [_better_than_baseline(evaluation), _no_slice_worse(evaluation, options)]
+    if evaluation.learned:
+        results.append(GateCheck(name="new hold-out rows", passed=False, detail=evaluation.learned))
     if evaluation.champion_error:
         detail = f"could not be scored, so the baseline is the rival: {evaluation.champion_error}"
         results.append(GateCheck(name="champion", passed=True, detail=detail))
@@ -62,7 +64,7 @@ def _better_overall(evaluation: Evaluation, rival: str, options: PromoteOptions)
 def _in_words(interval: Interval | None, rival: float) -> str:
     """Return what the improvement may be on other rows, after a comparison on these."""
     if interval is None:
-        return "and too few rows tell how much of it is chance"
+        return "and too few rows, times or keys tell how much of it is chance"
 
     def words(improvement: float) -> str:
         size = f"{abs(improvement / rival):.1%}" if rival else f"{abs(improvement):.4g}"

@@ -116,7 +116,7 @@ def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
     """Make the previous champion the champion again, and hold it: nothing is promoted until a person lifts the hold.
 
     Raises:
-        RegistryError: There is no champion, or it replaced none.
+        RegistryError: There is no champion, or it replaced none, or one that was deleted.
         StorageError: Another process changes the champion, and does not end.
     """
     with _champion_lock(name, storage_uri) as lock, registry.connected(tracking_uri) as client:
@@ -127,8 +127,16 @@ def rollback(name: str, *, tracking_uri: str, storage_uri: str) -> ModelVersion:
             raise RegistryError(
                 "there is no previous champion", where=name, detail=detail, remedy="Promote another version"
             )
+        target = registry.numbered(client, name, previous)
+        if target is None:
+            raise RegistryError(
+                "the previous champion was deleted",
+                where=name,
+                detail=f"version {current.version} replaced version {previous}",
+                remedy="Promote another version",
+            )
         lock.check()
         hold = f"version {current.version} was rolled back on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         client.set_registered_model_tag(name, HOLD, hold)  # first: a rollback without a hold might be undone at once
         client.set_registered_model_alias(name, CHAMPION, previous)
-        return registry.record_of(client.get_model_version(name, previous), created=False)
+        return target

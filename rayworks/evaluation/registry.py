@@ -4,7 +4,7 @@ import os
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 FINGERPRINT, PREVIOUS = "rayworks.fingerprint", "rayworks.previous_champion"
-DATASET, SEARCH = "rayworks.dataset", "rayworks.search"
+DATASET, DATASET_FINGERPRINT, SEARCH = "rayworks.dataset", "rayworks.dataset_fingerprint", "rayworks.search"
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _tags(model: ModelRef, dataset: Dataset, key: str) -> dict[str, str]:
         "rayworks.loop": model.loop,
         "rayworks.code": _commit(),
         DATASET: model.dataset_uri,
-        "rayworks.dataset_fingerprint": model.dataset_fingerprint,
+        DATASET_FINGERPRINT: model.dataset_fingerprint,
         "rayworks.sources": sources[:4000],
         "rayworks.model": model.uri,
         "rayworks.split": dataset.split_by,
@@ -195,6 +195,12 @@ def record_of(version: Any, *, created: bool = True) -> ModelVersion:
     )
 
 
+def numbered(client: "MlflowClient", name: str, number: str) -> ModelVersion | None:
+    """Return the version with a number, or None: it may have been deleted."""
+    matching = (version for version in _versions(client, name) if str(version.version) == number)
+    return next((record_of(version, created=False) for version in matching), None)
+
+
 def aliased(name: str, alias: str, *, tracking_uri: str) -> ModelVersion | None:
     """Return the version that has the alias, or None."""
     with connected(tracking_uri) as client:
@@ -217,10 +223,30 @@ def origin(name: str, *, tracking_uri: str) -> Champion | None:
     current = champion(name, tracking_uri=tracking_uri)
     if current is None:
         return None
-    with connected(tracking_uri) as client:
-        tags = client.get_run(current.run_id).data.tags if current.run_id else {}
-    dataset = reuse.find_record(storage.join(tags[DATASET], manifest.FILE), Dataset) if DATASET in tags else None
+    tags = tags_of(current, tracking_uri=tracking_uri)
+    dataset = stored_dataset(tags)
     return Champion(version=current, dataset=dataset.ref() if dataset else None, tune_uri=tags.get(SEARCH))
+
+
+def stored_dataset(tags: Mapping[str, str]) -> Dataset | None:
+    """Return the dataset that a run's tags name; None if they name none, or it is no longer stored.
+
+    Raises:
+        StorageError: It is stored and cannot be read.
+    """
+    return reuse.find_record(storage.join(tags[DATASET], manifest.FILE), Dataset) if DATASET in tags else None
+
+
+def tags_of(version: ModelVersion, *, tracking_uri: str) -> dict[str, str]:
+    """Return what the run of a version says of its training; nothing if rayworks did not register it.
+
+    Raises:
+        RegistryError: The registry cannot be reached.
+    """
+    if not version.run_id:
+        return {}
+    with connected(tracking_uri) as client:
+        return client.get_run(version.run_id).data.tags
 
 
 def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
@@ -229,8 +255,7 @@ def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
     Raises:
         RegistryError: The version was not registered by rayworks.
     """
-    with connected(tracking_uri) as client:
-        uri = client.get_run(version.run_id).data.tags.get(DATASET) if version.run_id else None
+    uri = tags_of(version, tracking_uri=tracking_uri).get(DATASET)
     if uri is None:
         remedy = "Train it by the flow train or pipeline"
         raise RegistryError("the version does not say what it was trained on", where=version.uri, remedy=remedy)
@@ -238,13 +263,16 @@ def dataset_of(version: ModelVersion, *, tracking_uri: str) -> str:
 
 
 def rival(candidate: ModelVersion, *, tracking_uri: str) -> ModelVersion | None:
-    """Return what a candidate is compared with: the champion or, if it is the champion itself, the one it replaced."""
+    """Return what a candidate is compared with: the champion or, if it is the champion itself, the one it replaced.
+
+    None: there is none, or it was deleted.
+    """
     current = champion(candidate.name, tracking_uri=tracking_uri)
     if current is None or current.version != candidate.version:
         return current
     with connected(tracking_uri) as client:
         previous = client.get_model_version(candidate.name, str(candidate.version)).tags.get(PREVIOUS)
-        return record_of(client.get_model_version(candidate.name, previous), created=False) if previous else None
+        return numbered(client, candidate.name, previous) if previous else None
 
 
 def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:
@@ -259,8 +287,7 @@ def version_of(uri: str, *, tracking_uri: str) -> ModelVersion:
         version = aliased(name, rest, tracking_uri=tracking_uri)
     else:
         with connected(tracking_uri) as client:
-            matching = (version for version in _versions(client, name) if str(version.version) == rest)
-            version = next((record_of(version, created=False) for version in matching), None)
+            version = numbered(client, name, rest)
     if version is None:
         raise RegistryError(
             "no such model version", where=uri, remedy="Name it as models:/name/version or models:/name@alias"

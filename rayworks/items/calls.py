@@ -220,7 +220,12 @@ class Calls:
             return
         lines = "".join(traceback.format_exception(error)).splitlines()[-TRACEBACK_LINES:]
         self._fail(
-            position, type(error).__name__, str(error), trace="\n".join(lines), seconds=seconds, attempts=attempts
+            position,
+            type(error).__name__,
+            parts.text_of(error, str),
+            trace=parts.storable("\n".join(lines)),
+            seconds=seconds,
+            attempts=attempts,
         )
 
     def _fail(
@@ -241,10 +246,7 @@ class Calls:
 
 def value_text(item: Any) -> str:
     """Return the beginning of an item as text."""
-    try:
-        text = repr(item)
-    except Exception as error:  # an object's own code may raise anything
-        text = f"<{type(item).__name__}, whose repr raises {type(error).__name__}>"
+    text = parts.text_of(item, repr)
     return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"
 
 

@@ -9,13 +9,12 @@ import bisect
 import heapq
 import json
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rayworks import storage
-from rayworks.errors import StorageError
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -83,8 +82,21 @@ def problem_of(result: Any, format: Format) -> str | None:
     try:
         encode([0], [result], format)
     except Exception as error:  # an object's own code may raise anything when it is pickled
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {text_of(error, str)}"
     return None
+
+
+def text_of(described: Any, by: Callable[[Any], str]) -> str:
+    """Return what ``str`` or ``repr`` says of an object of the user's, whatever its own code does."""
+    try:
+        return storable(by(described))
+    except Exception as error:
+        return f"<{type(described).__name__}, whose {by.__name__} raises {type(error).__name__}>"
+
+
+def storable(text: str) -> str:
+    """Return text that can be stored as UTF-8: half of a surrogate pair, as in file names that are not, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def size_of(results: Encoded) -> int:
@@ -114,17 +126,8 @@ def write_failures(folder: str, items: Range, failures: Sequence[Failure]) -> No
 
 def ranges(folder: str, kind: str) -> dict[Range, str]:
     """Return the URIs of the files of one kind, ``RESULTS`` or ``FAILURES``, by their ranges in order."""
-    place = storage.join(folder, kind)
-    if not storage.exists(place):
-        return {}
-    try:
-        files = storage.list_files(place)
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):  # a folder without files
-            return {}
-        raise
     by_range: dict[Range, str] = {}
-    for uri, _ in files:
+    for uri, _ in storage.files_in(storage.join(folder, kind)):
         first, _, last = uri.rpartition("/")[2].partition(".")[0].partition("-")
         by_range[Range(int(first), int(last))] = uri
     return dict(sorted(by_range.items()))

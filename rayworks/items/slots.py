@@ -43,16 +43,11 @@ def check(options: FanOutOptions, nodes_to_come: capacity.Nodes | None) -> None:
     Raises:
         ParameterError: No node has it, and none that may be added.
     """
-    import ray
-
     requests = capacity.requests_of(ray_options(options))
-    nodes = [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
-    if capacity.fits(requests, nodes) or capacity.may_come(requests, nodes_to_come):
-        return
-    shares = [{name: node[name] for name in requests if name in node} for node in [*nodes, *(nodes_to_come or ())]]
-    raise ParameterError(
-        "no node of Ray has what a call requests",
-        where=capacity.amounts(requests),
-        detail=f"they have {'; '.join(dict.fromkeys(capacity.amounts(share) or 'none of it' for share in shares))}",
-        remedy="Request less",
-    )
+    if shortage := capacity.shortage(requests, capacity.nodes_now(), nodes_to_come):
+        raise ParameterError(
+            "no node of Ray has what a call requests",
+            where=capacity.amounts(requests),
+            detail=f"they have {shortage}",
+            remedy="Request less",
+        )

@@ -65,7 +65,7 @@ class TabularModel:
         from rayworks.data import validation
 
         try:
-            frame = pl.from_pandas(raw.reset_index(drop=True))
+            frame = validation.without_categories(pl.from_pandas(raw.reset_index(drop=True)))
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise DataError(
                 "a column mixes types", detail=str(error), remedy="Give each column values of one type"

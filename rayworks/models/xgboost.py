@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xgboost as xgb
 
+CATEGORICAL, NUMERIC = "c", "q"  # XGBoost's names
+
 
 class XGBoostModel:
     """Trained trees: a ``StoredModel`` and an ``ExplainedModel``.
@@ -42,7 +44,7 @@ class XGBoostModel:
         return np.column_stack([1 - raw, raw]) if self.problem == "binary" else raw / raw.sum(axis=1, keepdims=True)
 
     def _raw(self, features: "pd.DataFrame") -> "np.ndarray":
-        return self.booster.inplace_predict(positional(features)).astype("float64")
+        return self.booster.inplace_predict(numbers(features)).astype("float64")
 
     def importance(self) -> dict[str, float]:
         """Return the total gain of each feature that the trees use."""
@@ -63,6 +65,22 @@ class XGBoostModel:
         return cls(xgb.Booster(model_file=folder / "booster.ubj"), description["problem"], description["names"])
 
 
-def positional(features: "pd.DataFrame") -> "pd.DataFrame":
-    """Return ``features`` with columns named by position: XGBoost forbids ``[``, ``]`` and ``<`` in names."""
-    return features.set_axis([f"f{i}" for i in range(features.shape[1])], axis=1)
+def numbers(features: "pd.DataFrame") -> "np.ndarray":
+    """Return features as XGBoost gets them, in training and in predicting: a category is its number.
+
+    XGBoost sees no names. In those of columns it forbids ``[``, ``]`` and ``<``. By those of categories it would look
+    up each number again when it predicts, as on validation rows, and take some that are not ASCII for the same (3.1 and
+    3.2, https://github.com/dmlc/xgboost/pull/12360).
+    """
+    import numpy as np
+
+    table = np.empty(features.shape, dtype="float32")  # XGBoost's own precision
+    for index, (column, kind) in enumerate(zip(features, kinds(features), strict=True)):
+        values = features[column].cat.codes if kind == CATEGORICAL else features[column]
+        table[:, index] = np.where(values < 0, np.nan, values) if kind == CATEGORICAL else values
+    return table
+
+
+def kinds(features: "pd.DataFrame") -> list[str]:
+    """Return XGBoost's type of each column of :func:`numbers`."""
+    return [CATEGORICAL if dtype == "category" else NUMERIC for dtype in features.dtypes]

@@ -84,9 +84,7 @@ def read(uri: str) -> Ledger:
     Raises:
         StorageError: The storage does not respond, or a file is not of a ledger.
     """
-    if not storage.exists(uri):
-        return Ledger()
-    files = sorted(file for file, _ in storage.list_files(uri))
+    files = sorted(file for file, _ in storage.files_in(uri))  # none if a look was killed at its first fact
     attempts: dict[int, tuple[Attempt, ...]] = {}
     for attempt in _records(files, "attempt-", Attempt):
         attempts[attempt.batch] = (*attempts.get(attempt.batch, ()), attempt)

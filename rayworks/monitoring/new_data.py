@@ -48,10 +48,8 @@ def listed(source: str, file_format: Literal["auto"] | reading.Format = "auto") 
         StorageError: It cannot be listed.
     """
     try:
-        files = storage.list_files(source)
+        files = storage.files_in(source)
     except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return ()
         remedy = f"{error.remedy}. Or correct the parameter Source"
         raise StorageError("the source cannot be listed", where=source, detail=error.detail, remedy=remedy) from error
     return tuple(
@@ -170,7 +168,8 @@ def missing(ledger: Ledger, objects: Iterable[SourceFile]) -> tuple[str, ...]:
 def uris_to_learn(ledger: Ledger, batch: int, objects: Iterable[SourceFile], window: Window) -> tuple[str, ...]:
     """Return the URIs of all data that a retraining for a batch learns from: those of the batch, and older ones.
 
-    Older batches that failed are left out, since a file that cannot be processed would fail every later one as well.
+    Older batches that failed are left out, since a file that cannot be processed would fail every later one as well. So
+    are files of others that were overwritten since and arrived again in a batch that failed.
 
     Args:
         objects: What is at the source. What was deleted cannot be learned from.
@@ -182,13 +181,16 @@ def uris_to_learn(ledger: Ledger, batch: int, objects: Iterable[SourceFile], win
         or (each.number < batch and each.number in ledger.results and ledger.results[each.number].state != "failed")
     ]
     current = next(each for each in learned if each.number == batch)
+    newest = {file.uri: each.number for each in ledger.batches if each.number <= batch for file in each.objects}
+    numbers = {each.number for each in learned}
     if window.batches is not None:
         learned = learned[-window.batches :]
     if window.days is not None:
         oldest = current.created - timedelta(days=window.days)
         learned = [each for each in learned if each is current or each.created >= oldest]
     present = {file.uri for file in objects}
-    return tuple(sorted({file.uri for each in learned for file in each.objects} & present))
+    uris = {file.uri for each in learned for file in each.objects if newest[file.uri] in numbers}
+    return tuple(sorted(uris & present))
 
 
 def reason_to_skip(ledger: Ledger, options: RetrainOptions, now: datetime) -> str:

@@ -43,8 +43,9 @@ def look(
     said: list[str] = []
     while True:
         ledger = arrivals.read(uri)
-        if run := _last_run(ledger, state):
-            ledger = arrivals.read(uri)  # after the state of the run, whose last act is to add its result
+        run = _last_run(ledger, state)
+        if run and arrivals.read(uri) != ledger:
+            continue  # the run, whose last act is to add its result, or another look has added a fact meanwhile
         objects = new_data.listed(source, file_format)
         step = new_data.next_step(ledger, objects, run, options, now())
         if isinstance(step, Wait):

@@ -5,9 +5,19 @@ changes it.
 """
 
 import functools
+import importlib
+import json
 import os
+import runpy
 import sys
-from typing import Any, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from anyio.abc import Process, TaskStatus
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.runner._control_channel import ControlChannel
+    from prefect.runner._process_manager import ProcessHandle
 
 SERVER_ENVIRONMENT = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """What Prefect sets for its own temporary server (``SubprocessASGIServer._run_uvicorn_command``): a single application,
@@ -23,8 +33,9 @@ if sys.platform == "linux":
         sys.exit(0)
 else:
     sys.argv.pop(1)
-from rayworks.prefect_api._private import close_failed_statements
+from rayworks.prefect_api._private import close_failed_statements, load_no_collections
 close_failed_statements()
+load_no_collections()
 from uvicorn.main import main
 main()
 """
@@ -58,6 +69,18 @@ def server_command(port: int) -> list[str]:
         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
         *("--timeout-graceful-shutdown", "3"),  # without it, uvicorn waits for open connections without a limit
     ]
+
+
+def load_no_collections() -> None:
+    """Let this process, which becomes an embedded server, import no integrations of Prefect.
+
+    It would import all that are installed to list their block types, though it has no page that shows them, and a block
+    that is saved brings its type along. prefect-kubernetes alone takes a quarter of the server's start. Relies on
+    ``prefect.server.api.server`` calling it as ``prefect.plugins.load_prefect_collections()``.
+    """
+    from prefect import plugins
+
+    plugins.__dict__["load_prefect_collections"] = dict
 
 
 def close_failed_statements() -> None:
@@ -128,3 +151,63 @@ def configure_logging_again() -> None:
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
+
+
+async def supervise_flow_run(engine: "Process") -> None:
+    """Do what ``prefect flow-run execute`` does for ``PREFECT__FLOW_RUN_ID``, with an engine that runs already.
+
+    It cancels the flow run where the server says so, reports it if it crashes, and has it run again where the pod is
+    evicted. Prefect starts the engine itself, when it has imported Prefect, and through another process, which prepares
+    a workspace. Relies on ``prefect.cli.flow_run.execute`` creating a ``WorkspaceResolvingEngineCommandStarter``, which
+    is replaced, and on the environment variables that its ``EngineCommandStarter`` sets.
+
+    Args:
+        engine: Leads a process group, and executes :func:`run_supervised_engine`.
+    """
+    import anyio
+    from prefect.cli import flow_run as command
+    from prefect.flows import load_flow_from_flow_run
+    from prefect.runner._hook_runner import HookRunner
+    from prefect.runner._process_manager import ProcessHandle, create_isolated_termination_scope
+
+    class Starter:
+        def __init__(self, *, workspace_root: object, control_channel: "ControlChannel") -> None:
+            self._channel = control_channel
+            resolve: Any = load_flow_from_flow_run  # its first parameter, the client, is filled in by a decorator
+            self.hook_runner = HookRunner(resolve_flow=resolve)
+
+        def close(self) -> None:
+            pass
+
+        async def start(
+            self, flow_run: "FlowRun", task_status: "TaskStatus[ProcessHandle]" = anyio.TASK_STATUS_IGNORED
+        ) -> None:
+            environment = {"PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false"}  # the supervisor runs them
+            with suppress(RuntimeError):  # without the channel, a cancelled flow run is ended all the same
+                port, token = self._channel.register(flow_run.id)
+                environment |= {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
+            assert engine.stdin is not None
+            await engine.stdin.send(json.dumps(environment).encode() + b"\n")
+            await engine.stdin.aclose()
+            task_status.started(ProcessHandle(engine, create_isolated_termination_scope(engine.pid)))
+            await engine.wait()
+
+    cast(Any, command).WorkspaceResolvingEngineCommandStarter = Starter
+    await command.execute()
+
+
+def run_supervised_engine() -> None:
+    """Run the flow of the flow run ``PREFECT__FLOW_RUN_ID`` when :func:`supervise_flow_run` says so.
+
+    Relies on ``prefect.engine`` reading the environment variables of its flow run when it is executed, not when what it
+    needs is imported.
+    """
+    importlib.import_module("prefect.flow_engine")
+    engine = importlib.import_module("prefect.engine")
+    line = sys.stdin.readline()
+    if not line:  # the flow run was cancelled, or the supervisor has failed
+        return
+    os.environ.update(json.loads(line))
+    sys.argv[1:] = []
+    # `run_module` would warn of a module that was imported already.
+    runpy.run_path(str(engine.__file__), run_name="__main__")

@@ -1,5 +1,6 @@
 """Registers the work pool, and the deployments of ``prefect.yaml``, with the Prefect server."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,11 +45,15 @@ def register(project: Path, pool: str, kind: str, template: dict[str, Any], *, o
         if overwrite:  # the template alone: a pool that a person has paused stays paused
             client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
         listed = yaml.safe_load((project / PROJECT).read_text())
-        listed["deployments"] = [kept(entry, pool, _found(client, entry["name"])) for entry in listed["deployments"]]
+        entries = [(entry, _found(client, entry["name"])) for entry in listed["deployments"]]
+    listed["deployments"] = [kept(entry, pool, found) for entry, found in entries]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(listed, file)
         file.flush()
-        _deploy(project, file.name)
+        try:
+            _deploy(project, file.name)
+        finally:
+            _restore_references(entries)
     notifications.tell_of_failed_runs()
 
 
@@ -61,21 +66,52 @@ def _found(client: "SyncPrefectClient", name: str) -> "DeploymentResponse | None
         return None
 
 
+def _restore_references(entries: "list[tuple[dict[str, Any], DeploymentResponse | None]]") -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    with get_client(sync_client=True) as client:
+        for entry, found in entries:
+            if found and (references := with_references(entry, found)):
+                client.update_deployment(found.id, DeploymentUpdate.model_validate(references))
+
+
 def kept(entry: dict[str, Any], pool: str, found: "DeploymentResponse | None") -> dict[str, Any]:
     """Return an entry of ``prefect.yaml`` for a work pool, with what a person set in the UI and the entry leaves open.
 
     ``prefect deploy`` keeps the schedules of a deployment if the entry has none. It would start a paused deployment
-    again, and delete default parameters and job variables.
+    again, and delete default parameters and job variables. Those with references are not returned: see
+    :func:`with_references`.
 
     Args:
         entry: The deployment in ``prefect.yaml``.
         pool: The name of the work pool.
         found: The deployment on the server, if there is one.
     """
-    set_by_people = {"paused": found.paused, "parameters": found.parameters} if found else {}
-    job_variables = {"job_variables": found.job_variables} if found else {}
+    left_open = _left_open(entry, found)
+    for name in with_references(entry, found):
+        del left_open[name]
+    job_variables = {name: left_open.pop(name) for name in left_open.keys() & {"job_variables"}}
+    paused = {"paused": found.paused} if found else {}
     work_pool = {"name": pool, **job_variables, **entry.get("work_pool", {})}
-    return {**set_by_people, **entry, "work_pool": work_pool}
+    return {**paused, **left_open, **entry, "work_pool": work_pool}
+
+
+def with_references(entry: dict[str, Any], found: "DeploymentResponse | None") -> dict[str, Any]:
+    """Return what a person set in the UI, the entry leaves open, and refers to blocks or variables.
+
+    A worker resolves the references for each run. ``prefect deploy`` would resolve them for good: a secret would be
+    stored in plain text, and a change of it have no effect.
+    """
+    return {name: value for name, value in _left_open(entry, found).items() if "{{" in json.dumps(value)}
+
+
+def _left_open(entry: dict[str, Any], found: "DeploymentResponse | None") -> dict[str, Any]:
+    if found is None:
+        return {}
+    set_by_people = {"parameters": found.parameters, "job_variables": found.job_variables}
+    in_entry = entry.keys() | entry.get("work_pool", {}).keys()
+    return {name: value for name, value in set_by_people.items() if name not in in_entry}
 
 
 def _deploy(project: Path, file: str) -> None:

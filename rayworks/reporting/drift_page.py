@@ -109,11 +109,13 @@ def _drawn(columns: Sequence[ColumnDrift], title: str | None = None) -> list[Fig
 
 
 def interval(report: DriftReport) -> str:
-    """Return by how much the deciding metric changed, in words; an empty text where that is not known."""
-    if report.error is None or report.error.interval is None:
+    """Return by how much the deciding metric changed, in words; an empty text where too few labels have come."""
+    if report.error is None:
         return ""
-    low, high = report.error.interval.low, report.error.interval.high
-    label, confidence = METRICS[report.error.metric].label, report.error.interval.confidence
+    label = METRICS[report.error.metric].label
+    if report.error.interval is None:
+        return f"Too few rows, times or keys tell whether the change of {label} is chance."
+    low, high, confidence = report.error.interval.low, report.error.interval.high, report.error.interval.confidence
     if low <= 0 <= high:
         return f"The change of {label} may be chance: its {confidence:.0%} interval is {-high:+.3g} to {-low:+.3g}."
     word = "better" if low > 0 else "worse"

@@ -278,8 +278,9 @@ def summary(**run: Unpack[Run]) -> list[tuple[str, str]]:
         lines.append(("best trial", _best_trial(tune, dataset)))
     if evaluation:
         lines += [(tile["name"], f"{tile['value']} ({tile['detail']})") for tile in tiles(evaluation)]
-    if evaluation and evaluation.champion_error:
-        lines.append(("champion", evaluation.champion_error))
+    if evaluation:
+        notes = {"champion": evaluation.champion_error, "hold-out rows": evaluation.learned}
+        lines += [(name, text) for name, text in notes.items() if text]
     if decision:
         lines += [("verdict", verdict(run)), ("reason", decision.reason)]
     return [*lines, *run["links"].items()]
@@ -334,6 +335,7 @@ def markdown(**run: Unpack[Run]) -> str:
         rows = [[_plain(row["metric"]), *(str(row[name]) for name in MODELS)] for row in table]
         parts.append(_table(["hold-out metric", *MODELS], rows))
         parts.append(f"**Champion:** {_plain(evaluation.champion_error)}" if evaluation.champion_error else "")
+        parts.append(f"**Hold-out rows:** {_plain(evaluation.learned)}" if evaluation.learned else "")
     if decision and decision.checks:
         lines = (f"{MARKS[check.passed]} **{_plain(check.name)}**: {_plain(check.detail)}" for check in decision.checks)
         parts.append("\n".join(f"- {line}" for line in lines))

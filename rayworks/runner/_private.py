@@ -9,7 +9,9 @@ import copyreg
 import importlib
 import importlib.util
 import logging
+import math
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -312,6 +314,9 @@ def final_state(future: PrefectRayFuture[Any]) -> "State[Any] | None":
 
 # Ray
 
+SHIELDED_SECONDS = 1.0
+"""By how much the time limit of a task that waits for another one may be late."""
+
 
 def serialize(value: Any) -> None:
     """Serialize a value as Ray does with the result of a task, and discard it. Large buffers are not copied.
@@ -335,6 +340,25 @@ def concurrent_future(reference: Any) -> "concurrent.futures.Future[Any]":
     (ray-project/ray#39113): they must not wait for Ray.
     """
     return reference.future()
+
+
+def wait_without_cpu(reference: Any, timeout: float | None) -> bool:
+    """Wait in a worker, at most ``timeout`` seconds, and return whether an object exists.
+
+    Ray gives others the CPU of a worker whose main thread waits in its code. That code discards what the handler of a
+    signal raises, such as Prefect's at the time limit of a task. Prefect's private ``shield`` keeps that until it ends,
+    so no wait in it takes long. What is waited for is not fetched, since each wait would fetch it anew.
+    """
+    import ray
+    from prefect._internal.concurrency.cancellation import shield
+
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        seconds = max(0.0, min(SHIELDED_SECONDS, deadline - time.monotonic()))
+        with shield():
+            ended, _ = ray.wait([reference], timeout=seconds, fetch_local=False)
+        if ended or seconds < SHIELDED_SECONDS:
+            return bool(ended)
 
 
 def add_worker_output_handler(name: str, handler: Callable[[dict[str, Any]], None]) -> None:

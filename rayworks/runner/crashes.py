@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rayworks.errors import ClusterError
 from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
 from rayworks.runner.session import RaySession
 
@@ -26,10 +27,11 @@ def report_crashed_task_runs(flow_run_id: UUID | None, in_flight: InFlight, sess
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter
 
-    crashed = {task_run.id: _state(task_run, error, session) for task_run, error in in_flight.crashed}
+    states = _States(session)
+    crashed = {task_run.id: states.of(task_run, error) for task_run, error in in_flight.crashed}
     with get_client(sync_client=True) as client:
-        # A cancelled task run that the API does not know has never started: it gets no state.
-        known = {task_run.id for task_run in in_flight.cancelled}
+        # An unfinished task run that the API does not know has never started: it gets no state.
+        known = {task_run.id for task_run in in_flight.unfinished}
         ids = list(crashed)
         for first in range(0, len(ids), BATCH):
             batch = TaskRunFilter.model_validate({"id": {"any_": ids[first : first + BATCH]}})
@@ -49,8 +51,24 @@ def report_crashed_task_runs(flow_run_id: UUID | None, in_flight: InFlight, sess
                 )
 
 
-def _state(task_run: SubmittedTaskRun, error: Exception | None, session: RaySession) -> "State[Any]":
-    from prefect.states import Crashed
+class _States:
+    """The states of crashed task runs. An explanation takes requests, so the same error of a task is explained once."""
 
-    explanation = session.explain(task_run.task.name, error) if error else None
-    return Crashed(message=str(explanation or "Its Ray task was cancelled, or its worker process ended."))
+    def __init__(self, session: RaySession) -> None:
+        self._session = session
+        self._explained: dict[tuple[str, str], ClusterError | None] = {}
+
+    def of(self, task_run: SubmittedTaskRun, error: Exception | None) -> "State[Any]":
+        from prefect.states import Crashed
+        from ray.exceptions import TaskCancelledError
+
+        explanation = None
+        if error is not None and not isinstance(error, TaskCancelledError):
+            explanation = self._explain(task_run.task.name, error)
+        return Crashed(message=str(explanation or "Its Ray task was cancelled, or its worker process ended."))
+
+    def _explain(self, task: str, error: Exception) -> ClusterError | None:
+        key = task, str(error)
+        if key not in self._explained:
+            self._explained[key] = self._session.explain(task, error)
+        return self._explained[key]

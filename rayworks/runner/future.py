@@ -1,15 +1,17 @@
 """The future of a task run on Ray."""
 
 import concurrent.futures
+import contextlib
+import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from prefect.context import FlowRunContext
 from prefect_ray.task_runners import PrefectRayFuture
 
-from rayworks.errors import ClusterLostError
+from rayworks.errors import ClusterLostError, RayworksError
 from rayworks.runner import _private
 from rayworks.runner.session import RaySession
 
@@ -25,7 +27,8 @@ MAX_RUNS = 3
 class RayFuture(PrefectRayFuture[Any]):
     """A future of prefect_ray that waits and calls back outside of Ray's own code.
 
-    ``ray.get`` discards the exception that Prefect's SIGTERM handler raises while it waits. A callback in one of Ray's
+    ``ray.get`` discards the exception that Prefect's SIGTERM handler raises while it waits. Only a worker waits in
+    Ray's code, which lets other task runs have its CPU meanwhile. A callback in one of Ray's
     own threads would wait forever as soon as it asks Ray for the result.
 
     Args:
@@ -78,16 +81,17 @@ class RayFuture(PrefectRayFuture[Any]):
         return result
 
     def add_done_callback(self, fn: Callable[[PrefectRayFuture[Any]], Any]) -> None:
-        """Call ``fn`` with this future once the task run has ended; at once if it has."""
+        """Call ``fn`` with this future once the task run has ended, or Ray has; at once if the task run has ended."""
         if _private.final_state(self):
             fn(self)
             return
         ended = _private.concurrent_future(self.wrapped_future)
-        ended.add_done_callback(lambda _: self._session.callbacks.submit(self._call_back, fn))
+        self._session.call_after(ended, functools.partial(self._call_back, fn))
 
     def _call_back(self, fn: Callable[[PrefectRayFuture[Any]], Any]) -> None:
         try:
-            self.wait()
+            with contextlib.suppress(RayworksError):  # the caller's result() raises it
+                self.wait()
             fn(self)
         except Exception:  # concurrent.futures logs the errors of callbacks as well
             logger.exception("A callback of task run %s failed", self.task_run_id)
@@ -96,6 +100,8 @@ class RayFuture(PrefectRayFuture[Any]):
         """Wait, and return whether the task run has ended."""
         if _private.final_state(self):
             return True
+        if self._session.is_in_worker:
+            return _private.wait_without_cpu(self.wrapped_future, timeout)
         ended, lost = _private.concurrent_future(self.wrapped_future), self._session.lost
         concurrent.futures.wait([ended, lost], timeout, return_when=concurrent.futures.FIRST_COMPLETED)
         if not ended.done() or ended.exception():
@@ -104,10 +110,14 @@ class RayFuture(PrefectRayFuture[Any]):
 
 
 def raise_if_lost(session: RaySession) -> None:
-    """Raise why Ray has ended, if it has. If another cluster can take its place, let Prefect retry the flow run."""
-    if not session.lost.done():
-        return
-    error, context = session.lost.result(), FlowRunContext.get()
+    """Raise why Ray has ended, if it has."""
+    if session.lost.done():
+        raise_from_cluster(session.lost.result())
+
+
+def raise_from_cluster(error: RayworksError) -> NoReturn:
+    """Raise an error of a cluster. If another one can take the place of a lost one, let Prefect retry the flow run."""
+    context = FlowRunContext.get()
     if isinstance(error, ClusterLostError) and context and context.flow_run:
         _allow_retry(context.flow_run.id)
     raise error

@@ -52,7 +52,7 @@ class InFlight:
 
         Their process died, they were cancelled, or Ray could not run them.
         """
-        self.cancelled: list[SubmittedTaskRun] = []
+        self.unfinished: list[SubmittedTaskRun] = []
         """Task runs that had not ended when the runner did. Some of them may have reported their end after all."""
         self.ended = 0
         """Number of task runs that ended, however they did."""
@@ -81,15 +81,16 @@ class InFlight:
         """Collect what has ended, and cancel what still runs together with all that it started on Ray."""
         self._stop_collecting()
         self.collect()
-        self.cancelled = list(self._task_runs.values())
-        if self.cancelled:
-            _cancel([task_run.state for task_run in self.cancelled])
+        self.unfinished = list(self._task_runs.values())
+        if self.unfinished:
+            cancel([task_run.state for task_run in self.unfinished])
             self.collect()
             self._count_rest_as_crashed()
 
     def abandon(self) -> None:
         """Count all task runs that were not collected as crashed: Ray has ended."""
         self._stopping.set()
+        self.unfinished = list(self._task_runs.values())
         self._count_rest_as_crashed()
 
     def _count_rest_as_crashed(self) -> None:
@@ -125,7 +126,7 @@ class InFlight:
                     self._outbox.add(end.messages)
 
 
-def _cancel(states: Sequence[Any]) -> None:
+def cancel(states: Sequence[Any]) -> None:
     """Cancel Ray tasks and their children: first so that they can report it, then by killing their processes."""
     import ray
 

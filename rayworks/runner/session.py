@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from rayworks import capacity
@@ -21,19 +21,27 @@ class RaySession:
     Args:
         cluster: The cluster that this process has acquired. None where Ray was connected by other means, as in a Ray
             worker or after the program's own ``ray.init``: its end is not noticed, and it explains no failure.
-        warm_up: Reference to the Ray task that imports Prefect in a worker before the first task run needs it.
+        warm_up: References to the Ray tasks that import Prefect in workers before the first task runs need it, by the
+            ids of their nodes.
     """
 
-    def __init__(self, cluster: Cluster | None = None, warm_up: Any = None) -> None:
+    def __init__(self, cluster: Cluster | None = None, warm_up: Mapping[str, Any] | None = None) -> None:
         self._cluster = cluster
         self._warm_up = warm_up
         self.lost: concurrent.futures.Future[ClusterError] = cluster.lost if cluster else concurrent.futures.Future()
         """Gets the reason when Ray ends before the session does."""
+        self._calls: dict[object, Callable[[], None]] = {}
+        self.lost.add_done_callback(lambda _: [self._call(key) for key in list(self._calls)])
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether Ray runs where this machine's local paths and loopback addresses do not exist."""
         return self._cluster is not None and self._cluster.is_elsewhere
+
+    @functools.cached_property
+    def is_in_worker(self) -> bool:
+        """Whether this process is a Ray worker, whose flow run has a session of its own. Ray must be connected."""
+        return self._cluster is None and places.is_worker()
 
     @functools.cached_property
     def nodes_to_come(self) -> capacity.Nodes | None:
@@ -54,15 +62,26 @@ class RaySession:
 
     def start_preflight(self) -> preflight.Preflight | None:
         """Start to check that the nodes fit this process; None in a Ray worker, whose flow run has checked them."""
-        if places.is_worker():
+        if self.is_in_worker:
             return None
         if self.is_elsewhere:
             return preflight.Preflight(None, None, self._warm_up)
         return preflight.Preflight(configured_api_url(), Settings().storage_uri, self._warm_up)
 
+    def call_after(self, ended: "concurrent.futures.Future[Any]", call: Callable[[], None]) -> None:
+        """Call ``call`` once, when ``ended`` is done or Ray is lost, in a thread that is none of Ray's own."""
+        key = object()
+        self._calls[key] = call  # not a callback of ``lost`` itself, which would keep what it needs until the end
+        ended.add_done_callback(lambda _: self._call(key))
+        if self.lost.done():
+            self._call(key)
+
+    def _call(self, key: object) -> None:
+        if call := self._calls.pop(key, None):
+            self._threads.submit(call)
+
     @functools.cached_property
-    def callbacks(self) -> concurrent.futures.Executor:
-        """Threads for callbacks of futures, which must not run in Ray's own threads."""
+    def _threads(self) -> concurrent.futures.Executor:
         return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="rayworks-callbacks")
 
 
@@ -127,11 +146,18 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
         cluster.release()
 
 
-def _start_warm_up() -> Any:
-    """Let a worker import Prefect while this process goes on. Returns the reference to the end of it."""
-    import ray
+def _start_warm_up() -> dict[str, Any]:
+    """Let a worker on each node that has CPUs import Prefect while this process goes on: task runs need one there.
 
-    return ray.remote(_import_prefect).options(num_cpus=0).remote()
+    Returns:
+        References to the ends of it, by the ids of the nodes.
+    """
+    nodes = capacity.alive_nodes()
+    return {
+        node_id: preflight.start_on(node_id, _import_prefect)
+        for node_id, node in nodes.items()
+        if node["Resources"].get("CPU")
+    }
 
 
 def _import_prefect() -> None:

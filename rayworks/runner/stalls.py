@@ -143,15 +143,14 @@ class WaitingTaskWatch:
     def _look_regularly(self) -> None:
         ended_before, changed = -1, time.monotonic()
         while not self._stopping.wait(self._seconds / CHECKS_PER_LIMIT):
-            task_runs, ended = self._oldest()
-            now = time.monotonic()
-            if ended != ended_before:
-                ended_before, changed = ended, now
-            old = [task_run for task_run in task_runs if now - task_run.submitted >= self._seconds]
-            if not old or (now - changed < self._seconds and not self._named):
-                continue
             try:
-                self._look(old, now)
+                task_runs, ended = self._oldest()
+                now = time.monotonic()
+                if ended != ended_before:
+                    ended_before, changed = ended, now
+                old = [task_run for task_run in task_runs if now - task_run.submitted >= self._seconds]
+                if old and (now - changed >= self._seconds or self._named):
+                    self._look(old, now)
             except Exception as error:  # neither the API nor Ray answers: they are asked again
                 logger.debug("Task runs that wait could not be looked at: %s", error)
 
@@ -234,8 +233,8 @@ def without_upstream(task_runs: "Iterable[SubmittedTaskRun]", most: int = OLDEST
 
     ready: list[SubmittedTaskRun] = []
     for task_run in task_runs:
-        upstream = list(task_run.upstream)
-        if not upstream or len(ray.wait(upstream, num_returns=len(upstream), timeout=0)[0]) == len(upstream):
+        upstream = list(set(task_run.upstream))
+        if not upstream or not ray.wait(upstream, num_returns=len(upstream), timeout=0, fetch_local=False)[1]:
             ready.append(task_run)
         if len(ready) == most:
             break

@@ -23,7 +23,7 @@ from rayworks.prefect_api.address import configured_api_url
 from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.runner import _private, serialization, stalls, transactions, unpicklable
 from rayworks.runner.crashes import report_crashed_task_runs
-from rayworks.runner.future import RayFuture, raise_if_lost
+from rayworks.runner.future import RayFuture, raise_from_cluster, raise_if_lost
 from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
 from rayworks.runner.nested_output import NestedOutput
 from rayworks.runner.outbox import Outbox
@@ -120,10 +120,10 @@ class RayTaskRunner(PrefectRayTaskRunner):
                 self._in_flight.abandon()
             else:
                 self._in_flight.end()
-            if cancelled := self._in_flight.cancelled:
-                self.logger.warning(
-                    f"Cancelled {len(cancelled)} task runs on Ray that had not ended when the flow did."
-                )
+                if cancelled := self._in_flight.unfinished:
+                    self.logger.warning(
+                        f"Cancelled {len(cancelled)} task runs on Ray that had not ended when the flow did."
+                    )
             if self._outbox is not outbox_of_worker():
                 self._outbox.close()
             report_crashed_task_runs(self._flow_run_id, self._in_flight, self._session)
@@ -155,7 +155,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
         if not self._started:
             raise RuntimeError("The task runner must be started before submitting work.")
         if self._failure:
-            raise self._failure
+            raise_from_cluster(self._failure)
         raise_if_lost(self._session)
         if not ray.is_initialized():  # over ray://, Ray would start a local cluster without a word
             raise ClusterError("the connection to Ray is lost", remedy="Run the flow again; finished stages are reused")
@@ -180,7 +180,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
         self._waiting_tasks.start()
         future = RayFuture(task, task_run_id, state, self._session)
         if transaction:
-            transactions.enrol(transaction, functools.partial(_end_of, future, end))
+            transactions.enrol(transaction, state, functools.partial(_end_of, future, end))
         return future
 
     def collect(self) -> int:
@@ -220,8 +220,12 @@ class RayTaskRunner(PrefectRayTaskRunner):
         dependencies: "dict[str, set[RunInput]] | None",
         transaction: "Transaction | None",
     ) -> tuple[TaskCall, list[Any]]:
-        """Return a task run as its worker gets it, and references to the results that its parameters refer to."""
+        """Return a task run as its worker gets it, and references to the results that it waits for.
+
+        Ray waits for them before it starts the task run: a worker that waited would hold a process, and its CPU.
+        """
         with_references, upstream = _private.with_object_refs(self, parameters)
+        _, awaited = _private.with_object_refs(self, {"wait_for": wait_for})
         parent = TaskRunContext.get()
         inputs, known = serialization.input_task_runs(parameters), dependencies or {}
         call = TaskCall(
@@ -238,7 +242,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
             transaction=transactions.as_sent(transaction) if transaction else None,
             stall_seconds=self._stall_seconds,
         )
-        return call, upstream
+        return call, [*upstream, *awaited]
 
     def _serialized_flow_run(self) -> dict[str, Any]:
         return serialization.serialized_flow_run(is_elsewhere=self._session.is_elsewhere)

@@ -122,7 +122,7 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
     """Run one task run to its last state, which is final unless the task is paused or its upstream failed.
 
     Args:
-        upstream: The results that ``call.parameters`` refers to. They are arguments so that Ray waits for them.
+        upstream: The results that ``call`` refers to. They are arguments so that Ray waits for them.
         call: The task run.
     """
     worker = _worker_process
@@ -220,7 +220,7 @@ def run_task_with_more_memory(
     """Run one task run in a nested Ray task, and run it again with twice the memory each time it runs out of it.
 
     Args:
-        upstream: References to the results that ``call.parameters`` refers to.
+        upstream: References to the results that ``call`` refers to.
         call: The task run.
         options: Options for Ray; ``memory`` (bytes) is what the first attempt gets.
         max_calls: As for :func:`remote_run_task`.

@@ -21,23 +21,29 @@ def serve_and_follow(model_uri: str, options: ServeOptions, *, tracking_uri: str
     """
     served = registry.version_of(model_uri, tracking_uri=tracking_uri)
     url = application.run(served.uri, options, tracking_uri=tracking_uri)
+    is_deployed = True  # otherwise Serve was last given a version that it could not start
+    problem = ""
     try:
         while True:
             status = f"{served.name} version {served.version} is served at {url}"
-            progress(1.0, f"{status}, interactive documentation at {url}/docs")
+            progress(1.0, f"{status}, interactive documentation at {url}/docs{problem}")
             time.sleep(ALIAS_SECONDS)
             try:
                 current = registry.version_of(model_uri, tracking_uri=tracking_uri)
             except RegistryError as error:  # an outage of the registry does not stop the service
-                progress(1.0, f"{status}. Whether its alias has moved is unknown: {error}")
+                problem = f". Whether its alias has moved is unknown: {error}"
                 continue
-            if current.version == served.version:
+            if current.version == served.version and is_deployed:
+                problem = ""
                 continue
+            is_deployed = False
+            room = f"{options.cpus_per_replica:g} CPUs for another replica"
+            progress(1.0, f"{status} until version {current.version} has started beside it, which needs {room}")
             try:
                 application.run(current.uri, options, tracking_uri=tracking_uri)
             except RayworksError as error:  # until it can be served, or the alias moves on
-                progress(1.0, f"{status}. Version {current.version} could not be served, and is tried again: {error}")
+                problem = f". Version {current.version} could not be served, and is tried again: {error}"
                 continue
-            served = current
+            served, is_deployed, problem = current, True, ""
     finally:
         application.stop()

@@ -7,6 +7,7 @@
 
 import asyncio
 import functools
+import itertools
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
 
-from rayworks.errors import DataError, ParameterError
+from rayworks.errors import DataError, ParameterError, RayworksError
 from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
 from rayworks.params import ServeOptions
@@ -23,11 +24,12 @@ from rayworks.records import Column, ModelVersion
 if TYPE_CHECKING:
     import pandas as pd
 
-    BatchItem = tuple["LoadedModel", pd.DataFrame]
-    """The rows of one request, and the model that was loaded when it arrived."""
-
 MAX_REQUEST_ROWS = 10_000  # more rows belong in a batch job
 MAX_ONGOING_REQUESTS = 200
+SURGE_PERCENT = 25
+"""How many replicas of a new model start before one of the present model stops, in percent, rounded up to a replica.
+Kubernetes' default for the Pods of a Deployment. Serve's own is none: with one replica, requests waited for its start.
+"""
 
 
 def _naive(time: datetime) -> datetime:
@@ -140,14 +142,14 @@ def _json_value(value: Any) -> Any:
 
 
 async def respond(
-    loaded: LoadedModel, body: Any, predict: "Callable[[BatchItem], Awaitable[pd.DataFrame]]"
+    loaded: LoadedModel, body: Any, predict: "Callable[[pd.DataFrame], Awaitable[pd.DataFrame | RayworksError]]"
 ) -> dict[str, Any]:
     """Return the response to a request of ``/predict``.
 
     Args:
         loaded: The model.
         body: The request, not validated yet.
-        predict: Predicts the rows of this request, together with others.
+        predict: Predicts the rows of this request, together with others. Returns the error of this request.
 
     Raises:
         HTTPException: Status 422: a value has the wrong type, or the feature function refuses a row.
@@ -164,44 +166,46 @@ async def respond(
         ]
         raise HTTPException(422, detail=details) from error
     try:
-        predictions = await predict((loaded, raw_frame(rows, loaded.columns)))
+        predictions = await predict(raw_frame(rows, loaded.columns))
+        if isinstance(predictions, RayworksError):
+            raise predictions
     except (DataError, ParameterError) as error:
         raise HTTPException(422, detail=str(error)) from error
     return {"model": loaded.name_and_version(), **predictions_as_json(predictions)}
 
 
-async def predict_batch(items: "list[BatchItem]") -> "list[pd.DataFrame]":
-    """Return the predictions of each request. Each model predicts its rows in one call."""
+async def predict_batch(model: TabularModel, requests: "list[pd.DataFrame]") -> "list[pd.DataFrame | RayworksError]":
+    """Return the predictions of each request, of which the model predicts all rows in one call, or its error.
+
+    If that call fails, each request is predicted alone: the rows of one are no reason to refuse another. Errors are
+    returned, since Serve would raise one for all requests of a batch.
+    """
     import pandas as pd
 
-    results: list[Any] = [None] * len(items)
-    models = {id(loaded): loaded for loaded, _ in items}  # two of them while a new model takes over
-    for loaded in models.values():
-        indices = [index for index, (other, _) in enumerate(items) if other is loaded]
-        frames = [items[index][1] for index in indices]
-        predictions = await asyncio.to_thread(loaded.model.predict, pd.concat(frames, ignore_index=True))
-        start = 0
-        for index, frame in zip(indices, frames, strict=True):
-            results[index] = predictions.iloc[start : start + len(frame)]
-            start += len(frame)
-    return results
+    try:
+        predictions = await asyncio.to_thread(model.predict, pd.concat(requests, ignore_index=True))
+    except RayworksError as error:
+        if len(requests) == 1:
+            return [error]
+        return [result for request in requests for result in await predict_batch(model, [request])]
+    ends = list(itertools.accumulate(len(request) for request in requests))
+    return [predictions.iloc[end - len(request) : end] for request, end in zip(requests, ends, strict=True)]
 
 
-def batch_size(max_rows: int, items: "list[BatchItem]") -> int:
+def batch_size(max_rows: int, requests: "list[pd.DataFrame]") -> int:
     """Return the size of a batch in rows.
 
     A request of more than ``max_rows`` rows counts as ``max_rows`` when it is alone: Serve refuses an item that is
     larger than a batch (``_BatchQueue.wait_for_batch`` in Ray 2.60).
     """
-    rows = sum(len(frame) for _, frame in items)
-    return rows if len(items) > 1 else min(rows, max_rows)
+    rows = sum(len(request) for request in requests)
+    return rows if len(requests) > 1 else min(rows, max_rows)
 
 
 def build(model_uri: str, options: ServeOptions, *, tracking_uri: str) -> Any:
     """Return the Serve application of a model.
 
-    The model is in the deployment's ``user_config``: where Serve changes that in place, the replica responds with its
-    present model until the new one is loaded.
+    Each model gets replicas of its own, which import the code that is there when they start.
     """
     from fastapi import Body, FastAPI
     from ray import serve
@@ -210,8 +214,8 @@ def build(model_uri: str, options: ServeOptions, *, tracking_uri: str) -> Any:
 
     @serve.deployment(
         name="model",
-        user_config={"model_uri": model_uri},
         num_replicas=options.replicas,
+        max_surge_percent=SURGE_PERCENT,
         ray_actor_options={"num_cpus": options.cpus_per_replica},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=5,
@@ -221,26 +225,23 @@ def build(model_uri: str, options: ServeOptions, *, tracking_uri: str) -> Any:
     @serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator] - Ray has no type for it
     class PredictionApp:
         def __init__(self) -> None:
-            self.loaded: LoadedModel | None = None
-
-        async def reconfigure(self, user_config: dict[str, str]) -> None:
-            self.loaded = await asyncio.to_thread(load, user_config["model_uri"], tracking_uri)
+            self.loaded = load(model_uri, tracking_uri)
 
         @api.post("/predict")
         async def predict(self, body: Any = Body(examples=[{"rows": [{}]}])) -> dict[str, Any]:
-            return await respond(cast(LoadedModel, self.loaded), body, self.predict_together)
+            return await respond(self.loaded, body, self.predict_together)
 
         @serve.batch(
             max_batch_size=options.max_batch_rows,
             batch_wait_timeout_s=options.batch_wait_ms / 1000,
             batch_size_fn=functools.partial(batch_size, options.max_batch_rows),
         )
-        async def predict_together(self, items: list[Any]) -> list[Any]:
-            return await predict_batch(items)
+        async def predict_together(self, requests: list[Any]) -> list[Any]:
+            return await predict_batch(self.loaded.model, requests)
 
         @api.get("/model")
         async def model(self) -> dict[str, Any]:
-            return cast(LoadedModel, self.loaded).card()
+            return self.loaded.card()
 
         @api.get("/healthz")
         async def healthz(self) -> dict[str, str]:

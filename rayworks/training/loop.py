@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+ValueT = TypeVar("ValueT")
 SPACE: TypeAdapter[dict[str, SearchDimension]] = TypeAdapter(dict[str, SearchDimension])
 
 
@@ -36,6 +37,8 @@ class Declarations:
     """``DEFAULTS``: the hyperparameters that the loop uses where none are passed."""
     backend: str | None
     """``BACKEND``: the process group that connects the workers, ``"xgboost"`` or ``"torch"``."""
+    aliases: Mapping[str, str]
+    """``ALIASES``: other names of hyperparameters, each with the name that the space and the defaults have."""
 
 
 def code_fingerprint(path: str) -> str:
@@ -69,7 +72,24 @@ def declarations(path: str) -> Declarations:
             detail=first["msg"],
             remedy="Correct it",
         ) from error
-    return Declarations(space=space, defaults=dict(getattr(module, "DEFAULTS", {})), backend=backend)
+    defaults, aliases = (dict(getattr(module, name, {})) for name in ("DEFAULTS", "ALIASES"))
+    return Declarations(space=space, defaults=defaults, backend=backend, aliases=aliases)
+
+
+def without_aliases(path: str, hyperparameters: Mapping[str, ValueT]) -> dict[str, ValueT]:
+    """Return hyperparameters by the names that the loop at ``path`` declares, not by other names of the same.
+
+    Raises:
+        ParameterError: The loop does not exist, or a hyperparameter is there by two names.
+    """
+    aliases, renamed = declarations(path).aliases, dict[str, ValueT]()
+    for given, value in hyperparameters.items():
+        name = aliases.get(given, given)
+        if name in renamed:
+            names = ", ".join(each for each in hyperparameters if aliases.get(each, each) == name)
+            raise ParameterError("two names are of the same hyperparameter", where=names, remedy="Use one of them")
+        renamed[name] = value
+    return renamed
 
 
 class LoopContext:

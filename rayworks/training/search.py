@@ -136,8 +136,10 @@ def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dic
         The trials in order of their numbers, how many of them had run before, and the failures of others by number.
 
     Raises:
+        ClusterError: No node of Ray has the CPUs of a run, and none may come.
         TransferError: The loop's model cannot be stored.
     """
+    _check_capacity(search.options)
     _private.silence("optuna")
     space = search_space.distributions(search.space)
     progress(0.0, "reading the sample")
@@ -162,6 +164,17 @@ def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dic
         _add(search, study, state, measured, len(sample.folds))
         progress(done / len(sample.folds) / search.options.trials, _in_words(search, state.trials))
     return tuple(state.trials[number] for number in sorted(state.trials)), resumed, state.failures
+
+
+def _check_capacity(options: TuneOptions) -> None:
+    requests = capacity.requests_of({"num_cpus": options.cpus_per_trial})
+    if shortage := capacity.shortage(requests, capacity.nodes_now(), capacity.nodes_to_come()):
+        raise ClusterError(
+            "no node of Ray has the CPUs of a trial",
+            where=capacity.amounts(requests),
+            detail=f"they have {shortage}",
+            remedy="Decrease tune.cpus_per_trial",
+        )
 
 
 def _in_words(search: Search, trials: dict[int, Trial]) -> str:

@@ -13,11 +13,17 @@ Space = Mapping[str, SearchDimension]
 def of(options: TuneOptions, loop: str, fixed: Mapping[str, Any]) -> Space:
     """Return the space to search: that of the options, else that of the loop's module, without what is ``fixed``.
 
+    Args:
+        options: Of tuning.
+        loop: Import path of the training loop.
+        fixed: Hyperparameters, not by their aliases.
+
     Raises:
-        ParameterError: The loop does not exist, or its module declares an invalid space.
+        ParameterError: The loop does not exist, or its module declares an invalid space, or a hyperparameter is in the
+            space by two names.
     """
     space = loops.declarations(loop).space if options.space is None else options.space
-    return {name: dimension for name, dimension in space.items() if name not in fixed}
+    return {name: each for name, each in loops.without_aliases(loop, space).items() if name not in fixed}
 
 
 def first_point(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any] | None:

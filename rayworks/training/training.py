@@ -40,7 +40,8 @@ def fingerprint(dataset: DatasetRef, options: TrainOptions, hyperparameters: dic
 
 
 def _merged(options: TrainOptions, tuned: dict[str, Any] | None) -> dict[str, Any]:
-    return {**(tuned or {}), **options.hyperparameters}
+    chosen = (loop.without_aliases(options.loop, each) for each in (tuned or {}, options.hyperparameters))
+    return {name: value for each in chosen for name, value in each.items()}
 
 
 def stage(
@@ -123,7 +124,7 @@ def _cpus_per_worker(options: TrainOptions) -> float:
     """
     import ray
 
-    nodes = [float(node["Resources"].get("CPU", 0)) for node in cast(Any, ray.nodes)() if node["Alive"]]
+    nodes = [node.get("CPU", 0) for node in capacity.nodes_now()]
     gpus = float(cast(Any, ray.cluster_resources)().get("GPU", 0))
     cpus = options.cpus_per_worker or capacity.equal_share(nodes, options.workers)
     fit = capacity.fitting_workers(nodes, cpus) >= options.workers and gpus >= options.gpus_per_worker * options.workers

@@ -33,6 +33,7 @@ def stage(dataset: DatasetRef, options: TuneOptions, train: TrainOptions, *, sto
 
     The hyperparameters of ``train`` are the same in all trials, and not searched. Its ``create`` raises:
         ParameterError: The search space is invalid, or the loop does not know one of its hyperparameters.
+        ClusterError: No node of Ray has the CPUs of a trial.
         TrainingError: No trial returned a result.
     """
     key = fingerprint(dataset, options, train)
@@ -48,13 +49,14 @@ def stage(dataset: DatasetRef, options: TuneOptions, train: TrainOptions, *, sto
 
 
 def _tune(dataset: DatasetRef, options: TuneOptions, train: TrainOptions, uri: str, progress: Progress) -> TuneResult:
-    space = search_space.of(options, train.loop, train.hyperparameters)
+    fixed = loops.without_aliases(train.loop, train.hyperparameters)
+    space = search_space.of(options, train.loop, fixed)
     search = Search(
         dataset=manifest.load(dataset),
         options=options,
         train=train,
         metric=DEFAULT[dataset.problem],
-        fixed=dict(train.hyperparameters),
+        fixed=fixed,
         space=space,
         first=search_space.first_point(space, loops.declarations(train.loop).defaults),
         uri=uri,

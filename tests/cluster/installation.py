@@ -131,7 +131,7 @@ class Installation:
         group.update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
         spec["workerGroupSpecs"] = [group]
         head, worker = spec["headGroupSpec"]["template"]["spec"], group["template"]["spec"]
-        # Ray gives a node 30 s to start: of the CPU time that all pods share, a head takes the most.
+        # A head starts eight processes: of the CPU time that all pods share, it takes the most.
         head["containers"][0]["resources"] = small_pod(cpu="500m")
         worker["containers"][0]["resources"] = small_pod()
         for pod in (head, worker):

@@ -1,5 +1,6 @@
 """Objects of any kind by the Kubernetes client, and snapshots as the diagnosis reads them."""
 
+import contextlib
 import json
 import os
 from datetime import datetime
@@ -44,11 +45,14 @@ class KubernetesObjects:
         return False
 
     def delete_cluster_wide(self, objects: Objects) -> None:
-        """Delete those that are in no namespace; the others are deleted with theirs."""
+        """Delete those that are in no namespace, and still there; the others are deleted with theirs."""
+        from kubernetes.dynamic.exceptions import NotFoundError
+
         for manifest in objects:
             if "namespace" not in manifest["metadata"]:
                 background = {"propagationPolicy": "Background"}
-                self._resource(manifest).delete(name=manifest["metadata"]["name"], body=background)
+                with contextlib.suppress(NotFoundError):
+                    self._resource(manifest).delete(name=manifest["metadata"]["name"], body=background)
 
     def delete_namespace(self, name: str) -> None:
         self.core.delete_namespace(name)
@@ -60,14 +64,15 @@ class KubernetesObjects:
         """Return what the diagnosis reads of the RayCluster ``ray`` in a namespace."""
         from kubernetes.client import CustomObjectsApi
 
-        def plain(response: Any) -> tuple[Any, ...]:
-            return tuple(self.client.sanitize_for_serialization(response.items))
+        def items(listing: Any, *arguments: str, **options: str) -> tuple[Any, ...]:
+            """As JSON: to make the client's objects of it takes longer than all else, and this is polled."""
+            return tuple(json.loads(listing(*arguments, **options, _preload_content=False).data)["items"])
 
         return Snapshot(
             CustomObjectsApi(self.client).get_namespaced_custom_object("ray.io", "v1", namespace, "rayclusters", "ray"),
-            plain(self.core.list_namespaced_pod(namespace, label_selector="ray.io/cluster=ray")),
-            plain(self.core.list_namespaced_event(namespace)),
-            plain(self.core.list_node()),
+            items(self.core.list_namespaced_pod, namespace, label_selector="ray.io/cluster=ray"),
+            items(self.core.list_namespaced_event, namespace),
+            items(self.core.list_node),
         )
 
 

@@ -10,7 +10,7 @@ from tests.cluster.installation import STORAGE, Installation
 from tests.cluster.runs import FlowRun
 from tests.waiting import eventually
 
-# They compute, where other tests mostly wait. Ray gives a node 30 s to start, too little for one beside them.
+# They compute, where other tests mostly wait.
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(2400), pytest.mark.last]
 
 PIPELINE_SECONDS = 1500
@@ -70,7 +70,7 @@ def test_the_pipeline_loses_its_workers_and_promotes_the_model_that_a_laptop_doe
         return any(status["ready"] for status in statuses)
 
     kill_the_workers(run, "tune", has_ready_worker)
-    kill_the_workers(run, "train", lambda: installation.exists(f"{STORAGE}/training/*/checkpoint.tar"))
+    kill_the_workers(run, "train", lambda: installation.exists(f"{STORAGE}/training/flights-*/checkpoint.zip"))
     assert run.wait_for_end(PIPELINE_SECONDS) == "COMPLETED", run.log()
     assert "group gpu" not in run.log(), "work without GPUs requests no GPU node, however much of it waits"
     # The server stores the states of task runs a moment later than that of their flow run.

@@ -51,8 +51,8 @@ def test_a_file_that_arrives_under_a_schedule_of_two_watchers_is_learned_once_on
         arrived = datetime.now(UTC)
 
         def both_looked() -> bool:
-            began = [run for run in flow_runs(installation, "watch") if run["start_time"] and run["end_time"]]
-            return sum(datetime.fromisoformat(run["start_time"]) > arrived for run in began) >= 2
+            completed = [run for run in flow_runs(installation, "watch") if run["state_type"] == "COMPLETED"]
+            return sum(datetime.fromisoformat(run["start_time"]) > arrived for run in completed) >= 2
 
         eventually(both_looked, START_SECONDS, looks, every=1)
     finally:
@@ -66,6 +66,7 @@ def test_a_file_that_arrives_under_a_schedule_of_two_watchers_is_learned_once_on
     result = json.loads(installation.on_storage(f"cat {LEDGER}/000001.result.json"))
     assert result["state"] == "done", result
     assert not installation.exists(f"{LEDGER}/000002.*")
-    ended = {run["state_type"] for run in flow_runs(installation, "watch")} & set(FINAL_STATES)
-    assert ended == {"COMPLETED"}, looks()
+    ended = [run["state"] for run in flow_runs(installation, "watch") if run["state_type"] in FINAL_STATES]
+    for state in ended:  # a look that waited for a busy cluster until the next one began is cancelled by it
+        assert state["type"] == "COMPLETED" or "did what this one was to do" in str(state["message"]), (state, looks())
     run.ray.assert_deleted()

@@ -1,8 +1,9 @@
 """Whatever is killed, a watch loses no file, and a retraining is repeated until it is done: all of it for real.
 
 The Prefect server has its records in PostgreSQL; the worker, the runs and MLflow are those of ``deployments/local.py``.
-A schedule starts the looks. A run is killed as soon as it has stored what was not there before, so once after each
-effect of it, and its next attempt goes on from there.
+A schedule starts the looks, each a process of its own; a test that waits for the next one starts it at once. A run is
+killed as soon as it has stored what was not there before, so once after each effect of it, and its next attempt goes on
+from there.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from datetime import timedelta
 from itertools import pairwise
@@ -34,7 +35,7 @@ pytestmark = [pytest.mark.xdist_group("laptop"), pytest.mark.timeout(1800)]
 
 WATCH = "lake"
 OPTIONS = {"settle_seconds": 0, "attempts": 100, "retry_seconds": 0}
-LOOK_SECONDS = 20
+LOOK_SECONDS = 60
 EVERY_EFFECT = bool(os.environ.get("RAYWORKS_TEST_EVERY_EFFECT"))
 """Whether a run is also killed after those of its effects which another run creates again as they were."""
 IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_WORKER_QUERY_SECONDS": "1"}
@@ -111,6 +112,11 @@ def processes_of(run_id: UUID) -> dict[int, str]:
     return processes_with_variable(f"PREFECT__FLOW_RUN_ID={run_id}")
 
 
+def any_runs(processes: Iterable[int]) -> bool:
+    """Whether one of these processes has not ended: much cheaper to ask than :func:`processes_of`."""
+    return any(Path(f"/proc/{process}").exists() for process in processes)
+
+
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lake]:
     prefect = PrefectOnPostgreSQL()
@@ -120,7 +126,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lake]:
     try:
         with using(prefect.api_url) as client:
             lake.arrive()
-            schedule_looks(client, lake.source)
+            schedule_looks(client, lake)
+            look(lake, Runs(lake.installation, client))
             eventually(lambda: is_closed(lake, 0), 300, lake.output)  # the history is known
         yield lake
     finally:
@@ -135,6 +142,16 @@ def runs(lake: Lake) -> Generator[Runs]:
         yield Runs(lake.installation, client)
 
 
+def parameters(lake: Lake) -> dict[str, Any]:
+    """Those of the watch."""
+    return {"watch": WATCH, "source": str(lake.source), "target": "amount", "options": OPTIONS, **QUICK}
+
+
+def look(lake: Lake, runs: Runs) -> UUID:
+    """Start a look, as the schedule does later."""
+    return runs.start("watch/watch", **parameters(lake))
+
+
 def active(runs: Runs, batch: int) -> Any:
     """The retraining of a batch that runs now, if there is one."""
     found = [run for run in runs.named(f"{WATCH}-batch") if run.state is not None and run.state.is_running()]
@@ -142,11 +159,10 @@ def active(runs: Runs, batch: int) -> Any:
     return found[0] if found and found[0].name == f"{WATCH}-batch-{batch}" else None
 
 
-def schedule_looks(client: Any, source: Path) -> None:
+def schedule_looks(client: Any, lake: Lake) -> None:
     deployment = client.read_deployment_by_name("watch/watch")
-    parameters = {"watch": WATCH, "source": str(source), "target": "amount", "options": OPTIONS, **QUICK}
     every = IntervalSchedule(interval=timedelta(seconds=LOOK_SECONDS)).model_dump(mode="json")
-    body = [{"schedule": every, "active": True, "slug": WATCH, "parameters": parameters}]
+    body = [{"schedule": every, "active": True, "slug": WATCH, "parameters": parameters(lake)}]
     client.request("POST", "/deployments/{id}/schedules", path_params={"id": deployment.id}, json=body)
 
 
@@ -156,10 +172,13 @@ def is_closed(lake: Lake, batch: int) -> bool:
 
 def test_a_run_that_is_killed_after_each_of_its_effects_is_repeated_until_it_is_done(lake: Lake, runs: Runs):
     batch, known, kills = lake.arrive(), lake.effects(), 0
-    while run := eventually(lambda: active(runs, batch) or is_closed(lake, batch), 300, lake.output):
+    while not is_closed(lake, batch):
+        look(lake, runs)
+        run = eventually(lambda: active(runs, batch) or is_closed(lake, batch), 300, lake.output)
         if run is True:
             break
-        eventually(lambda: lake.effects() > known or not processes_of(run.id), 300, lake.output, every=0.02)  # noqa: B023
+        processes = processes_of(run.id)
+        eventually(lambda: lake.effects() > known or not any_runs(processes), 300, lake.output, every=0.02)  # noqa: B023
         is_killed = lake.effects() > known
         lake.kill_run(run.id)
         known |= lake.effects()
@@ -174,6 +193,7 @@ def test_a_run_that_is_killed_after_each_of_its_effects_is_repeated_until_it_is_
 
 def test_a_run_outlives_the_end_of_the_server_and_of_its_database(lake: Lake, runs: Runs):
     batch = lake.arrive()
+    look(lake, runs)
     run = eventually(lambda: active(runs, batch), 300, lake.output)
     known = lake.datasets()
     eventually(lambda: lake.datasets() > known, 300, lake.output)
@@ -191,20 +211,28 @@ def test_a_run_that_a_power_cut_ended_is_repeated_and_so_is_one_that_ended_while
     lake: Lake, runs: Runs
 ):
     batch = lake.arrive()
+    look(lake, runs)
     run = eventually(lambda: active(runs, batch), 300, lake.output)
     known = lake.datasets()
     eventually(lambda: lake.datasets() > known, 300, lake.output)
     lake.kill_all()
     lake.installation.start(**IMPATIENT)
     assert runs.ended(run.id, 300).state.is_crashed()
+    look(lake, runs)
     run = eventually(lambda: active(runs, batch), 300, lake.output)
     kill(lake.prefect.server)
     eventually(lambda: not processes_of(run.id), 300, lake.output)
     lake.prefect.start_server(**local.SERVER_DEFAULTS)
     assert runs.ended(run.id, 300).state.is_crashed()
+    look(lake, runs)
     eventually(lambda: is_closed(lake, batch), 300, lake.output)
     ledger = lake.ledger()
-    assert (ledger.results[batch].state, len(ledger.attempts[batch])) == ("done", 3)
+    assert ledger.results[batch].state == "done"
+    *ended, last = [runs.ended(UUID(attempt.flow_run_id)) for attempt in ledger.attempts[batch]]
+    assert last.state.is_completed(), last.state
+    # On a busy machine, an impatient run may also end while the server starts: it counts as one that was killed.
+    assert len(ended) >= 2, ledger
+    assert all(each.state.is_crashed() for each in ended), [each.state for each in ended]
     # The books: each file is in one batch, each batch has one result, and the last model has learned from all files.
     batches = [[Path(file.uri).stem for file in batch.objects] for batch in ledger.batches]
     assert batches == [[name] for name in lake.arrived]
@@ -220,6 +248,7 @@ def test_a_worker_that_gave_up_on_the_server_is_replaced(lake: Lake, runs: Runs)
     lake.prefect.start_server(**local.SERVER_DEFAULTS)
     eventually(lambda: "Another worker has started" in lake.installation.output(), 300, lake.output)
     known = {run.id for run in runs.named(WATCH)}
+    look(lake, runs)
 
     def completed_looks() -> list[Any]:
         later = [run for run in runs.named(WATCH) if run.id not in known]

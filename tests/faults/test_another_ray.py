@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,10 @@ import pytest
 
 from tests.http_serving import serving
 
+AGENT_PORT = 52365
+"""Where the dashboard agents of all nodes listen by default."""
 PROGRAM = """
+import json
 import sys
 
 from rayworks.cluster import places
@@ -25,7 +29,8 @@ places.prepare()
 import ray
 
 embedded = EmbeddedRay()
-dashboard = {} if sys.argv[1:] else {"include_dashboard": False}
+with_dashboard = bool(sys.argv[1:])
+dashboard = {} if with_dashboard else {"include_dashboard": False}
 embedded.acquire({}, {"num_cpus": 1, "object_store_memory": 100_000_000, **dashboard})
 
 
@@ -42,6 +47,16 @@ class Controller:
         return actor.state if actor else "UNKNOWN"
 
 
+if with_dashboard:
+    import urllib.request
+
+    address = embedded.dashboard()
+    with urllib.request.urlopen(address + "/api/version", timeout=30) as response:
+        print("DASHBOARD", response.status)
+    with urllib.request.urlopen(address + "/api/v0/logs?node_id=" + ray.nodes()[0]["NodeID"], timeout=30) as response:
+        print("LOGS", json.load(response)["data"]["result"])
+else:
+    print("DASHBOARD", embedded.dashboard())
 print("SEEN AS", ray.get(Controller.remote().seen_as.remote()))
 embedded.release()
 """
@@ -84,9 +99,19 @@ def test_workers_query_their_own_ray_after_another_was_started_on_the_machine(fo
     # `ray start` writes this file, and leaves it behind when it is killed.
     (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
     output = run(folder, "with a dashboard")
+    assert "DASHBOARD 200" in output, output
     assert "SEEN AS ALIVE" in output, output
+
+
+def test_the_dashboard_of_a_second_ray_on_the_machine_shows_the_logs_of_its_node(folder: Path):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # the agent of another Ray already uses the port
+            stack.enter_context(socket.create_server(("", AGENT_PORT)))
+        output = run(folder, "with a dashboard")
+    assert "'raylet.out'" in output, output
 
 
 def test_workers_of_a_ray_without_a_dashboard_do_not_query_the_dashboard_of_another(folder: Path, dashboard: None):
     output = run(folder)
+    assert "DASHBOARD None" in output, output
     assert "SEEN AS NO RESPONSE" in output, output

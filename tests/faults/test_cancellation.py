@@ -147,17 +147,34 @@ def start_served(
 def start_executed(
     client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path
 ) -> tuple[Program, UUID]:
-    """A run of a deployment, and the process that executes it, as in a pod."""
+    """A run of a deployment, and the process that executes it by Prefect's command."""
+    return _start_executed(client, program, api_url, folder, "prefect", "flow-run", "execute")
+
+
+def start_in_a_pod(
+    client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path
+) -> tuple[Program, UUID]:
+    """A run of a deployment, and the process that executes it as in a pod of the installation on Kubernetes."""
+    return _start_executed(client, program, api_url, folder, "rayworks.prefect_api.execute_flow_run")
+
+
+def _start_executed(
+    client: SyncPrefectClient, program: Callable[..., Program], api_url: str, folder: Path, *module: str
+) -> tuple[Program, UUID]:
     entrypoint = f"{PROGRAM.relative_to(ROOT)}:waits"
     pull_steps = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
     flow_id = client.create_flow_from_name("waits")
     deployment = client.create_deployment(flow_id, "executed", entrypoint=entrypoint, pull_steps=pull_steps)
     run = client.create_flow_run_from_deployment(deployment, parameters={"folder": str(folder / "progress")})
-    execute = ("-m", "prefect", "flow-run", "execute", str(run.id))
-    return program(*execute, start=(), PREFECT_API_URL=api_url, PREFECT_RUNNER_POLL_FREQUENCY="1"), run.id
+    environment = {
+        "PREFECT_API_URL": api_url,
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT__FLOW_RUN_ID": str(run.id),
+    }
+    return program("-m", *module, start=(), **environment), run.id
 
 
-@pytest.mark.parametrize("start", [start_served, start_executed])
+@pytest.mark.parametrize("start", [start_served, start_executed, start_in_a_pod])
 def test_a_run_that_is_cancelled_through_the_api_is_cancelled_and_leaves_no_process(
     prefect_api: str, program, tmp_path: Path, start
 ):
@@ -173,7 +190,7 @@ def test_a_run_that_is_cancelled_through_the_api_is_cancelled_and_leaves_no_proc
         assert state().is_cancelled(), runner.output()
         # The process that serves the deployment goes on, and so does its resource tracker.
         serving = ("flow_that_waits.py serve", "multiprocessing.resource_tracker")
-        runner.assert_no_process_left(except_for=(*serving, "-m prefect flow-run"))
+        runner.assert_no_process_left(except_for=(*serving, "-m prefect flow-run", "execute_flow_run"))
         eventually(lambda: states_of_tasks(client, run_id) == ["CRASHED", "CRASHED"])
     runner.process.send_signal(signal.SIGTERM)
     runner.process.wait(timeout=40)

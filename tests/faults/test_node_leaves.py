@@ -26,7 +26,8 @@ class Gate:
 
 head = next(node["NodeID"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"])
 gate = Gate.options(label_selector={"ray.io/node-id": head}).remote()
-preflight = Preflight(None, None, gate.passed.remote())  # its tasks wait for the gate
+gated = {node["NodeID"]: gate.passed.remote() for node in ray.nodes()}
+preflight = Preflight(None, None, gated)  # its tasks wait for the gate
 print("NODES", len(preflight.nodes))
 cluster.remove_node(leaving)
 ray.get(gate.open.remote())

@@ -195,11 +195,31 @@ def test_a_task_may_submit_tasks_and_a_flow_may_call_flows(client):
     assert sorted(task_name(run) for run in task_runs(client, state, 4)) == ["add", "add", "parent", "tested"]
 
 
-def test_the_time_limit_of_a_task_that_waits_for_tasks_holds():
+def test_tasks_that_wait_for_a_future_keep_no_cpu_from_the_task_they_wait_for():
+    def body() -> int:
+        held = nap.submit(1)
+        awaited = add.submit(held)
+        _, not_done = wait(nap.map([0] * 5, wait_for=[awaited]), timeout=60)
+        return len(not_done)
+
+    assert run(body).result() == 0
+
+
+def test_a_task_that_waits_for_a_task_gives_it_its_cpu():
+    @task
+    @resources(num_cpus=2)
+    def parent() -> int:
+        return add.submit(add.submit(1), 2).result(timeout=60)
+
+    assert run(lambda: parent.submit().result()).result() == 4
+
+
+@pytest.mark.parametrize("num_cpus", [0, 1])
+def test_the_time_limit_of_a_task_that_waits_for_tasks_holds(num_cpus: int):
     @task(timeout_seconds=1)
-    @resources(num_cpus=0)
+    @resources(num_cpus=num_cpus)
     def parent() -> None:
-        nap.submit(60).wait()
+        nap.submit(31).wait()  # goes on after its flow, and holds a CPU that later tests need
 
     def body() -> float:
         start = time.monotonic()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from rayworks.cluster.kubernetes import driver_node
 from rayworks.free_port import free_port
 from tests.waiting import eventually
 
@@ -122,3 +123,10 @@ def test_an_address_without_ray_fails_with_one_sentence(prefect_api: str, tmp_pa
     message = next(line for line in done.stdout.splitlines() if line.startswith("ERROR"))
     assert message.startswith("ERROR Ray cannot be reached")
     assert address in message
+
+
+def test_a_driver_joins_the_cluster_as_a_node_that_runs_until_it_is_ended(head: Head):
+    node = driver_node.join(f"127.0.0.1:{head.port}")
+    assert node.is_running, node.output()
+    node.end()
+    assert not node.is_running

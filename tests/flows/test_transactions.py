@@ -200,3 +200,28 @@ def test_a_task_run_that_has_not_ended_is_rolled_back_when_it_has(ray_for_flows:
 
     assert flow(task_runner=RayTaskRunner())(body)(return_state=True).is_failed()
     assert undoable.words() == ["started", "ended", "undo:slow"]
+
+
+def test_a_flow_that_is_stopped_in_a_transaction_cancels_its_tasks_and_undoes_what_was_done(
+    ray_for_flows: None, notes: Path
+):
+    undoable = Undoable(notes)
+
+    @task
+    def slow() -> None:
+        note(notes, "started")
+        time.sleep(60)
+        note(notes, "ended")
+
+    def body() -> None:
+        with transaction():
+            undoable.work.submit().wait()
+            for _ in range(5):
+                slow.submit()
+            eventually(lambda: "started" in undoable.words(), every=0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flow(task_runner=RayTaskRunner())(body)()
+    assert "ended" not in undoable.words()
+    assert undoable.words()[-1] == "undo:stored"

@@ -20,7 +20,7 @@ from rayworks import __version__
 from rayworks.data import manifest, planning, processing, reading, split_rows
 from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
-from rayworks.models.xgboost import XGBoostModel, positional
+from rayworks.models.xgboost import XGBoostModel, kinds, numbers
 from rayworks.params import ProcessOptions
 from rayworks.records import Dataset
 
@@ -67,7 +67,7 @@ def trained(dataset: Dataset) -> XGBoostModel:
     import xgboost as xgb
 
     features, labels, _ = split_rows.sampled(dataset, ["train"], ROWS)
-    matrix = xgb.DMatrix(positional(features), labels, enable_categorical=True)
+    matrix = xgb.DMatrix(numbers(features), labels, feature_types=kinds(features), enable_categorical=True)
     parameters = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1, "seed": 0}
     booster = xgb.train(parameters, matrix, num_boost_round=ROUNDS)
     return XGBoostModel(booster, dataset.target.problem, [feature.name for feature in dataset.feature_set.features])

@@ -1,5 +1,6 @@
 """What ``rayworks/cluster/_private.py`` uses of Ray still exists and still works as it says. Starts no Ray cluster."""
 
+import contextlib
 import importlib.util
 import mmap
 import os
@@ -10,11 +11,14 @@ import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from rayworks import ray_error
 from rayworks.cluster import _private
+from rayworks.cluster.embedded import EmbeddedRay
 from rayworks.cluster.kubernetes import worker_groups
 
 RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
@@ -98,10 +102,84 @@ def test_ray_init_takes_a_node_ip_and_picks_the_same_one_by_default():
     assert _private.node_ip({}).count(".") == 3
 
 
-def test_ray_tells_its_workers_of_a_dashboard_on_the_dashboard_port():
-    assert "ray_params.dashboard_host, ray_params.dashboard_port" in source("_private/node.py")
-    assert _private.without_dashboard({"include_dashboard": False})["dashboard_port"] == 0
-    assert "dashboard_port" not in _private.without_dashboard({})
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("_private/node.py", "ray._private.services.start_api_server("),
+        ("_private/services.py", "ray.experimental.internal_kv._internal_kv_get("),
+        ("_private/services.py", "ray._private.utils.get_dashboard_dependency_error() is not None"),
+        ("_private/worker.py", "ray._private.parameter.RayParams("),
+        ("_private/node.py", "if self._ray_params.include_log_monitor:"),
+        ("_private/node.py", 'b"webui:url"'),
+        ("_private/node.py", "process_info = ray._private.services.start_raylet("),
+        ("_private/node.py", "node_info = ray._private.services.get_node("),
+    ],
+)
+def test_ray_calls_by_their_modules_what_is_replaced_while_an_embedded_ray_starts(file: str, text: str):
+    assert text in source(file)
+
+
+def test_of_an_embedded_ray_only_the_processes_with_a_use_start(monkeypatch: pytest.MonkeyPatch):
+    from ray._private import parameter, services, utils, worker
+
+    replaced = services.start_api_server, utils.get_dashboard_dependency_error, parameter.RayParams
+    gcs = mock.Mock()
+    monkeypatch.setattr(worker, "_global_node", mock.Mock(get_gcs_client=lambda: gcs))
+    with _private.only_used_processes({"include_dashboard": False, "log_to_driver": False}):
+        assert services.start_api_server(False) == ("", None)
+        assert utils.get_dashboard_dependency_error() is not None
+        assert parameter.RayParams().include_log_monitor is False
+    assert gcs.internal_kv_put.call_args.args[:2] == (b"dashboard", b"127.0.0.1:0")
+    with _private.only_used_processes({}):
+        assert utils.get_dashboard_dependency_error() is None
+        assert parameter.RayParams().include_log_monitor is True
+        assert parameter.RayParams().dashboard_agent_listen_port == 0
+    assert (services.start_api_server, utils.get_dashboard_dependency_error, parameter.RayParams) == replaced
+
+
+@pytest.mark.parametrize(("exit_code", "asked"), [(None, 3), (1, 1)], ids=["running", "ended"])
+def test_an_embedded_ray_waits_for_its_node_as_long_as_its_process_runs(
+    monkeypatch: pytest.MonkeyPatch, exit_code: int | None, asked: int
+):
+    from ray._private import services
+
+    answers: list[str] = []
+
+    def get_node(address: str) -> str:
+        answers.append(address)
+        if len(answers) < 3:
+            raise RuntimeError("Unable to find node info")
+        return "the node"
+
+    raylet = SimpleNamespace(process=SimpleNamespace(poll=lambda: exit_code))
+    monkeypatch.setattr(services, "start_raylet", lambda: raylet)
+    monkeypatch.setattr(services, "get_node", get_node)
+    with _private.time_to_start(60):
+        assert services.start_raylet() is raylet
+        if exit_code is None:
+            assert services.get_node("address") == "the node"
+        else:
+            with pytest.raises(RuntimeError, match="Unable to find"):
+                services.get_node("address")
+    assert len(answers) == asked
+    assert services.get_node is get_node
+
+
+def test_a_dashboard_that_ends_as_it_starts_costs_a_warning(caplog: pytest.LogCaptureFixture):
+    from ray._private import ray_constants, worker
+
+    ended = SimpleNamespace(process=SimpleNamespace(poll=lambda: 1))
+    gcs = SimpleNamespace(internal_kv_get=lambda *_: None)
+    node = SimpleNamespace(
+        all_processes={ray_constants.PROCESS_TYPE_DASHBOARD: [ended]},
+        get_gcs_client=lambda: gcs,
+        get_logs_dir_path=lambda: "/logs",
+    )
+    with mock.patch.object(worker, "_global_node", node):
+        with pytest.raises(TimeoutError, match="does not listen"):
+            _private.dashboard_address()
+        assert EmbeddedRay().dashboard() is None
+    assert "Ray runs without its dashboard: it does not listen, see /logs/dashboard.log" in caplog.text
 
 
 def test_the_sigterm_handler_is_restored_after_ray_replaced_it():
@@ -201,6 +279,49 @@ def test_ray_finds_the_token_of_this_machine_and_sends_it_once_it_is_told_to(tok
 def test_ray_start_prints_the_same_when_a_node_has_started():
     assert f'startup_msg = "{_private.NODE_STARTED}.' in source("scripts/scripts.py")
     assert f'"{_private.NODE_TOO_SLOW}. ' in source("_private/node.py")
+
+
+@pytest.mark.parametrize("command", ["start", "kuberay-autoscaler"])
+def test_the_commands_that_pods_run_import_none_of_what_others_need(command: str):
+    code = f"""
+    import sys
+    from rayworks.cluster import _private
+    try:
+        _private.ray_command(["{command}", "--help"], seconds=1)
+    except SystemExit:
+        print([name for name in ("ray.serve", "pandas", "fastapi", "aiohttp") if name in sys.modules])
+    """
+    printed = in_a_fresh_python(textwrap.dedent(code))
+    assert printed.startswith(f"Usage: ray {command} ")
+    assert printed.endswith("[]")
+
+
+def test_the_autoscaler_only_waits_for_its_head_and_a_node_that_starts_checks_the_version_itself():
+    wait = '"ray","health-check","--address",ray_address,"--skip-version-check",]'
+    assert wait in "".join(source("autoscaler/_private/kuberay/run_autoscaler.py").split())
+    assert "if not head and not connect_only:\n            self.check_version_info()" in source("_private/node.py")
+
+
+def test_the_other_commands_of_ray_are_there():
+    code = "from rayworks.cluster import _private; _private.ray_command(['job', 'submit', '--help'], seconds=1)"
+    assert in_a_fresh_python(code).startswith("Usage: ray job submit ")
+
+
+def test_ray_start_gives_its_node_the_time_that_it_is_told(monkeypatch: pytest.MonkeyPatch):
+    from ray.scripts import scripts
+
+    given: list[float] = []
+
+    @contextlib.contextmanager
+    def time_to_start(seconds: float) -> Iterator[None]:
+        given.append(seconds)
+        yield
+
+    monkeypatch.setattr(_private, "time_to_start", time_to_start)
+    monkeypatch.setattr(scripts.start, "callback", lambda **options: given.append(options["num_cpus"]))
+    with mock.patch.dict(sys.modules), pytest.raises(SystemExit) as ended:
+        _private.ray_command(["start", "--address=127.0.0.1:1", "--num-cpus=0"], seconds=90)
+    assert (ended.value.code, given) == (0, [90, 0])
 
 
 MEMORY_MESSAGES = (

@@ -71,6 +71,22 @@ asyncio.run(main())
     assert done.stdout == "Cannot operate on a closed cursor.\n", done.stderr
 
 
+def test_the_embedded_server_imports_no_integrations():
+    from prefect.server.api import server
+
+    assert "        prefect.plugins.load_prefect_collections()\n" in inspect.getsource(server)
+    assert "load_no_collections()" in _private.server_command(1234)[2]
+    code = """
+import sys
+from rayworks.prefect_api import _private
+_private.load_no_collections()
+import prefect.plugins
+print(prefect.plugins.load_prefect_collections(), "prefect_ray" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "{} False\n", done.stderr
+
+
 def test_the_embedded_server_gets_what_prefect_sets_for_its_temporary_server():
     from prefect.server.api.server import SubprocessASGIServer, create_app
 
@@ -174,3 +190,26 @@ assert any(type(handler).__name__ == "APILogHandler" for handler in handlers), h
     output = done.stdout + done.stderr
     assert "prefect.any - printed" in output
     assert "not printed" not in output
+
+
+def test_the_engine_of_a_supervised_flow_run_is_started_as_prefect_starts_it():
+    import prefect.cli.flow_run
+    import prefect.engine
+    from prefect.runner._starter_engine import EngineCommandStarter
+
+    supervision, engine = map(inspect.getsource, (_private.supervise_flow_run, _private.run_supervised_engine))
+    starter = inspect.getsource(EngineCommandStarter.start)
+    for variable in ("ENABLE_CANCELLATION_AND_CRASHED_HOOKS", "CONTROL_PORT", "CONTROL_TOKEN"):
+        assert f'"PREFECT__{variable}"' in starter
+        assert f'"PREFECT__{variable}"' in supervision
+    assert 'os.environ.get("PREFECT__FLOW_RUN_ID")' in inspect.getsource(prefect.engine)
+    assert 'run_name="__main__"' in engine
+    assert 'if __name__ == "__main__":' in inspect.getsource(prefect.engine)
+    command = inspect.getsource(prefect.cli.flow_run.execute)
+    for used in (
+        "WorkspaceResolvingEngineCommandStarter(",
+        "workspace_root=",
+        "control_channel=",
+        "starter.hook_runner",
+    ):
+        assert used in command

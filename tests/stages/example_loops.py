@@ -206,7 +206,7 @@ class _KilledWithACheckpoint(_Wrapped):
         def counted(folder):
             self.checkpoints += 1
             if self.first_life and self.checkpoints == 3:
-                assert list(self.storage.glob("training/*/checkpoint.tar"))
+                assert list(self.storage.glob("training/*/checkpoint.zip"))
                 os.kill(os.getpid(), signal.SIGKILL)
             save(folder)
 

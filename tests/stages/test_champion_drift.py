@@ -111,6 +111,18 @@ def test_files_without_the_columns_of_the_model_are_refused(monitored):
         monitored(pl.DataFrame({"a": [1, 2], "b": [3, 4]}))
 
 
+def test_no_report_is_kept_of_a_file_that_changed_while_it_was_read(
+    champion: ModelVersion, rides: Trained, tracking_uri: str, rows: pl.DataFrame, tmp_path: Path
+):
+    file, uris = tmp_path / "new.csv", {"tracking_uri": tracking_uri, "storage_uri": rides.storage_uri}
+    rows.write_csv(file)
+    stage = champion_drift.stage(champion.name, str(file), MonitorOptions(), **uris)
+    rows.head(900).write_csv(file)
+    with pytest.raises(DataError, match=rf"changed while it was read: {file} \(.*\).*when it is complete"):
+        stage.run()
+    assert stage.find() is None
+
+
 def test_a_source_without_files_and_a_model_without_a_champion_are_refused(
     champion: ModelVersion, rides: Trained, tracking_uri: str, tmp_path: Path
 ):

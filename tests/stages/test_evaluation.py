@@ -161,6 +161,13 @@ def test_a_champion_of_another_target_is_not_compared(ray_session, table, amount
     assert sum(map(sum, confusion.series.values())) == result.candidate.rows
 
 
+def test_a_candidate_of_another_target_than_that_of_the_dataset_is_refused(ray_session, table, good, tmp_path):
+    sizes = processed(table, "size", tmp_path)
+    words = r"^The model predicts another target than that of the dataset: .*-good \(minutes .*, not size \(multiclass"
+    with pytest.raises(ParameterError, match=words):
+        evaluate(good, sizes, str(tmp_path))
+
+
 def test_two_classes_have_a_roc_curve(ray_session, table, tmp_path):
     late = processed(table.assign(late=table.distance + 20 * (table.city == "Rome") > 60), "late", tmp_path)
     result = evaluate(save(trees("XGBClassifier"), late, "late"), late, str(tmp_path))

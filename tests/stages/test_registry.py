@@ -108,6 +108,24 @@ def test_a_rollback_moves_the_alias_and_needs_a_previous_champion(rides, trackin
         promotion.rollback("rides", **uris)
 
 
+def test_a_rollback_to_a_deleted_version_is_refused_and_holds_nothing(tracking_uri: str, tmp_path: Path):
+    with registry.connected(tracking_uri) as client:
+        client.create_registered_model("rides")
+        run = client.create_run("0").info
+        for tags in ({}, {registry.PREVIOUS: "1"}):
+            client.create_model_version("rides", f"{run.artifact_uri}/model", run.run_id, tags=tags)
+        client.set_registered_model_alias("rides", registry.CHAMPION, "2")
+        client.delete_model_version("rides", "1")
+    words = r"^The previous champion was deleted: rides \(version 2 replaced version 1\)\. Promote another version\.$"
+    with pytest.raises(RegistryError, match=words):
+        promotion.rollback("rides", tracking_uri=tracking_uri, storage_uri=str(tmp_path))
+    with registry.connected(tracking_uri) as client:
+        assert promotion._hold(client, "rides") == ""
+    champion = registry.version_of("models:/rides@champion", tracking_uri=tracking_uri)
+    assert champion.version == 2
+    assert registry.rival(champion, tracking_uri=tracking_uri) is None
+
+
 def test_after_a_rollback_nothing_is_promoted_until_a_person_lifts_the_hold(rides, tracking_uri: str, tmp_path: Path):
     uris = {"tracking_uri": tracking_uri, "storage_uri": str(tmp_path)}
     with pytest.raises(RegistryError, match="There is no champion"):

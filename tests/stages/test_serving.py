@@ -137,14 +137,27 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(ray_session, monkeypatch:
             application.run("models:/x/1", ServeOptions(port=port), tracking_uri="")
 
 
-def test_a_batch_is_limited_in_rows_and_a_larger_request_is_predicted_alone(url: str, registered):
+@pytest.fixture(scope="module")
+def small(url: str, registered):
+    """An application that waits for requests to predict together, at most three rows."""
     version, tracking_uri = registered
     options = ServeOptions(port=0, cpus_per_replica=0, max_batch_rows=3, batch_wait_ms=200)
-    small = application.run(version.uri, options, tracking_uri=tracking_uri, application="small")
+    yield application.run(version.uri, options, tracking_uri=tracking_uri, application="small")
+    application.stop("small")
+
+
+def predict_at_once(url: str, requests: list[list[Any]]) -> list[tuple[int, dict[str, Any]]]:
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(lambda rows: predict(url, rows), requests))
+
+
+def test_a_batch_is_limited_in_rows_and_a_larger_request_is_predicted_alone(small: str):
     counts = (2, 2, 7, 1, 3, 0)
-    try:
-        with ThreadPoolExecutor(6) as pool:
-            responses = list(pool.map(lambda count: predict(small, [ROW] * count), counts))
-    finally:
-        application.stop("small")
+    responses = predict_at_once(small, [[ROW] * count for count in counts])
     assert [(status, len(response["predictions"])) for status, response in responses] == [(200, n) for n in counts]
+
+
+def test_a_request_with_a_number_that_no_model_takes_is_refused_alone(small: str):
+    responses = predict_at_once(small, [[ROW], [{**ROW, "ride length": 1e39}], [ROW]])
+    assert [status for status, _ in responses] == [200, 422, 200]
+    assert "1e+39" in responses[1][1]["detail"]

@@ -11,7 +11,7 @@ import pytest
 
 from rayworks import metrics
 from rayworks.data import processing
-from rayworks.errors import ParameterError, TrainingError, TransferError
+from rayworks.errors import ClusterError, ParameterError, TrainingError, TransferError
 from rayworks.params import Choice, FloatRange, IntRange, ProcessOptions, TrainOptions, TuneOptions
 from rayworks.records import DatasetRef
 from rayworks.training import training, tuning
@@ -83,6 +83,15 @@ def test_an_invalid_search_space_is_refused(space: dict, message: str, dataset: 
     options = TuneOptions(trials=1, space=space)
     with pytest.raises(ParameterError, match=message):
         tuning.stage(dataset, options, TrainOptions(rounds=5), storage_uri=str(tmp_path)).run()
+
+
+def test_a_trial_for_which_no_node_has_the_cpus_is_refused(dataset: DatasetRef, tmp_path: Path):
+    options = TuneOptions(trials=1, cpus_per_trial=1000)
+    words = (
+        r"^No node of Ray has the CPUs of a trial: 1000 CPU \(they have \d+ CPU\)\. Decrease tune\.cpus_per_trial\.$"
+    )
+    with pytest.raises(ClusterError, match=words):
+        tuning.stage(dataset, options, TrainOptions(rounds=2), storage_uri=str(tmp_path)).run()
 
 
 SEARCH = """

@@ -34,3 +34,31 @@ def of_the_largest(rows):
 
 def of_two_types(rows):
     return rows.assign(z="text" if rows["x"].max() > 10 else 1.0)
+
+
+def of_dates(rows):
+    import pandas as pd
+
+    return rows.assign(date=(pd.Timestamp("2024-01-31") + pd.to_timedelta(rows["x"], "D")).dt.date)
+
+
+def of_durations(rows):
+    import pandas as pd
+
+    return rows.assign(gap=pd.to_timedelta(rows["x"], "D"))
+
+
+def of_times_of_day(rows):
+    import datetime
+
+    return rows.assign(at=datetime.time(8))
+
+
+def of_periods(rows):
+    import pandas as pd
+
+    return rows.assign(period=pd.Period("2024-01"))
+
+
+def of_mixed_values(rows):
+    return rows.assign(z=["text", *[1] * (len(rows) - 1)])

@@ -41,5 +41,13 @@ def test_nodes_that_are_kept_for_gpus_come_only_for_them():
     assert capacity.may_come({"CPU": 8.0, "GPU": 1.0}, kept)
 
 
+def test_a_shortage_is_what_the_nodes_have_of_what_is_requested():
+    assert capacity.shortage({"CPU": 4.0}, NODES, []) == ""
+    assert capacity.shortage({"CPU": 8.0}, NODES, [{"CPU": 8.0}]) == capacity.shortage({"CPU": 8.0}, NODES, None) == ""
+    assert capacity.shortage({"CPU": 8.0}, NODES, [{"CPU": 6.0}]) == "2 CPU; 4 CPU; 6 CPU"
+    assert capacity.shortage({"GPU": 1.0}, NODES, []) == "none of it"
+    assert capacity.shortage({"CPU": 8.0}, [], []) == "there are none"
+
+
 def test_amounts_are_written_for_people():
     assert capacity.amounts({"CPU": 2.0, "memory": 1.5 * 1024**3}) == "2 CPU, 1.5 GiB of memory"

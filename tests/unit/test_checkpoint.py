@@ -1,5 +1,6 @@
 """The checkpoint of a training comes back as it was stored, on a local disk and on an object store. No Ray."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run: str, tmp
     restored = checkpoint.restore(run)
     assert restored is not None
     assert files(restored) == {"state/model": "first"}
+
+
+def test_a_name_that_leads_out_of_the_folder_stays_in_it(run: str):
+    with storage.open_output(storage.join(run, checkpoint.FILE)) as sink, zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("../escaped", "model")
+    restored = checkpoint.restore(run)
+    assert restored is not None
+    assert files(restored) == {"escaped": "model"}

@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,31 @@ def test_a_source_that_is_no_python_and_a_module_without_a_file_count_too(folder
     (folder / "my_rates.py").write_text("def finished(\n")
     assert code_digest.of_modules("my_features") != first
     assert code_digest.of_modules("math") != code_digest.of_modules("time")
+
+
+class LetsAnotherThreadRun:
+    """Garbage that does so when it is collected, in the midst of whatever its thread does then."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        time.sleep(0)
+
+
+def test_several_threads_may_compute_digests_at_a_time():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def digest(_: int) -> str:
+        LetsAnotherThreadRun()
+        return code_digest.of_modules("_pytest.python")
+
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            assert len(set(pool.map(digest, range(6)))) == 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_the_digest_of_the_library_changes_with_its_rooms_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

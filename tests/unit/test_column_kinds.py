@@ -1,6 +1,6 @@
 """The kinds of columns and the problem are inferred from the values. Pure."""
 
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 
 import polars as pl
 import pytest
@@ -24,6 +24,7 @@ def test_the_kinds_of_text_columns_are_inferred_from_their_values():
             "color": [("red", "green", "blue")[i % 3] for i in range(rows)],
             "when": [f"2024-01-{i % 28 + 1:02}T08:00:00Z" for i in range(rows)],
             "flag": [("yes", "no")[i % 2] for i in range(rows)],
+            "version": [f"1.{i % 4 + 1}.{i % 7}" for i in range(rows)],
             "name": [f"person {i}" for i in range(rows)],
             "id": [str(i) for i in range(rows)],
             "same": ["x"] * rows,
@@ -36,8 +37,34 @@ def test_the_kinds_of_text_columns_are_inferred_from_their_values():
     assert kinds["color"] == "categorical"
     assert kinds["when"] == "timestamp"
     assert kinds["flag"] == "boolean"
+    assert kinds["version"] == "categorical"
     assert {name for name, kind in kinds.items() if kind == "ignored"} == {"name", "id", "same", "nothing"}
     assert all(columns[name].note for name in ("name", "id", "same", "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ([1700000000], [datetime(2024, 1, 31)], ["1700000000", "2024-01-31 00:00:00.000000"]),
+        ([1.5], [date(2024, 1, 31)], ["1.5", "2024-01-31"]),
+        ([True], [date(2024, 1, 31)], ["true", "2024-01-31"]),
+        ([1.5], [timedelta(1)], ["1.5", None]),
+        ([7], [time(8)], ["7", None]),
+        ([7], [{"a": 1}], ["7", None]),
+        (["x"], [b"x"], ["x", None]),
+        ([date(2024, 1, 31)], [time(8)], ["2024-01-31", None]),
+        ([1], [2.5], [1.0, 2.5]),
+        ([True], [2], [1, 2]),
+        ([None], [date(2024, 1, 31)], [None, date(2024, 1, 31)]),
+    ],
+)
+def test_a_column_whose_types_mean_different_things_is_text(first: list, second: list, together: list):
+    """Polars would take times for numbers: of different units, and counted from 1970."""
+    lists = pl.DataFrame({"x": first, "lists": [[1]]})
+    assert column_kinds.in_one([lists, pl.DataFrame({"x": second})]).to_dict(as_series=False) == {
+        "x": together,
+        "lists": [[1], None],
+    }
 
 
 def test_a_declared_kind_overrides_the_inferred_one():
@@ -152,6 +179,14 @@ def test_a_target_of_which_a_class_counts_as_missing_has_a_warning():
     assert known.warning.startswith("50.0% of its values in the sample are 'None', which counts as missing")
     with pytest.raises(DataError, match=r"only one value.*always 'a'; 50.0% of its values"):
         column_kinds.problem_of_classes(["a"], "auto", "y", 100, known.warning)
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype"),
+    [(("True", "FALSE", " true", "NA"), "boolean"), (("yes", "no"), "string"), (("True", "False", "yes"), "string")],
+)
+def test_a_target_of_the_words_true_and_false_holds_truth_values_and_other_words_are_classes(words: tuple, dtype: str):
+    assert columns_of({"x": range(12), "y": words * (12 // len(words))})["y"].dtype == dtype
 
 
 def test_lists_and_objects_as_json_are_ignored():

@@ -69,6 +69,35 @@ def test_neighbours_that_have_their_errors_in_common_make_the_interval_wider():
     assert by_day.high - by_day.low > 2 * (at_random.high - at_random.low)
 
 
+@pytest.mark.parametrize("times", [4, 6, 100])
+def test_a_model_that_is_no_better_rarely_looks_better_where_the_rows_of_a_time_have_their_errors_in_common(times: int):
+    random, tries, count = np.random.default_rng(0), 1000, 0
+    time = np.arange(times).repeat(600 // times)
+    groups = comparison.groups_in_order(time)
+    for _ in range(tries):
+        actual, shifts = random.normal(size=len(time)), random.normal(size=(2, times))[:, time]
+        candidate, rival = actual + shifts + random.normal(size=(2, len(time)))
+        found = interval("rmse", actual, candidate, rival, groups)
+        assert found is not None
+        count += found.low > 0
+    assert 0.005 <= count / tries <= 0.04  # nominal: 0.025
+
+
+@pytest.mark.parametrize(("order", "groups"), [([5, 5, 5], 1), ([7, 5, 7, 6], 3), (range(9), 9), (range(600), 30)])
+def test_rows_of_a_time_are_in_one_group(order: list[int], groups: int):
+    found = comparison.groups_in_order(np.array(order))
+    assert len(set(found)) == groups
+    assert all(len(set(found[np.array(order) == time])) == 1 for time in order)
+    assert list(found[np.argsort(order)]) == sorted(found)
+
+
+def test_rows_of_a_single_time_have_no_interval():
+    actual, groups = np.arange(100.0), comparison.groups_in_order(np.full(100, 5))
+    assert interval("rmse", actual, actual + 1, actual + 2, groups) is None
+    before, now = (comparison.Scored(actual, actual + 1, each) for each in (comparison.groups_at_random(100), groups))
+    assert comparison.change(METRICS["rmse"], before, now, confidence=0.95) is None
+
+
 def test_rows_of_a_key_are_in_one_group():
     keys = np.array(["a", "b", "a", "c", "b"])
     groups = comparison.groups_by_key(keys)

@@ -131,6 +131,14 @@ def test_the_operator_may_leave_a_new_cluster_without_a_status_for_a_while():
     assert outcomes(snapshot, created + timedelta(seconds=20)) == [("OperatorSilent", False)]
 
 
+def test_the_probe_that_restarts_a_container_is_named_though_another_failed_later():
+    snapshot, now = recorded("liveness")
+    [readiness] = [event for event in snapshot.events if event["message"].startswith("Readiness probe failed")]
+    later = {**readiness, "lastTimestamp": now.isoformat()}
+    [finding] = findings(replace(snapshot, events=(*snapshot.events, later)), now)
+    assert finding.detail.startswith("Liveness probe failed, 3 restarts")
+
+
 @pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
 def test_a_pod_for_which_an_autoscaler_adds_a_node_is_not_given_up(reason: str):
     snapshot, now = recorded("head-taint")

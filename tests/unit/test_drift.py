@@ -10,8 +10,10 @@ import pytest
 from rayworks.data import manifest, planning, processing, reading, splitting
 from rayworks.data.statistics import Statistics, edges_of
 from rayworks.monitoring import drift
+from rayworks.monitoring.drift_report import DriftReport, ErrorChange
 from rayworks.params import ProcessOptions
-from rayworks.records import Column, ColumnStatistics, Feature, FeatureSet, TimeBlocks
+from rayworks.records import Column, ColumnStatistics, Feature, FeatureSet, Metrics, TimeBlocks
+from rayworks.reporting import drift_page
 
 KINDS = {"number": "numeric", "word": "categorical"}
 
@@ -165,3 +167,10 @@ def test_the_blocks_of_time_add_up_to_the_training_rows(tmp_path: Path):
 def test_too_few_rows_have_no_blocks():
     counts = pl.DataFrame({"time": [datetime(2020, 1, day) for day in range(1, 11)], "rows": [99] * 10})
     assert splitting.block_starts(counts, datetime(2020, 1, 11)) == ()
+
+
+def test_an_error_whose_change_may_be_chance_for_all_that_is_known_is_told_so():
+    now = Metrics(rows=500, values={"rmse": 2.0})
+    error = ErrorChange(metric="rmse", before=now, now=now, interval=None, worse=False)
+    told = "Too few rows, times or keys tell whether the change of RMSE is chance."
+    assert drift_page.interval(DriftReport.model_construct(error=error)) == told

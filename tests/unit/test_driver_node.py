@@ -12,8 +12,8 @@ from rayworks.errors import ClusterError
 
 @pytest.fixture
 def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program in place of ``ray``: it fails with each line of the file ``failures``, and then starts."""
-    program = tmp_path / "ray"
+    """A program in place of Python: it fails with each line of the file ``failures``, and then starts."""
+    program = tmp_path / "python"
     program.write_text(
         f"""#!{sys.executable}
 import pathlib, sys, time
@@ -27,7 +27,7 @@ time.sleep(60)
 """
     )
     program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "executable", str(program))
     return tmp_path / "failures"
 
 
@@ -49,4 +49,12 @@ def test_a_node_that_stays_too_slow_is_an_error_in_the_end(ray: Path, monkeypatc
     monkeypatch.setattr(driver_node, "JOIN_SECONDS", 3)
     ray.write_text(f"Exception: {_private.NODE_TOO_SLOW}\n" * 1000)
     with pytest.raises(ClusterError, match=_private.NODE_TOO_SLOW):
+        driver_node.join("10.0.0.1:6379")
+
+
+def test_a_node_that_does_not_start_in_time_is_an_error_with_its_last_words(ray: Path, monkeypatch: pytest.MonkeyPatch):
+    hangs = "#!{}\nimport time\nprint('Local node IP', flush=True); time.sleep(60)\n"
+    ray.with_name("python").write_text(hangs.format(Path("/proc/self/exe").resolve()))
+    monkeypatch.setattr(driver_node, "JOIN_SECONDS", 3)
+    with pytest.raises(ClusterError, match=r"could not join the Ray cluster: 10.0.0.1:6379 \(Local node IP\)"):
         driver_node.join("10.0.0.1:6379")

@@ -79,6 +79,9 @@ def test_a_gain_that_may_be_chance_does_not_promote():
 def test_a_gain_of_which_nothing_is_known_does_not_promote():
     unknown = evaluation(10.0, champion=12.0).model_copy(update={"interval": None})
     assert not passes(gate.checks(unknown, None, OPTIONS))
+    assert "too few rows, times or keys tell how much of it is chance" in gate.reason(
+        gate.checks(unknown, None, OPTIONS)
+    )
 
 
 def test_few_rows_do_not_promote_and_a_decision_names_their_number():

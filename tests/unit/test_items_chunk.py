@@ -200,6 +200,30 @@ def test_a_result_that_cannot_be_stored_is_a_failure_of_its_item(tmp_path: Path)
     assert outcome.failed == 1
 
 
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("cannot parse a\udcff"), "cannot parse a\\udcff"),
+        (MuteError(), "<MuteError, whose str raises RuntimeError>"),
+    ],
+    ids=["no Unicode", "no text"],
+)
+def test_a_failure_whose_text_cannot_be_stored_is_of_its_item_alone(tmp_path: Path, error: Exception, text: str):
+    def work(number: int) -> int:
+        if number == 1:
+            raise error
+        return number
+
+    _, results, (failure,) = process(tmp_path, work, [0, 1, 2])
+    assert [number for number, _ in results] == [0, 2]
+    assert (failure.item, failure.kind, failure.error) == (1, type(error).__name__, text)
+
+
 def test_json_lines_hold_item_and_result(tmp_path: Path):
     process(tmp_path, lambda number: {"square": number**2}, [3, 4], format="jsonl")
     (file,) = (tmp_path / "results").iterdir()

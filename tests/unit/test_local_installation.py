@@ -33,6 +33,20 @@ except KeyboardInterrupt:
     process.wait()
 """
 
+ENDING_AFTER_AN_ERROR = """
+import os, subprocess, sys, tempfile, time
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp()
+sys.path.insert(0, sys.argv[1])
+from deployments import local
+from rayworks.errors import ClusterError
+def start(installation):
+    print(subprocess.Popen(["sleep", "600"], start_new_session=True).pid, flush=True)
+    raise ClusterError("mlflow has ended")
+local.start = start
+local.Installation.end = lambda installation: time.sleep(600)  # a run that takes long to end
+local.main()
+"""
+
 
 def is_running(pid: int) -> bool:
     try:
@@ -52,6 +66,22 @@ def test_a_second_signal_kills_what_does_not_end_and_what_that_has_started():
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 128 + signal.SIGINT
     assert not any(map(is_running, pids))
+
+
+def test_a_signal_while_an_installation_ends_after_an_error_kills_what_is_left():
+    command = [sys.executable, "-c", ENDING_AFTER_AN_ERROR, str(local.ROOT)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = int(process.stdout.readline())
+        assert "Ending the runs and the servers" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=30) == 1
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read() == "Mlflow has ended.\n"
+    assert not is_running(left)
 
 
 def test_a_process_that_ends_is_named_with_its_last_line_and_its_log(tmp_path: Path):

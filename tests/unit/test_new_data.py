@@ -161,6 +161,17 @@ def test_a_later_retraining_learns_from_a_batch_that_was_skipped():
     assert uris == ("/data/a.csv", "/data/b.csv")
 
 
+def test_a_file_that_was_overwritten_by_one_that_failed_is_left_out_of_later_retrainings():
+    files = (file("a"), file("a", size=11), file("b"))
+    batches = tuple(Batch(number=n, objects=(each,), created=NOON) for n, each in enumerate(files))
+    results = {
+        0: BatchResult(batch=0, state="history", ended=NOON),
+        1: BatchResult(batch=1, state="failed", ended=NOON),
+    }
+    uris = new_data.uris_to_learn(Ledger(batches, {}, results), 2, files[1:], Window())
+    assert uris == ("/data/b.csv",)
+
+
 def test_a_small_batch_is_compared_with_more_and_more_of_those_that_were_skipped_since_the_last_retraining():
     states = ["history", "skipped", "done", "skipped", "failed", "skipped", "skipped", "skipped", "skipped"]
     results = {n: BatchResult(batch=n, state=state, ended=NOON) for n, state in enumerate(states)}

@@ -43,7 +43,7 @@ def loaded(model: Any) -> LoadedModel:
 
 def respond(model: Any, body: Any) -> dict[str, Any]:
     async def predict(item: Any) -> pd.DataFrame:
-        [result] = await prediction_app.predict_batch([item])
+        [result] = await prediction_app.predict_batch(model, [item])
         return result
 
     return asyncio.run(prediction_app.respond(loaded(model), body, predict))
@@ -98,21 +98,25 @@ def test_rows_that_the_model_refuses_are_refused_with_its_reason():
     assert (refusal.value.status_code, refusal.value.detail) == (422, "A ride length is negative.")
 
 
-def test_each_model_of_a_batch_predicts_its_own_rows_in_one_call():
-    old, new = Doubled(2.0), Doubled(10.0)
-    before, after = loaded(old), loaded(new)
-    lengths = [(before, [1.0]), (after, [2.0, 3.0]), (before, []), (before, [4.0])]
-    items = [(model, pd.DataFrame({"ride length": pd.Series(rows, dtype=float)})) for model, rows in lengths]
-    results = asyncio.run(prediction_app.predict_batch(items))
-    assert [result["prediction"].tolist() for result in results] == [[2.0], [20.0, 30.0], [], [8.0]]
-    assert (old.calls, new.calls) == (1, 1)
+def test_the_requests_of_a_batch_are_predicted_in_one_call():
+    model: Any = Doubled(10.0)
+    lengths = [[1.0], [2.0, 3.0], [], [4.0]]
+    requests = [pd.DataFrame({"ride length": pd.Series(rows, dtype=float)}) for rows in lengths]
+    results = asyncio.run(prediction_app.predict_batch(model, requests))
+    assert [result["prediction"].tolist() for result in results] == [[10.0], [20.0, 30.0], [], [40.0]]
+    assert model.calls == 1
+
+
+def test_a_request_with_a_bad_row_does_not_make_others_of_its_batch_fail():
+    requests = [pd.DataFrame({"ride length": lengths}) for lengths in ([1.0], [2.0, -1.0], [3.0, 4.0])]
+    first, bad, last = asyncio.run(prediction_app.predict_batch(Doubled(), requests))
+    assert isinstance(bad, DataError)
+    assert [result["prediction"].tolist() for result in (first, last)] == [[2.0], [6.0, 8.0]]
 
 
 def test_a_request_of_more_rows_than_a_batch_fills_one_batch_alone():
-    model = loaded(Doubled())
-
     def size(*rows: int) -> int:
-        return prediction_app.batch_size(3, [(model, pd.DataFrame(index=range(count))) for count in rows])
+        return prediction_app.batch_size(3, [pd.DataFrame(index=range(count)) for count in rows])
 
     assert (size(2), size(7), size(1, 2), size(2, 2), size(7, 0)) == (2, 3, 3, 4, 7)
 

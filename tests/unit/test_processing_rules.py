@@ -1,7 +1,7 @@
 """Validation, features and splitting: pure, no Ray."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, time, timedelta
 
 import polars as pl
 import pytest
@@ -77,6 +77,25 @@ def test_times_with_and_without_a_zone_are_parsed():
     ]
 
 
+def times_of(texts: list[str]) -> list[datetime | None]:
+    return pl.DataFrame({"t": texts}).select(validation.typed("t", pl.String(), "timestamp"))["t"].to_list()
+
+
+def test_times_of_all_documented_formats_are_parsed():
+    dates = ["2024-01-02", "2024/01/02", "02.01.2024", "01/02/2024", "2024-1-2", "2.1.2024", "1/2/2024"]
+    assert times_of(dates) == [datetime(2024, 1, 2)] * len(dates)
+    assert times_of([f"{date} 03:04:05" for date in dates]) == [datetime(2024, 1, 2, 3, 4, 5)] * len(dates)
+    assert (
+        times_of(["2024-01-02T03:04:05.5Z", "2024-01-02 05:04:05.5+02:00"])
+        == [datetime(2024, 1, 2, 3, 4, 5, 500_000)] * 2
+    )
+
+
+def test_versions_scores_and_years_of_two_digits_are_no_times():
+    texts = ["31.01.24", "01/31/24", "24-01-31", "1.2.3", "4-4-2", "3/4/5", "-5-01-01", "+2024-01-01", "1.2.3 04:05:06"]
+    assert times_of(texts) == [None] * len(texts)
+
+
 def test_reasons_are_counted_without_their_values():
     assert validation.reason_class("column age: 'a: 'b' is c' is not a number") == "column age: not a number"
 
@@ -104,6 +123,56 @@ def test_a_fraction_in_a_column_of_whole_numbers_is_rejected():
     good, bad = validation.validate(pl.DataFrame({"k": [1.0, 1.5]}), [column("k", dtype="integer")], "")
     assert good["k"].to_list() == [1]
     assert bad[validation.REASON].to_list() == ["column k: '1.5' is not a whole number"]
+
+
+DAY = datetime(2024, 1, 31)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "kept", "reasons"),
+    [
+        (pl.Series([1700000000, 20240131]), "timestamp", [], ["not a date or time"] * 2),
+        (pl.Series([True]), "timestamp", [], ["not a date or time"]),
+        (pl.Series([0.0, 1.0, 2.0, float("nan"), -0.5]), "boolean", [False, True, None], ["not true or false"] * 2),
+        (pl.Series([0, 1, -1]), "boolean", [False, True], ["not true or false"]),
+        (pl.Series([DAY]), "boolean", [], ["not true or false"]),
+        (pl.Series([DAY], dtype=pl.Datetime("ms")), "float", [], ["not a number"]),
+        (pl.Series([DAY.date()]), "float", [], ["not a number"]),
+        (pl.Series([DAY]), "integer", [], ["not a whole number"]),
+    ],
+)
+def test_a_typed_value_that_means_something_else_is_rejected_as_its_text_would_be(
+    values: pl.Series, dtype: str, kept: list, reasons: list[str]
+):
+    good, bad = validation.validate(pl.DataFrame({"x": values}), [column("x", dtype=dtype)], "")
+    assert good["x"].to_list() == kept
+    assert [validation.reason_class(reason) for reason in bad[validation.REASON]] == [f"column x: {r}" for r in reasons]
+
+
+@pytest.mark.parametrize("dtype", ["string", "float", "integer", "boolean", "timestamp"])
+@pytest.mark.parametrize("value", [b"x", [1], {"a": 1}, time(8), timedelta(1)], ids=lambda value: type(value).__name__)
+def test_a_value_that_is_not_plain_is_rejected_in_a_column_of_plain_values(value: object, dtype: str):
+    raw = pl.DataFrame({"x": [value, None]})
+    good, bad = validation.validate(raw, [column("x", dtype=dtype)], "")
+    assert good["x"].to_list() == [None]
+    assert good["x"].dtype == validation.POLARS_TYPES[dtype]
+    [reason] = bad[validation.REASON]
+    assert reason == f"column x: 'a value of type {raw.schema['x']}' is not {validation.WORDS[dtype]}"
+    assert validation.reason_class(reason) == f"column x: not {validation.WORDS[dtype]}"
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "converted"),
+    [
+        (pl.Series([True, False]), "integer", [1, 0]),
+        (pl.Series([True, False]), "float", [1.0, 0.0]),
+        (pl.Series([DAY.date()]), "timestamp", [DAY]),
+        (pl.Series([DAY]).dt.replace_time_zone("Europe/Berlin"), "timestamp", [datetime(2024, 1, 30, 23)]),
+    ],
+)
+def test_a_typed_value_of_the_same_meaning_is_converted(values: pl.Series, dtype: str, converted: list):
+    good, _ = validation.validate(pl.DataFrame({"x": values}), [column("x", dtype=dtype)], "")
+    assert good["x"].to_list() == converted
 
 
 # --- features
@@ -149,9 +218,19 @@ def test_a_feature_function_adds_columns():
     assert features.transform(pl.DataFrame({"x": [3.0]}), feature_set)["x_doubled"].to_list() == [6.0]
 
 
+def test_a_date_that_a_feature_function_adds_has_the_parts_of_a_time():
+    assert features.transform(pl.DataFrame({"x": [3.0]}), with_function("of_dates")).to_dicts() == [
+        {"x": 3.0, "date_day_of_year": 34.0, "date_day_of_week": 6.0}
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("of_durations", r"not numbers, text or timestamps: .*\(gap is Duration.*total_seconds"),
+        ("of_times_of_day", r"not numbers, text or timestamps: .*\(at is Time\)"),
+        ("of_periods", r"not numbers, text or timestamps: .*\(period is "),
+        ("of_mixed_values", "not numbers, text or timestamps"),
         ("that_drops_rows", "same rows"),
         ("that_changes_x", "changed or dropped columns.*x"),
         (

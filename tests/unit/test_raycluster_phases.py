@@ -32,6 +32,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Any:
     for module in (acquisition, waiting):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr("rayworks.cluster.kubernetes.watch.POLL_SECONDS", 0.01)
+    monkeypatch.setattr(raycluster, "LOSS_SECONDS", 1)
     return Api()
 
 
@@ -359,14 +360,17 @@ def test_a_lost_cluster_is_deleted_before_ray_disconnects(api: Any, in_a_pod: Ku
     assert phases(api)[-4:] == ["delete RayCluster", "delete Lease", "disconnect", "end node"]
 
 
+@pytest.mark.parametrize(("is_lost", "message"), [(False, "Ray cannot be reached"), (True, "The Ray head is lost")])
 def test_a_driver_that_cannot_connect_leaves_nothing(
-    api: Any, in_a_pod: KubeRayCluster, monkeypatch: pytest.MonkeyPatch
+    api: Any, in_a_pod: KubeRayCluster, monkeypatch: pytest.MonkeyPatch, is_lost: bool, message: str
 ):
     def fail(*_: object) -> None:
+        if is_lost:
+            change_head(api, restart)
         raise ClusterError("Ray cannot be reached")
 
     monkeypatch.setattr(ExistingRay, "acquire", fail)
-    with pytest.raises(ClusterError, match="Ray cannot be reached"):
+    with pytest.raises(ClusterLostError if is_lost else ClusterError, match=message):
         in_a_pod.acquire({}, {})
     assert api.objects == {}
     assert phases(api)[-1] == "end node"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from rayworks import storage
 from rayworks.data import reading
 from rayworks.errors import DataError, StorageError
 from rayworks.params import ProcessOptions
@@ -242,10 +243,25 @@ def test_text_files_are_read_in_the_encoding_that_was_named(tmp_path: Path, enco
     assert rows.to_dict(as_series=False) == {"city": ["Mülheim"] * 2, "y": ["1"] * 2}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, encoding: str):
+    mark = "" if encoding == "utf-16" else "\ufeff"  # its encoder writes one
+    (tmp_path / "a.csv").write_bytes(f"{mark}city,y\n\ufeffMülheim,1\n".encode(encoding))
+    rows, _ = read(tmp_path, encoding)
+    assert rows.to_dict(as_series=False) == {"city": ["\ufeffMülheim"], "y": ["1"]}
+
+
 @pytest.mark.parametrize("encoding", ["no-such", "base64", ""])
 def test_an_unknown_encoding_is_refused_with_those_that_are_common(encoding: str):
     with pytest.raises(ValidationError, match=f"{encoding} is not an encoding of text; common ones are utf-8"):
         ProcessOptions(encoding=encoding)
+
+
+def test_json_objects_without_values_are_rejected_with_the_reason(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text("{}\n{ }\n")
+    rows, malformed = read(tmp_path / "a.jsonl")
+    assert rows.is_empty()
+    assert malformed == [(1, "{}", "an object without values"), (2, "{ }", "an object without values")]
 
 
 def test_json_with_half_a_character_is_rejected_with_the_reason(tmp_path: Path):
@@ -283,6 +299,25 @@ def test_parquet_is_read_with_types_that_polars_does_not_have(tmp_path: Path):
     assert read(tmp_path / "a.parquet", columns=["^w.*", "a*b"])[0].columns == ["^w.*", "a*b"]
 
 
+def test_parquet_of_extension_types_is_read_as_what_it_stores(tmp_path: Path):
+    texts = pa.array(['{"a": 1}', None])
+    json_type = pa.ExtensionArray.from_storage(pa.json_(), texts)
+    table = pa.table(
+        {
+            "json": json_type,
+            "nested": pa.StructArray.from_arrays([json_type], ["json"]),
+            "list": pa.ListArray.from_arrays([0, 1, 2], json_type),
+            "truth": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1], pa.int8())),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, _ = read(tmp_path / "a.parquet")
+    assert rows["json"].to_list() == rows["nested"].struct["json"].to_list() == ['{"a": 1}', None]
+    assert rows["list"].to_list() == [['{"a": 1}'], [None]]
+    assert rows["truth"].to_list() == [0, 1]
+    assert rows.dtypes == [pl.String, pl.Struct({"json": pl.String}), pl.List(pl.String), pl.Int8]
+
+
 def test_timestamps_that_spark_wrote_are_read_in_all_years(tmp_path: Path):
     times = [dt.datetime(9999, 12, 31), dt.datetime(1, 1, 1), dt.datetime(2020, 1, 1, 12)]
     pq.write_table(pa.table({"t": times}), tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
@@ -299,6 +334,20 @@ def test_values_that_folders_name_are_columns(tmp_path: Path):
     assert rows["city"].unique().to_list() == ["São Paulo"]
     assert read(tmp_path, columns=["day"])[0].equals(rows.select("day"))
     assert read(f"{tmp_path}/day=*/*/*.parquet")[0].equals(rows)
+    first = rows.filter(pl.col("day") == "2022-01-01")
+    for uri in ("day=2022-01-01", "day=2022-01-01/*/*.parquet", "day=2022-01-01/city=S%C3%A3o Paulo/part.parquet"):
+        assert read(tmp_path / uri)[0].select(rows.columns).equals(first)
+
+
+def test_several_folders_of_partitions_are_read_like_a_glob_of_them(place: str):
+    for year in range(2020, 2023):
+        storage.write_bytes(storage.join(place, "a=0", "raw", f"year={year}", "a.csv"), b"x,y\n1,2\n")
+    listed = reading.of_all([storage.join(place, "a=0", "raw", f"year={year}") for year in (2021, 2022)])
+    batches = [batch for chunk in reading.chunks(listed) for batch in reading.batches(chunk)]
+    assert [batch.rows.to_dicts() for batch in batches] == [
+        [{"x": "1", "y": "2", "year": year}] for year in ("2021", "2022")
+    ]
+    assert [file.path for file in listed] == ["a.csv", "a.csv"]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def served(requests: list[list[dict[str, Any]]]) -> list[list[float]]:
     bodies = [json.loads(json.dumps({"rows": rows}, default=datetime.isoformat)) for rows in requests]
     validated: list[Any] = [loaded.request_type.model_validate(body) for body in bodies]
     frames = [prediction_app.raw_frame(request.rows, COLUMNS) for request in validated]
-    results = asyncio.run(prediction_app.predict_batch([(loaded, frame) for frame in frames]))
+    results = asyncio.run(prediction_app.predict_batch(MODEL, frames))
     return [result["prediction"].tolist() for result in results]
 
 

@@ -1,9 +1,15 @@
 """What is said of task runs that stand still. No Ray."""
 
 import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from rayworks import call_stack
 from rayworks.runner import stalls
+from rayworks.runner.session import RaySession
+from tests.waiting import eventually
 
 NODES = [{"CPU": 2.0, "memory": 4.0 * 1024**3}, {"CPU": 4.0}]
 
@@ -55,3 +61,28 @@ def test_the_calls_of_a_thread_end_where_it_is():
     assert "calls = call_stack.of_thread(threading.get_ident())" in calls
     assert calls.count("File ") == call_stack.FRAMES
     assert call_stack.of_thread(-1) == ""
+
+
+def test_what_a_task_run_waits_for_is_looked_at_where_it_is_and_once(monkeypatch: pytest.MonkeyPatch):
+    def wait(references: list[str], *, fetch_local: bool, **_: Any) -> tuple[list[str], list[str]]:
+        assert not fetch_local, "the driver's node would fetch all results"
+        assert len(references) == len(set(references)), "Ray refuses a repeated reference"
+        return [one for one in references if one == "there"], [one for one in references if one != "there"]
+
+    monkeypatch.setattr("ray.wait", wait)
+    upstream = [(), ("there", "there"), ("there", "to come")]
+    task_runs: list[Any] = [SimpleNamespace(upstream=references) for references in upstream]
+    assert stalls.without_upstream(task_runs) == task_runs[:2]
+
+
+def test_an_error_does_not_end_the_watch_for_waiting_task_runs():
+    looks: list[None] = []
+
+    def fail() -> Any:
+        looks.append(None)
+        raise ValueError
+
+    watch = stalls.WaitingTaskWatch(fail, 0.04, RaySession())
+    watch.start()
+    eventually(lambda: len(looks) > 1)
+    watch.stop()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.s3.exceptions import PreconditionFailed, S3ClientError
 
 from rayworks import storage
 from rayworks.errors import StorageError
@@ -30,6 +31,18 @@ def test_a_file_is_created_once_however_many_processes_try(place: str):
     assert everything(place) == ["folder/a.txt"]
     storage.delete(uri)
     assert storage.create(uri, b"again")
+
+
+def test_a_file_is_created_once_on_a_store_that_does_not_name_the_condition(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(error: PreconditionFailed, failed_condition: str) -> None:
+        S3ClientError.__init__(error, "At least one of the pre-conditions you specified did not hold")
+
+    monkeypatch.setattr(PreconditionFailed, "__init__", refuse)
+    uri = storage.join(bucket, "as-minio.txt")
+    assert [storage.create(uri, b"one"), storage.create(uri, b"two")] == [True, False]
+    assert storage.read_bytes(uri) == b"one"
 
 
 def names(listed: list) -> list[str]:
@@ -107,7 +120,7 @@ def test_files_are_listed_by_file_folder_and_glob(place: str):
         storage.write_bytes(storage.join(place, name), b"four")
     listed = {
         pattern: names(storage.list_files(storage.join(place, pattern)))
-        for pattern in ("b", "b/", "b/1.csv", "b/*.csv", "b/[2-9].csv", "*/?.csv", "**/*.csv")
+        for pattern in ("b", "b/", "b/1.csv", "b/*.csv", "b/[2-9].csv", "*/?.csv", "**/*.csv", "b/**.csv")
     }
     assert listed == {
         "b": ["1.csv", "1.txt", "2.csv", "3.csv"],
@@ -117,8 +130,40 @@ def test_files_are_listed_by_file_folder_and_glob(place: str):
         "b/[2-9].csv": ["2.csv"],
         "*/?.csv": ["1.csv", "2.csv", "4.csv"],
         "**/*.csv": ["1.csv", "2.csv", "3.csv", "4.csv"],
+        "b/**.csv": ["1.csv", "2.csv", "3.csv"],
     }
     assert [(uri, info.size) for uri, info in storage.list_files(storage.join(place, "c"))] == [(f"{place}/c/4.csv", 4)]
+
+
+def test_two_asterisks_stand_for_any_number_of_folders_and_for_none(place: str):
+    for name in ("1.csv", "s/2.csv", "s/t/3.csv", "s/t/u/4.csv"):
+        storage.write_bytes(storage.join(place, name), b"four")
+    listed = {
+        pattern: [name[0] for name in names(storage.list_files(storage.join(place, pattern)))]
+        for pattern in ("**/*.csv", "s/**/*.csv", "*/**/t/*.csv", "**/t/**/*.csv", "s/**", "**/[3-4].*", "**/**/?.csv")
+    }
+    assert listed == {
+        "**/*.csv": ["1", "2", "3", "4"],
+        "s/**/*.csv": ["2", "3", "4"],
+        "*/**/t/*.csv": ["3"],
+        "**/t/**/*.csv": ["3", "4"],
+        "s/**": ["2", "3", "4"],
+        "**/[3-4].*": ["3", "4"],
+        "**/**/?.csv": ["1", "2", "3", "4"],
+    }
+
+
+def test_a_folder_that_names_a_value_is_not_hidden(place: str):
+    for name in ("_day=1/1.csv", "day=2/2.csv", "_temporary/day=3/3.csv", ".day=4/4.csv"):
+        storage.write_bytes(storage.join(place, name), b"four")
+    assert names(storage.list_files(place)) == ["1.csv", "2.csv"]
+
+
+def test_a_glob_matches_in_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "a[1]")
+    storage.write_bytes("b.csv", b"x")
+    assert names(storage.list_files("*.csv")) == ["b.csv"]
 
 
 def test_delete_removes_a_file_or_a_folder_and_ignores_what_does_not_exist(place: str):

@@ -126,3 +126,21 @@ def test_whoever_could_not_renew_a_lock_that_others_took_is_told(lock: str):
             lost.check()
         current.renew()
         current.check()
+
+
+def test_a_renewal_that_failed_after_it_was_stored_neither_loses_nor_blocks_the_lock(
+    lock: str, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(uri: str) -> None:
+        raise StorageError("the storage did not respond", where=uri)
+
+    for renews_again in (True, False):
+        with storage_lock.kept(lock, lambda _: None) as lease:
+            with monkeypatch.context() as away, pytest.raises(StorageError, match="did not respond"):  # noqa: PT012
+                away.setattr(storage, "delete", fail)
+                lease.renew()
+            if renews_again:
+                lease.renew()
+            lease.check()
+        storage_lock._release(storage_lock._acquire(lock, hold_seconds=60, wait_seconds=0))
+        assert len(storage.list_files(lock)) == 1, "files of earlier holders are left"

@@ -68,6 +68,23 @@ def test_anything_but_a_prediction_for_each_row_is_an_error_that_says_what_came(
         predictions(target, result)
 
 
+class KnowingCategories:
+    """A model that predicts 1 where it knows the category."""
+
+    def predict(self, rows: pd.DataFrame) -> Any:
+        return rows["c"].notna().astype(float)
+
+
+def test_categories_of_pandas_are_read_as_text():
+    categories = FeatureSet(
+        columns=(Column(name="c", kind="categorical", dtype="string"),),
+        features=(Feature(name="c", kind="categorical", source="c", categories=("a", "b")),),
+    )
+    rows = pd.DataFrame({"c": pd.Categorical([" a", "b", "?", "z"])})
+    predicted = TabularModel(categories, AMOUNT, KnowingCategories()).predict(rows)
+    assert predicted["prediction"].to_list() == [1.0, 1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("model", "weights"),
     [(Weighted(0.7), {"x": 0.7}), (WeightedLikeScikitLearn(0.7), {"x": 0.7}), (Constant(0.7), {})],

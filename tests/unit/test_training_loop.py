@@ -5,11 +5,14 @@ import importlib.util
 
 import pytest
 
+from rayworks.data import manifest
 from rayworks.errors import ParameterError, TrainingError, TransferError
 from rayworks.params import Choice, FloatRange, IntRange, TrainOptions, TuneOptions
+from rayworks.progress import Progress
 from rayworks.records import Dataset, DatasetRef, FeatureSet, Target, Trial
-from rayworks.training import loop, process_group, search_space, training, tuning
+from rayworks.training import loop, process_group, search, search_space, training, tuning
 from rayworks.training.loops import xgboost
+from rayworks.training.search import Search
 
 
 def context(problem: str = "regression") -> loop.LoopContext:
@@ -65,7 +68,8 @@ def test_what_a_loops_module_declares_is_read_in_one_place():
     assert built_in.defaults == xgboost.DEFAULTS
     assert set(built_in.space) == set(xgboost.SPACE)
     assert built_in.backend == "xgboost"
-    assert loop.declarations("builtins:dict") == loop.Declarations(space={}, defaults={}, backend=None)
+    assert built_in.aliases == xgboost.ALIASES
+    assert loop.declarations("builtins:dict") == loop.Declarations(space={}, defaults={}, backend=None, aliases={})
 
 
 def test_a_partial_of_a_loop_has_the_declarations_of_the_loop(monkeypatch: pytest.MonkeyPatch):
@@ -117,11 +121,42 @@ def test_the_defaults_only_yield_to_what_is_better_by_more_than_chance():
 
 
 def test_a_fixed_hyperparameter_is_not_searched():
-    space = {"max_depth": IntRange(low=1, high=6), "eta": FloatRange(low=0, high=1)}
-    assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3}) == {
+    space = {"max_depth": IntRange(low=1, high=6), "subsample": FloatRange(low=0, high=1)}
+    assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"subsample": 0.3}) == {
         "max_depth": space["max_depth"]
     }
-    assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"eta": 0.3, "max_depth": 2}) == {}
+    assert search_space.of(TuneOptions(space=space), TrainOptions().loop, {"subsample": 0.3, "max_depth": 2}) == {}
+
+
+@pytest.mark.parametrize("name", ["lambda", "reg_lambda"])
+def test_a_fixed_hyperparameter_stays_what_it_is_by_either_of_its_names(name: str, monkeypatch: pytest.MonkeyPatch):
+    searched: list[Search] = []
+
+    def run(search: Search, progress: Progress) -> tuple[tuple[Trial, ...], int, dict[int, Exception]]:
+        searched.append(search)
+        return (trial(0, 1.0),), 0, {}
+
+    monkeypatch.setattr(search, "run", run)
+    monkeypatch.setattr(manifest, "load", lambda ref: Dataset.model_construct(uri="d"))
+    ref = DatasetRef.model_construct(uri="d", problem="regression")
+    for space in (None, {name: FloatRange(low=1, high=2), "eta": FloatRange(low=0, high=1)}):
+        train = TrainOptions(hyperparameters={name: 10})
+        tuned = tuning._tune(ref, TuneOptions(space=space), train, "t", lambda fraction, message: None)
+        assert searched[-1].fixed == {"reg_lambda": 10}
+        assert set(searched[-1].space) == ({"learning_rate"} if space else {*xgboost.SPACE} - {"reg_lambda"})
+        assert searched[-1].first == {each: xgboost.DEFAULTS[each] for each in searched[-1].space}
+        assert training._merged(train, tuned.best.hyperparameters) == {"reg_lambda": 10}
+    assert training._merged(TrainOptions(hyperparameters={name: 10}), {"reg_lambda": 3, "eta": 0.1}) == {
+        "reg_lambda": 10,
+        "learning_rate": 0.1,
+    }
+
+
+def test_two_names_of_a_hyperparameter_are_refused():
+    with pytest.raises(
+        ParameterError, match=r"^Two names are of the same hyperparameter: eta, learning_rate\. Use one"
+    ):
+        loop.without_aliases(TrainOptions().loop, {"eta": 0.1, "max_depth": 3, "learning_rate": 0.2})
 
 
 def test_an_invalid_space_of_a_loop_is_refused_with_its_place(monkeypatch: pytest.MonkeyPatch):

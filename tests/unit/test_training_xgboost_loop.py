@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
+from rayworks.data.features import encode
 from rayworks.errors import ParameterError
 from rayworks.metrics import DEFAULT
+from rayworks.models import stored
 from rayworks.models.predictions import finite, predictions
+from rayworks.models.tabular import TabularModel
 from rayworks.models.xgboost import XGBoostModel
-from rayworks.records import Dataset, Feature, FeatureSet, Target
+from rayworks.records import Column, Dataset, Feature, FeatureSet, Target
 from rayworks.training.loop import LoopContext
 from rayworks.training.loops.xgboost import OBJECTIVES, train
 
@@ -154,3 +158,44 @@ class Shares(InMemory):
     def batches(self, split, rows=200):
         for features, labels in super().batches(split, rows):
             yield features, np.clip(np.abs(labels) / 10, 0.01, 0.99) if self.target.problem == "regression" else labels
+
+
+CYRILLIC, CHINESE = ("А", "Б", "В"), ("一", "二", "三", "四", "五", "六", "日")  # noqa: RUF001 - not Latin letters
+
+
+class Categories(InMemory):
+    """A row for each category, whose amounts are 0, 10, 20, …"""
+
+    def __init__(self, categories: tuple[str, ...]) -> None:
+        exact = {"learning_rate": 1.0, "subsample": 1.0, "reg_lambda": 0.0, "min_child_weight": 0.0, "max_depth": 9}
+        super().__init__("regression", rounds=50, hyperparameters=exact)
+        self.features = (Feature(name="city", kind="categorical", source="city", categories=categories),)
+
+    def batches(self, split, rows=200):
+        categories = self.features[0].categories
+        yield encode(pl.DataFrame({"city": categories}), self.features), 10.0 * np.arange(len(categories))
+
+
+@pytest.mark.parametrize("categories", [CYRILLIC, CHINESE, ("a", "b", "c")], ids=["Cyrillic", "Chinese", "Latin"])
+def test_each_category_is_its_own_in_any_script(categories: tuple[str, ...], tmp_path: Path):
+    context = Categories(categories)
+    columns = (Column(name="city", kind="categorical", dtype="string"),)
+    model = TabularModel(FeatureSet(columns=columns, features=context.features), context.target, train(context))
+    assert context.reported[-1][1] == pytest.approx(0, abs=0.1)
+    stored.write(model, tmp_path / "model")
+    raw = pd.DataFrame({"city": [*categories, *reversed(categories)]})
+    for each in (model, stored.read(tmp_path / "model")):  # what a service and MLflow predict with
+        alone = [each.predict(raw.iloc[[row]])["prediction"].item() for row in range(len(categories))]
+        np.testing.assert_allclose(alone, 10.0 * np.arange(len(categories)), atol=0.1)
+        np.testing.assert_allclose(each.predict(raw)["prediction"], [*alone, *reversed(alone)])
+
+
+def test_a_text_column_without_a_value_in_the_training_rows_does_not_keep_others_from_being_learned():
+    context = InMemory("regression", hyperparameters={"learning_rate": 0.5})
+    context.features = (FEATURES[0], Feature(name="city", kind="categorical", source="city", categories=()))
+    length = np.linspace(0, 1, 100)
+    rows = encode(pl.DataFrame({"length [m]": length, "city": ["", "Oslo"] * 50}), context.features)
+    context.batches = lambda split, rows_at_most=200: iter([(rows, length)])
+    model = train(context)
+    assert np.corrcoef(model.predict(rows), length)[0, 1] > 0.95
+    assert set(model.importance()) == {"length [m]"}

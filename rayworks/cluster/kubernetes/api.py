@@ -44,6 +44,11 @@ class RefusedError(Exception):
         super().__init__(f"{status} {body.get('message') or body.get('reason') or ''}".strip())
         self.status, self.body, self.kind, self.request = status, body, kind, request
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the API server may accept the same request later: it is away, fails, or has too many requests."""
+        return self.status in (0, 429) or self.status >= 500
+
     def explained(self) -> ClusterError:
         """Return the failure for the user: what is wrong, and what to do."""
         return diagnosis.refusal(self.status, self.body, self.request, kind=self.kind)

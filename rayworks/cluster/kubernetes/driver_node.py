@@ -3,14 +3,14 @@
 import os
 import sys
 import time
-from pathlib import Path
 
 from rayworks.cluster import _private
+from rayworks.cluster.kubernetes import ray_command
 from rayworks.cluster.kubernetes.background_process import BackgroundProcess
 from rayworks.errors import ClusterError
 
 JOIN_SECONDS = 120
-"""How long joining may take, with as many attempts as fit: Ray ends an attempt after 30 s, too few on a busy node."""
+"""How long joining may take, with as many attempts as fit: a raylet gives its agents 15 s, too few on a busy node."""
 
 
 def join(address: str) -> BackgroundProcess:
@@ -25,9 +25,8 @@ def join(address: str) -> BackgroundProcess:
     Raises:
         ClusterError: The pod did not become a node.
     """
-    ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "start", f"--address={address}", "--num-cpus=0", "--num-gpus=0"]
-    command += ["--disable-usage-stats", "--block", "--log-style=record"]
+    command = [sys.executable, "-m", ray_command.__name__, "start", f"--address={address}"]
+    command += ["--num-cpus=0", "--num-gpus=0", "--disable-usage-stats", "--block", "--log-style=record"]
     if ip := os.environ.get("RAYWORKS_POD_IP"):
         command.append(f"--node-ip-address={ip}")
     deadline, message = time.monotonic() + JOIN_SECONDS, ""

@@ -76,6 +76,12 @@ def worker_group(pod: Mapping[str, Any]) -> str:
     return "" if is_head(pod) else (pod["metadata"].get("labels") or {}).get("ray.io/group", "")
 
 
+def ray_container(pod: Mapping[str, Any]) -> Object:
+    """Return the status of the container in which KubeRay runs Ray, the first of the pod; empty if there is none."""
+    name = pod["spec"]["containers"][0]["name"]
+    return next((status for status in pod["status"].get("containerStatuses") or () if status["name"] == name), {})
+
+
 def is_ready(pod: Mapping[str, Any]) -> bool:
     return conditions(pod).get("Ready", {}).get("status") == "True"
 

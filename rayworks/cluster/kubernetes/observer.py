@@ -5,7 +5,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 
 from rayworks.cluster.kubernetes import diagnosis
-from rayworks.cluster.kubernetes.api import KubernetesApi
+from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
 from rayworks.cluster.kubernetes.conditions import Condition
 from rayworks.cluster.kubernetes.finding import Finding, Part, Snapshot
 from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
@@ -31,6 +31,7 @@ class ClusterObserver:
         self.where = f"{api.namespace}/{name}"
         self._api, self._name, self._uid = api, name, uid
         self._logged: set[tuple[str, str]] = set()
+        self._is_silent = False
 
     def snapshot(self, *, complete: bool = False) -> Snapshot:
         """Return the present state.
@@ -46,9 +47,16 @@ class ClusterObserver:
         if cluster is None or cluster["metadata"]["uid"] != self._uid:
             raise ClusterLostError("the RayCluster was deleted", where=self.where, remedy="Run again")
         pods = tuple(self._api.pods(labels=pod_selector(self._name)))
-        if not complete and pods and all(is_ready(pod) for pod in pods):
-            return Snapshot(cluster, pods)
-        return Snapshot(cluster, pods, tuple(self._api.events()), tuple(self._api.nodes()))
+        is_enough = not complete and pods and all(is_ready(pod) for pod in pods)
+        more = () if is_enough else (tuple(self._api.events()), tuple(self._api.nodes()))
+        self._is_silent = False
+        return Snapshot(cluster, pods, *more)
+
+    def report_silence(self, error: RefusedError) -> None:
+        """Log that the API server gave no snapshot, once until it gives one."""
+        if not self._is_silent:
+            logger.warning("The Kubernetes API does not report the state of the cluster: %s", error)
+        self._is_silent = True
 
     def report(self, snapshot: Snapshot) -> list[Finding]:
         """Return what keeps the cluster from running, and log what was not logged yet."""

@@ -168,12 +168,16 @@ def _unready_probe(container: Object, observed: _Pod) -> Finding | None:
     failures = [event["message"].strip(" :\n") for event in observed.events if event["reason"] == "Unhealthy"]
     if container.get("ready") or not failures:
         return None
-    is_killed = any(event["reason"] == "Killing" and f"{name} failed" in event["message"] for event in observed.events)
+    killing = " ".join(event["message"] for event in observed.events if event["reason"] == "Killing")
+    killed_by = tuple(probe for probe in ("Liveness", "Startup") if f"{name} failed {probe.lower()} probe" in killing)
     is_slow = "running" in state and age(state["running"].get("startedAt"), observed.now) >= SLOW_SECONDS
-    if not is_killed and not is_slow:
+    if not killed_by and not is_slow:
         return None
-    detail = f"{failures[-1]}, {container.get('restartCount', 0)} restarts"
-    return observed.finding("UnreadyProbe", detail, is_final=is_killed and _keeps_failing(container), container=name)
+    # The probes fail one after the other: the one to name is the one that restarts the container.
+    causes = [failure for failure in failures if failure.startswith(killed_by)] or failures
+    detail = f"{causes[-1]}, {container.get('restartCount', 0)} restarts"
+    is_final = bool(killed_by) and _keeps_failing(container)
+    return observed.finding("UnreadyProbe", detail, is_final=is_final, container=name)
 
 
 def _crash(container: Object, ended: Object, observed: _Pod) -> Finding | None:

@@ -39,6 +39,9 @@ from rayworks.settings import Settings
 TOKEN_KEY = "auth_token"
 """The key of KubeRay's Secrets with a token."""
 
+LOSS_SECONDS = 5
+"""How long after the connection has failed the watch may take to see that the head is lost."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -108,22 +111,27 @@ class KubeRayCluster:
         self, acquired: Acquired, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]
     ) -> _Connection:
         observer = ClusterObserver(acquired.api, acquired.name, acquired.uid)
+        route = watch = None
         try:
             head = waiting.await_head(observer, seconds=self._settings.ray_start_seconds)
             self._authenticate(acquired)
+            watch = Watch(observer, head, self.lost)
+            watch.start()
             route = self._open_route(head)
-        except BaseException:
-            acquired.release()
-            raise
-        try:
             ray = ExistingRay(route.ray_address)
             ray.acquire(*self._reachable(environment, init_kwargs))
-        except BaseException:
-            acquired.release(dashboard=route.dashboard)
-            route.close()
+        except BaseException as error:
+            is_lost = False
+            if watch:
+                if isinstance(error, ClusterError):
+                    is_lost = bool(concurrent.futures.wait([self.lost], LOSS_SECONDS).done)
+                watch.stop()
+            acquired.release(dashboard=route.dashboard if route and not is_lost else None)
+            if route:
+                route.close()
+            if is_lost:
+                raise self.lost.result() from error
             raise
-        watch = Watch(observer, head, self.lost)
-        watch.start()
         return _Connection(acquired, observer, head, route, ray, watch)
 
     def _authenticate(self, acquired: Acquired) -> None:

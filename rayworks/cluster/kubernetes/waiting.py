@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from rayworks.cluster.kubernetes import diagnosis
+from rayworks.cluster.kubernetes.api import RefusedError
 from rayworks.cluster.kubernetes.finding import Finding
 from rayworks.cluster.kubernetes.objects import Object, is_ready, progress
 from rayworks.cluster.kubernetes.observer import POLL_SECONDS, ClusterObserver, head_of
@@ -25,13 +26,20 @@ def await_head(observer: ClusterObserver, *, seconds: float) -> Object:
 
     Raises:
         ClusterError: The head cannot become ready, was not ready in time, or its cluster was deleted.
-        RefusedError: The API server does not respond, or refuses a request.
+        RefusedError: The API server refuses a request, or still does not respond when that time has passed.
     """
     start, last_progress = time.monotonic(), 0.0
     while True:
-        snapshot = observer.snapshot()
-        head = head_of(snapshot)
         waited = time.monotonic() - start
+        try:
+            snapshot = observer.snapshot()
+        except RefusedError as error:
+            if not error.may_pass or waited > seconds:
+                raise
+            observer.report_silence(error)
+            time.sleep(POLL_SECONDS)
+            continue
+        head = head_of(snapshot)
         if head is not None and is_ready(head):
             logger.info("The Ray head %s is ready after %.0f s", head["metadata"]["name"], waited)
             return head

@@ -8,7 +8,15 @@ import time
 from rayworks.cluster.kubernetes import diagnosis
 from rayworks.cluster.kubernetes.api import RefusedError
 from rayworks.cluster.kubernetes.finding import Snapshot
-from rayworks.cluster.kubernetes.objects import Object, conditions, is_being_deleted, is_ready, reference, worker_group
+from rayworks.cluster.kubernetes.objects import (
+    Object,
+    conditions,
+    is_being_deleted,
+    is_ready,
+    ray_container,
+    reference,
+    worker_group,
+)
 from rayworks.cluster.kubernetes.observer import POLL_SECONDS, ClusterObserver, head_of
 from rayworks.errors import ClusterError, ClusterLostError
 
@@ -50,7 +58,7 @@ class Watch:
             except ClusterLostError as error:
                 reason = error
             except RefusedError as error:  # the API server restarts, or is unreachable; Ray may go on
-                logger.warning("The Kubernetes API does not report the state of the cluster: %s", error)
+                self._observer.report_silence(error)
                 continue
             except Exception:  # without this thread, the loss of the cluster would not be noticed
                 logger.exception("The state of the cluster could not be examined")
@@ -62,7 +70,7 @@ class Watch:
     def _loss(self, snapshot: Snapshot) -> ClusterError | None:
         """Return why the cluster is lost, or cannot get the workers that it needs; None if it works."""
         head, now = head_of(snapshot), time.monotonic()
-        self._unready_since = None if head and is_ready(head) else self._unready_since or now
+        self._unready_since = None if head and _ray_is_ready(head) else self._unready_since or now
         is_late = self._unready_since is not None and now - self._unready_since > LOST_SECONDS
         if is_late or _is_replaced(self._head, head):
             return ClusterLostError(
@@ -90,8 +98,17 @@ def _is_replaced(before: Object, head: Object | None) -> bool:
     return _restarts(head) != _restarts(before) or head["status"].get("phase") in ("Failed", "Succeeded")
 
 
-def _restarts(pod: Object) -> list[int]:
-    return [status["restartCount"] for status in pod["status"].get("containerStatuses") or []]
+def _restarts(pod: Object) -> int:
+    return ray_container(pod).get("restartCount", 0)
+
+
+def _ray_is_ready(head: Object) -> bool:
+    """Return whether a head is ready, apart from containers beside Ray's.
+
+    Where its node does not respond, the containers stay ready, and the condition has no reason.
+    """
+    only_for_containers = conditions(head).get("Ready", {}).get("reason") == "ContainersNotReady"
+    return is_ready(head) or (only_for_containers and ray_container(head).get("ready", False))
 
 
 def _reason(head: Object | None) -> str:
@@ -99,10 +116,10 @@ def _reason(head: Object | None) -> str:
     if head is None:
         return "its pod was deleted"
     status = head["status"]
-    for container in status.get("containerStatuses") or []:
-        for state in (container.get("state") or {}, container.get("lastState") or {}):
-            if ended := state.get("terminated"):
-                return f"container {container['name']} ended: {ended.get('reason')}, exit code {ended.get('exitCode')}"
+    container = ray_container(head)
+    for state in (container.get("state") or {}, container.get("lastState") or {}):
+        if ended := state.get("terminated"):
+            return f"container {container['name']} ended: {ended.get('reason')}, exit code {ended.get('exitCode')}"
     if reason := status.get("reason"):
         return f"{reason}: {status.get('message', '')}"
     if is_being_deleted(head):

@@ -5,6 +5,7 @@ is staged there under a stand-in, and what commits it or rolls it back returns w
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from prefect.transactions import CommitMode, Transaction, TransactionState, get_
 from pydantic import PrivateAttr
 
 from rayworks.errors import first_line
+from rayworks.runner.in_flight import cancel
 from rayworks.runner.transactions import _private
 from rayworks.runner.transactions._private import Staged, staged
 
@@ -41,13 +43,14 @@ class StandIn(Transaction):
 class OfTaskRun(Transaction):
     """The transaction of a task run on Ray, as a child of the one around its submit."""
 
+    _reference: Any = PrivateAttr()
     _end: "Callable[[], tuple[TaskRunEnd, Any]]" = PrivateAttr()
     _siblings: "list[Any]" = PrivateAttr()
     _is_resolved: bool = PrivateAttr(default=False)
 
-    def bind(self, end: "Callable[[], tuple[TaskRunEnd, Any]]", siblings: "list[Any]") -> None:
-        """Set how to get the end of the task run, and all children of the transaction around its submit."""
-        self._end, self._siblings = end, siblings
+    def bind(self, reference: Any, end: "Callable[[], tuple[TaskRunEnd, Any]]", siblings: "list[Any]") -> None:
+        """Set Ray's reference to the last state of the task run, how to get its end, and itself with its siblings."""
+        self._reference, self._end, self._siblings = reference, end, siblings
 
     def resolve(self) -> None:
         """Wait for the end of the task run, and take over what it staged."""
@@ -73,9 +76,20 @@ class OfTaskRun(Transaction):
         return super().commit()
 
     def rollback(self) -> bool:
-        """Roll it back once the task run has ended."""
+        """Roll it back once the task run has ended. What still runs is cancelled if the flow is stopped."""
+        if not self._is_resolved and _flow_is_stopped():  # the first child that rolls back cancels all of them at once
+            unresolved = [child for child in self._siblings if isinstance(child, OfTaskRun) and not child._is_resolved]
+            cancel([child._reference for child in unresolved])
+            for child in unresolved:
+                child.resolve()
         self.resolve()
         return super().rollback()
+
+
+def _flow_is_stopped() -> bool:
+    """Return whether Ctrl-C, *Cancel* or a time limit ends the transaction. After an error, tasks are waited for."""
+    reason = sys.exception()
+    return reason is not None and not isinstance(reason, Exception)
 
 
 def around_submit() -> Transaction | None:
@@ -96,15 +110,16 @@ def as_sent(transaction: Transaction) -> Around:
     return Around(_private.values_of(transaction), transaction.commit_mode)
 
 
-def enrol(transaction: Transaction, end: "Callable[[], tuple[TaskRunEnd, Any]]") -> None:
+def enrol(transaction: Transaction, reference: Any, end: "Callable[[], tuple[TaskRunEnd, Any]]") -> None:
     """Make a submitted task run a part of a transaction.
 
     Args:
         transaction: The one around the submit.
+        reference: Ray's reference to the last state of the task run.
         end: Waits for the end of the task run, and returns it with the data of the last state.
     """
     child = OfTaskRun()
-    child.bind(end, transaction.children)
+    child.bind(reference, end, transaction.children)
     transaction.add_child(child)
 
 

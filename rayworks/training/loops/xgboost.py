@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rayworks.errors import ParameterError
 from rayworks.metrics import METRICS
 from rayworks.models.contract import TrainContext
-from rayworks.models.xgboost import XGBoostModel, positional
+from rayworks.models.xgboost import XGBoostModel, kinds, numbers
 from rayworks.records import Problem
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _matrices(context: TrainContext, max_bin: int) -> "tuple[xgb.QuantileDMatrix
             batch: Any = next(self.rows, None)
             if batch is None:
                 return False
-            input_data(data=positional(batch[0]), label=batch[1])
+            input_data(data=numbers(batch[0]), feature_types=kinds(batch[0]), label=batch[1])
             return True
 
         def reset(self) -> None:

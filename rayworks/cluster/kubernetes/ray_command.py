@@ -1,0 +1,63 @@
+"""The command ``ray`` as pods run it: it needs a third of the processor time to start, and gives a node more time.
+
+A driver's pod runs it as ``python -m rayworks.cluster.kubernetes.ray_command``. The image has it in place of Ray's own,
+so that KubeRay runs it in the pods of a RayCluster.
+"""
+
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from rayworks.cluster import _private
+from rayworks.cluster.host_and_port import host_and_port
+
+START_SECONDS = 120
+"""How long the node of ``ray start`` may take to start, as long as its raylet runs. Ray ends it after 30 s."""
+HEALTH_SECONDS = 60
+"""How long ``ray health-check`` waits for the head, as Ray's own does. KubeRay repeats it every five seconds."""
+POLL_SECONDS = 0.2
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name."""
+    if head := head_to_wait_for(sys.argv[1:]):
+        host, port = head
+        sys.exit(None if listens(host, port, HEALTH_SECONDS) else f"The Ray head {host}:{port} does not listen.")
+    _private.ray_command(sys.argv[1:], seconds=START_SECONDS)
+
+
+def head_to_wait_for(arguments: Sequence[str]) -> tuple[str, int] | None:
+    """Return host and port of the head if the command does no more than wait for it, else None.
+
+    KubeRay's init container of a worker, and Ray's autoscaler, run ``ray health-check`` until it succeeds. To import
+    Ray takes up to three seconds of a processor, of which that container gets a fifth: most of the time that a worker
+    took to start.
+    """
+    match arguments:
+        case ["health-check", "--address", address, *others] if set(others) <= {"--skip-version-check"}:
+            return host_and_port(address)
+        case _:
+            return None
+
+
+def listens(host: str, port: int, seconds: float) -> bool:
+    """Return whether a port accepts a connection within so many seconds.
+
+    A head listens once it has loaded all that it had stored (``GcsServer::DoStart``). What else Ray's own command
+    checks, the version, ``ray start`` checks again.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=seconds).close()
+        except OSError:  # not yet, or its name is not known yet
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        else:
+            return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""``rayworks.prefect_api.execute_flow_run`` runs the flow run of a pod, and reports how it ended."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.states import Cancelling, State
+
+from tests.waiting import eventually
+
+FLOWS = """
+import os, signal, sys, time
+from pathlib import Path
+from prefect import flow, runtime
+
+@flow
+def ends(how: str, seen: str):
+    Path(seen).write_text(f"{os.getcwd()} {runtime.flow_run.id} {sys.argv[1:]}")
+    if how == "raises":
+        raise ValueError("a reason")
+    if how == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "waits":
+        time.sleep(600)
+"""
+
+
+def created(client: SyncPrefectClient, folder: Path, how: str) -> UUID:
+    """Return the ID of a new flow run."""
+    (folder / "flows.py").write_text(FLOWS)
+    pull_steps = [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}]
+    flow_id = client.create_flow_from_name("ends")
+    deployment = client.create_deployment(flow_id, "ends", entrypoint="flows.py:ends", pull_steps=pull_steps)
+    parameters = {"how": how, "seen": str(folder / "seen")}
+    return client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+
+
+def started(client: SyncPrefectClient, run_id: UUID, **environment: str) -> "subprocess.Popen[str]":
+    """Start the process that executes a flow run. Its output ends when all processes that hold it have ended."""
+    own = {"PREFECT__FLOW_RUN_ID": str(run_id), "PREFECT_API_URL": str(client.api_url), **environment}
+    command = [sys.executable, "-m", "rayworks.prefect_api.execute_flow_run"]
+    pipe, stdout = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen(command, env={**os.environ, **own}, stdout=pipe, stderr=stdout, text=True)
+
+
+def execute(client: SyncPrefectClient, run_id: UUID) -> tuple[State, str]:
+    """Execute a flow run; return its last state, and what the process printed."""
+    with started(client, run_id) as process:
+        output, _ = process.communicate(timeout=120)
+    last = client.read_flow_run(run_id).state
+    assert last is not None
+    assert process.returncode == 0, output
+    return last, output
+
+
+def test_the_flow_runs_in_its_folder_and_knows_its_flow_run(client: SyncPrefectClient, tmp_path: Path):
+    run_id = created(client, tmp_path, "completes")
+    state, output = execute(client, run_id)
+    assert state.is_completed(), output
+    assert (tmp_path / "seen").read_text() == f"{tmp_path} {run_id} []"
+    assert "Warning" not in output
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [("raises", "FAILED", "ValueError: a reason"), ("is killed", "CRASHED", "Process exited with status code: -9")],
+)
+def test_how_a_flow_run_ended_is_reported(client: SyncPrefectClient, tmp_path: Path, how: str, kind: str, message: str):
+    state, output = execute(client, created(client, tmp_path, how))
+    assert state.type.value == kind, output
+    assert message in (state.message or "")
+
+
+def test_a_flow_run_that_was_cancelled_before_it_started_does_not_start(client: SyncPrefectClient, tmp_path: Path):
+    run_id = created(client, tmp_path, "completes")
+    client.set_flow_run_state(run_id, Cancelling(), force=True)
+    state, output = execute(client, run_id)
+    assert state.is_cancelled(), output
+    assert not (tmp_path / "seen").exists()
+
+
+def test_a_flow_run_whose_pod_is_evicted_is_scheduled_again(client: SyncPrefectClient, tmp_path: Path):
+    run_id = created(client, tmp_path, "waits")
+    # As Prefect's worker sets it for a Job that Kubernetes does not repeat.
+    with started(client, run_id, PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR="reschedule") as process:
+        eventually((tmp_path / "seen").exists, 60)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    state = client.read_flow_run(run_id).state
+    assert state is not None
+    assert state.is_scheduled(), (state, output)
+    assert process.returncode == 0, output
+
+
+def test_an_unknown_flow_run_is_an_error_and_leaves_no_process(client: SyncPrefectClient):
+    with started(client, UUID(int=0)) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ObjectNotFound" in output

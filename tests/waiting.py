@@ -10,7 +10,7 @@ def eventually(
 ) -> Any:
     """Return the first true value of ``condition``, which is called every ``every`` seconds.
 
-    One that takes long is called less often, so that what it waits for has the processors.
+    One that takes long is called less often, at least every two seconds, so that what it waits for has the processors.
 
     Raises:
         AssertionError: There is none within ``seconds``. It has ``message``, or what that returns at the end.
@@ -21,6 +21,6 @@ def eventually(
         ended = time.monotonic()
         if ended > deadline:
             raise AssertionError(message() if callable(message) else message or value)
-        time.sleep(max(every, 4 * (ended - began)))
+        time.sleep(max(every, min(4 * (ended - began), 2)))
         began = time.monotonic()
     return value

@@ -70,11 +70,7 @@ def watched(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[dict[s
             kubernetes.create([ray_cluster])
             cases[case.name] = Watched(at)
         with contextlib.suppress(AssertionError):  # each test reports its own
-            eventually(
-                lambda: not [case for case in chosen if not _is_explained(kubernetes, case, cases[case.name])],
-                START_SECONDS + SECONDS,
-                every=1,
-            )
+            eventually(lambda: _are_explained(kubernetes, chosen, cases), START_SECONDS + SECONDS, every=1)
         yield cases
     finally:
         core.patch_node(tainted.metadata.name, {"spec": {"taints": taints or None}})
@@ -125,12 +121,18 @@ def test_a_cluster_that_runs_has_no_findings(cluster: Cluster):
         kubernetes.delete_namespace(place.namespace)
 
 
-def _is_explained(kubernetes: KubernetesObjects, case: Case, watched: Watched) -> bool:
-    """Check a case; return whether it is explained as it must be."""
-    if watched.seconds is not None:
-        return True
+def _are_explained(kubernetes: KubernetesObjects, cases: list[Case], watched: dict[str, Watched]) -> bool:
+    """Check the cases that are not explained yet; return whether all are now."""
+    unexplained = [case for case in cases if watched[case.name].seconds is None]
     now = datetime.now(UTC)
-    snapshot = kubernetes.snapshot(watched.place.namespace)
+    snapshots = kubernetes.snapshots(watched[case.name].place.namespace for case in unexplained)
+    for case in unexplained:
+        _check(kubernetes, case, watched[case.name], snapshots[watched[case.name].place.namespace], now)
+    return all(watched[case.name].seconds is not None for case in cases)
+
+
+def _check(kubernetes: KubernetesObjects, case: Case, watched: Watched, snapshot: Snapshot, now: datetime) -> None:
+    """Note what a snapshot explains, and end the cluster of a case that is explained as it must be."""
     if watched.started is None and _is_possible(case, snapshot):
         watched.started = now
     seconds = (now - (watched.started or now)).total_seconds()
@@ -143,7 +145,6 @@ def _is_explained(kubernetes: KubernetesObjects, case: Case, watched: Watched) -
         watched.seconds = seconds
         record_snapshot(case.name, snapshot, now)
         kubernetes.delete_namespace(watched.place.namespace)  # what does not start takes as much CPU as what does
-    return watched.seconds is not None
 
 
 def _is_possible(case: Case, snapshot: Snapshot) -> bool:

@@ -191,8 +191,6 @@ def test_failed_runs_and_failed_batches_are_told(runs: Runs, webhook: Webhook):
     options = {"options": {"settle_seconds": 0, "first": "batch"}}
     runs.completed(runs.start("watch/watch", **parameters, **options))
     [retraining] = runs.named("poison-batch-1")
-    # One that is cancelled after its process has started and before its flow stays in Cancelling (Prefect 3.8.8).
-    eventually(lambda: runs.client.read_flow_run(retraining.id).state.is_running(), 120, runs.installation.output)
     runs.client.set_flow_run_state(retraining.id, Cancelling())  # as the button Cancel does
     assert runs.ended(retraining.id).state.is_cancelled()
     runs.completed(runs.start("watch/watch", **parameters, **options))

@@ -48,7 +48,7 @@ SERVER_DEFAULTS = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # How long a run waits before it asks again for the end of the one before; the default is 30.
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
-    # A run whose process ends by itself while it is being cancelled stays in Cancelling for that long; the default is 300.
+    # How long a run stays in Cancelling whose process ended by itself while it was cancelled; the default is 300.
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "120",
     # How far ahead runs are scheduled, and so how many looks are late in the morning; the default is an hour.
     "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT5M",

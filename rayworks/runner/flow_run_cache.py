@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.runner import _private, transactions
+from rayworks.runner.in_flight import Nested
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -69,10 +70,9 @@ class EnteredFlowRun:
                 exiting = _private.exit_async_client(self._async_client)
                 closing.callback(self._loop.run, exiting, context=self._context)
 
-    @property
-    def has_nested_task_runs(self) -> bool:
-        """Whether task runs that its tasks have submitted are still on Ray. :meth:`close` would cancel them."""
-        return self._context.run(_nested_task_runs) > 0
+    def hand_over_nested(self) -> Nested | None:
+        """Return the task runs that a task run, which has ended, has submitted. :meth:`close` would cancel them."""
+        return self._context.run(_hand_over_nested)
 
     def run(self, call: "TaskCall", task: "Task[..., Any]", parameters: dict[str, Any]) -> "State[Any]":
         """Run one task run to its last state.
@@ -115,8 +115,6 @@ class EnteredFlowRun:
             around = transactions.enter_stand_in(call.transaction) if call.transaction else None
             state = run_task()
             self.staged = transactions.staged(around.children[-1]) if around and around.children else None
-            if flow_run and (collect := getattr(flow_run.task_runner, "collect", None)):
-                collect()  # messages of task runs that this one has submitted return with its own
             return state
 
 
@@ -144,19 +142,18 @@ def _flow_run_id() -> "UUID | None":
     return context.flow_run.id if context and context.flow_run else None
 
 
-def _nested_task_runs() -> int:
+def _hand_over_nested() -> Nested | None:
     from prefect.context import FlowRunContext
 
     flow_run = FlowRunContext.get()
-    collect = getattr(flow_run.task_runner, "collect", None) if flow_run else None
-    return collect() if collect else 0
+    hand_over = getattr(flow_run.task_runner, "hand_over", None) if flow_run else None
+    return hand_over() if hand_over else None
 
 
 class FlowRunCache:
     """The flow runs that this process has entered, at most ``size`` of them that are idle.
 
-    A flow run is closed only when nothing uses it: no task run of it is running here, and no task run that its tasks
-    have submitted is still on Ray.
+    A flow run is closed only when no task run of it is running here.
 
     Args:
         enter: Enters a flow run, given the reference to its serialized context.
@@ -189,7 +186,7 @@ class FlowRunCache:
         for reference, entered in list(self._entered.items()):
             if excess <= 0:
                 return
-            if not self._uses[reference] and not entered.has_nested_task_runs:
+            if not self._uses[reference]:
                 del self._entered[reference], self._uses[reference]
                 excess -= 1
                 try:

@@ -1,9 +1,13 @@
-"""The task runs that a runner has on Ray: collects what they report, and cancels what still runs at the end."""
+"""The task runs that a runner has on Ray: collects what they report, and cancels what still runs at the end.
+
+A task run may end before those that it has submitted. They are handed over to the runner that submitted it, and so at
+last to that of the flow run, which they do not outlast.
+"""
 
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -35,6 +39,16 @@ class SubmittedTaskRun:
     upstream: tuple[Any, ...] = ()
     """References to the results that Ray waits for."""
     submitted: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """The task runs that a task run has submitted, when it has ended."""
+
+    task_runs: tuple[SubmittedTaskRun, ...] = ()
+    """Those that have not ended, or without a state."""
+    recorded: int = 0
+    """Number of those that ended in a final state."""
 
 
 class InFlight:
@@ -77,15 +91,27 @@ class InFlight:
             oldest = list(islice(self._task_runs.values(), 2 * stalls.OLDEST))
         return stalls.without_upstream(oldest), self.ended
 
+    def hand_over(self) -> Nested | None:
+        """Return what the runner of another task run is to go on with, if there is any, and forget it."""
+        self.collect()
+        if not (self._task_runs or self.crashed or self.recorded):
+            return None
+        with self._collecting:
+            nested = Nested((*self._task_runs.values(), *(task_run for task_run, _ in self.crashed)), self.recorded)
+            self._task_runs, self.crashed, self.recorded = {}, [], 0
+        return nested
+
     def end(self) -> None:
         """Collect what has ended, and cancel what still runs together with all that it started on Ray."""
         self._stop_collecting()
         self.collect()
-        self.unfinished = list(self._task_runs.values())
-        if self.unfinished:
-            cancel([task_run.state for task_run in self.unfinished])
-            self.collect()
-            self._count_rest_as_crashed()
+        cancelled: set[Any] = set()
+        while running := {end: run for end, run in self._task_runs.items() if end not in cancelled}:
+            self.unfinished += running.values()
+            cancel([task_run.state for task_run in running.values()])
+            cancelled |= running.keys()
+            self.collect()  # which may hand over others
+        self._count_rest_as_crashed()
 
     def abandon(self) -> None:
         """Count all task runs that were not collected as crashed: Ray has ended."""
@@ -107,23 +133,37 @@ class InFlight:
 
     def collect(self) -> None:
         """Put the messages of the task runs that have ended into the outbox. Any thread may call it."""
+        with self._collecting:
+            while self._collect_ended():
+                pass  # what was handed over may have ended as well
+
+    def _collect_ended(self) -> bool:
+        """Collect what has ended, and return whether that handed over task runs."""
         import ray
 
-        with self._collecting:
-            references = list(self._task_runs)
-            if not references:
-                return
-            finished, _ = ray.wait(references, num_returns=len(references), timeout=0)
-            for reference in finished:
-                task_run = self._task_runs.pop(reference)
-                self.ended += 1
-                try:
-                    end = ray.get(reference)
-                except Exception as error:
-                    self.crashed.append((task_run, error))
-                else:
-                    self.recorded += end.is_final
-                    self._outbox.add(end.messages)
+        references = list(self._task_runs)
+        finished, _ = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
+        handed_over = 0
+        for reference in finished:
+            task_run = self._task_runs.pop(reference)
+            self.ended += 1
+            try:
+                end = ray.get(reference)
+            except Exception as error:
+                self.crashed.append((task_run, error))
+            else:
+                self.recorded += end.is_final
+                self._outbox.add(end.messages)
+                if end.nested:
+                    handed_over += self._take_over(end.nested)
+        return handed_over > 0
+
+    def _take_over(self, nested: Nested) -> int:
+        """Go on with the task runs that a task run has submitted, and return how many have not ended."""
+        self.recorded += nested.recorded
+        for task_run in nested.task_runs:
+            self.add(replace(task_run, submitted=time.monotonic()))  # it may come from a machine with another clock
+        return len(nested.task_runs)
 
 
 def cancel(states: Sequence[Any]) -> None:

@@ -24,7 +24,7 @@ from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.runner import _private, serialization, stalls, transactions, unpicklable
 from rayworks.runner.crashes import report_crashed_task_runs
 from rayworks.runner.future import RayFuture, raise_from_cluster, raise_if_lost
-from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
+from rayworks.runner.in_flight import InFlight, Nested, SubmittedTaskRun
 from rayworks.runner.nested_output import NestedOutput
 from rayworks.runner.outbox import Outbox
 from rayworks.runner.resources import TaskOptions
@@ -183,14 +183,9 @@ class RayTaskRunner(PrefectRayTaskRunner):
             transactions.enrol(transaction, state, functools.partial(_end_of, future, end))
         return future
 
-    def collect(self) -> int:
-        """Collect the messages of the task runs that have ended. This also happens twice a second by itself.
-
-        Returns:
-            How many task runs are still on Ray.
-        """
-        self._in_flight.collect()
-        return len(self._in_flight)
+    def hand_over(self) -> Nested | None:
+        """Return what the runner of another task run is to go on with: the task run that submitted here has ended."""
+        return self._in_flight.hand_over()
 
     def _wait_for_room(self) -> None:
         """Wait while Ray has very many task runs, or the Prefect API is behind: both fill this process's memory."""

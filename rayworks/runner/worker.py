@@ -10,6 +10,7 @@ from uuid import UUID
 from rayworks.errors import RayworksError, TransferError, first_line, note_task
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
+from rayworks.runner.in_flight import Nested
 from rayworks.runner.outbox import Messages, Outbox
 from rayworks.runner.stalls import QuietTaskWatch
 from rayworks.runner.transactions import Around, Staged
@@ -56,6 +57,8 @@ class TaskRunEnd:
     """Whether the state is final."""
     messages: Messages
     """Messages that are not sent yet."""
+    nested: Nested | None = None
+    """The task runs that it has submitted."""
     transaction: Staged | None = None
     """What the task run's transaction staged, if there is one around its submit."""
 
@@ -146,8 +149,9 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
                 worker.outbox.send()  # no messages return with a result, and this process may be killed at once
                 raise
             state = _crashed_by(error)  # of the task; Ray would end this process, and say that it had died
-        staged = flow_run.staged
-        return _with_error_to_send(state, task.name), TaskRunEnd(state.is_final(), worker.outbox.take(), staged)
+        nested = flow_run.hand_over_nested()
+        end = TaskRunEnd(state.is_final(), worker.outbox.take(), nested, flow_run.staged)
+        return _with_error_to_send(state, task.name), end
 
 
 def _check_result(task_run_id: UUID, task: "Task[..., Any]", result: Any) -> None:

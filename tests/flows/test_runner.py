@@ -219,7 +219,7 @@ def test_the_time_limit_of_a_task_that_waits_for_tasks_holds(num_cpus: int):
     @task(timeout_seconds=1)
     @resources(num_cpus=num_cpus)
     def parent() -> None:
-        nap.submit(31).wait()  # goes on after its flow, and holds a CPU that later tests need
+        nap.submit(600).wait()
 
     def body() -> float:
         start = time.monotonic()

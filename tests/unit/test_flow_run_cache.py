@@ -9,7 +9,7 @@ class FlowRun:
     """The part of an entered flow run that the cache uses; the cache itself needs neither Prefect nor Ray."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.is_closed, self.has_nested_task_runs = name, False, False
+        self.name, self.is_closed = name, False
 
     def close(self) -> None:
         self.is_closed = True
@@ -55,17 +55,6 @@ def test_a_flow_run_is_not_closed_while_a_task_run_of_it_runs(cache: FlowRunCach
         assert not first.is_closed  # type: ignore[attr-defined]
     use(cache, "fourth")
     assert first.is_closed  # type: ignore[attr-defined]
-
-
-def test_a_flow_run_is_not_closed_while_task_runs_that_its_tasks_submitted_are_on_ray(cache: FlowRunCache):
-    first = use(cache, "first")
-    first.has_nested_task_runs = True
-    second = use(cache, "second")
-    use(cache, "third")
-    assert (first.is_closed, second.is_closed) == (False, True)
-    first.has_nested_task_runs = False
-    use(cache, "fourth")
-    assert first.is_closed
 
 
 def test_a_flow_run_that_cannot_be_closed_fails_no_other_task_run(

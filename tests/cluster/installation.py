@@ -215,8 +215,8 @@ def install(installation: Installation, overlay: Path) -> None:
 
 
 def remove(namespace: Namespace) -> None:
-    """Delete the namespace, and what an installation has outside of it."""
-    namespace.kubectl("delete", "namespace", namespace.name, "--wait", f"--timeout={START_SECONDS}s")
+    """Delete the namespace, and what an installation has outside of it, without waiting for the end of its pods."""
+    namespace.delete()
     cluster, roles = namespace.cluster, f"{namespace.name}-nodes-reader"
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", roles, "--ignore-not-found")
     if shared := _shared_folder():

@@ -227,7 +227,7 @@ def test_the_time_limit_of_a_task_that_waits_for_tasks_holds(num_cpus: int):
             parent.submit().result()
         return time.monotonic() - start
 
-    assert run(body).result() < 30
+    assert run(body).result() < 120
 
 
 def test_annotations_of_parameters_reach_the_engine_as_they_were_given():

@@ -7,6 +7,7 @@ changes it.
 import functools
 import importlib
 import json
+import logging
 import os
 import runpy
 import sys
@@ -14,10 +15,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
     from anyio.abc import Process, TaskStatus
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import FlowRun, State
     from prefect.runner._control_channel import ControlChannel
     from prefect.runner._process_manager import ProcessHandle
+
+logger = logging.getLogger(__name__)
 
 SERVER_ENVIRONMENT = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """What Prefect sets for its own temporary server (``SubprocessASGIServer._run_uvicorn_command``): a single application,
@@ -153,16 +160,18 @@ def configure_logging_again() -> None:
     setup_logging()
 
 
-async def supervise_flow_run(engine: "Process") -> None:
+async def supervise_flow_run(engine: "Process", is_given_up: "Callable[[FlowRun], bool]") -> None:
     """Do what ``prefect flow-run execute`` does for ``PREFECT__FLOW_RUN_ID``, with an engine that runs already.
 
     It cancels the flow run where the server says so, reports it if it crashes, and has it run again where the pod is
     evicted. Prefect starts the engine itself, when it has imported Prefect, and through another process, which prepares
     a workspace. Relies on ``prefect.cli.flow_run.execute`` creating a ``WorkspaceResolvingEngineCommandStarter``, which
-    is replaced, and on the environment variables that its ``EngineCommandStarter`` sets.
+    is replaced, on the environment variables that its ``EngineCommandStarter`` sets, and on it asking
+    ``_final_state_blocking_reschedule`` for a state that forbids to schedule the run again.
 
     Args:
         engine: Leads a process group, and executes :func:`run_supervised_engine`.
+        is_given_up: Returns whether a flow run must not be scheduled again.
     """
     import anyio
     from prefect.cli import flow_run as command
@@ -192,7 +201,19 @@ async def supervise_flow_run(engine: "Process") -> None:
             task_status.started(ProcessHandle(engine, create_isolated_termination_scope(engine.pid)))
             await engine.wait()
 
-    cast(Any, command).WorkspaceResolvingEngineCommandStarter = Starter
+    async def state_of_given_up(client: "PrefectClient", flow_run_id: "UUID") -> "State[Any] | None":
+        try:
+            flow_run = await client.read_flow_run(flow_run_id)
+        except Exception:
+            logger.warning("The flow run cannot be read. It is scheduled again.", exc_info=True)
+            return None
+        return flow_run.state if is_given_up(flow_run) else None
+
+    for name, replacement in (
+        ("WorkspaceResolvingEngineCommandStarter", Starter),
+        ("_final_state_blocking_reschedule", state_of_given_up),
+    ):
+        setattr(command, name, replacement)
     await command.execute()
 
 

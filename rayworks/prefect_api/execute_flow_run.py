@@ -7,6 +7,7 @@ supervises it does.
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import anyio
 
@@ -20,9 +21,13 @@ async def supervise() -> None:
     # In a session of its own, since the process group of a cancelled flow run is signalled.
     engine = await anyio.open_process(command, stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True)
     async with engine:
-        from rayworks.prefect_api import _private
+        from rayworks.prefect_api import _private, lost_runs
+        from rayworks.settings import Settings
 
-        await _private.supervise_flow_run(engine)
+        job = Settings().job_name
+        await _private.supervise_flow_run(
+            engine, lambda flow_run: lost_runs.is_given_up(flow_run, job, datetime.now(UTC))
+        )
 
 
 def main() -> None:

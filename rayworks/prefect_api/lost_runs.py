@@ -1,8 +1,15 @@
 """Flow runs whose process ended without a report, for example with its node. Prefect shows them as running forever."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+EVICTION_SECONDS = 10.0
+"""How much sooner Prefect may notice the end of a pod than the pod that is told to end."""
 
 
 def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None:
@@ -70,3 +77,22 @@ def report_crashed_runs_of_pool(
             if is_older and str(flow_run.id) not in alive:
                 message = "Its process ended without a report: the machine was switched off, or the server was away."
                 client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)
+
+
+def is_given_up(flow_run: "FlowRun", job: str | None, now: datetime) -> bool:
+    """Return whether a flow run is no longer that of a pod that is told to end: the pod must not schedule it again.
+
+    It is when the pod's node was out of reach: the run was reported as Crashed meanwhile, and may be retried by another
+    Job. Prefect schedules it again when the node is back (``prefect flow-run execute``, Prefect 3.8.8).
+
+    Args:
+        flow_run: The flow run as the server has it.
+        job: The name of the pod's Job. None: it is not known.
+        now: When the pod was told to end, with a time zone.
+    """
+    state, of_job = flow_run.state, (flow_run.infrastructure_pid or "").rpartition(":")[2]
+    if job and of_job and of_job != job:
+        return True
+    if state is None or not state.is_final():
+        return False
+    return not state.is_crashed() or now - state.timestamp > timedelta(seconds=EVICTION_SECONDS)

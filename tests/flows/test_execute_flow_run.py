@@ -96,6 +96,20 @@ def test_a_flow_run_whose_pod_is_evicted_is_scheduled_again(client: SyncPrefectC
     assert process.returncode == 0, output
 
 
+def test_a_flow_run_that_runs_in_another_pod_is_not_scheduled_again(client: SyncPrefectClient, tmp_path: Path):
+    run_id = created(client, tmp_path, "waits")
+    environment = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "RAYWORKS_JOB_NAME": "first"}
+    with started(client, run_id, **environment) as process:
+        eventually((tmp_path / "seen").exists, 60)
+        client.update_flow_run(run_id, infrastructure_pid="namespace:second")
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    state = client.read_flow_run(run_id).state
+    assert state is not None
+    assert state.is_running(), (state, output)
+    assert process.returncode == 0, output
+
+
 def test_an_unknown_flow_run_is_an_error_and_leaves_no_process(client: SyncPrefectClient):
     with started(client, UUID(int=0)) as process:
         output, _ = process.communicate(timeout=60)

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 
-from rayworks.prefect_api.lost_runs import report_crashed_flow_run, report_crashed_runs_of_pool
+from rayworks.prefect_api.lost_runs import is_given_up, report_crashed_flow_run, report_crashed_runs_of_pool
 
 
 @flow
@@ -43,6 +43,38 @@ def test_a_run_is_crashed_if_it_was_running_when_it_was_last_seen(
 
 def test_a_run_that_the_server_does_not_know_is_not_reported(prefect_api: str):
     assert report_crashed_flow_run(str(uuid4()), datetime.now(UTC)) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "job", "is_lost"),
+    [
+        ("Running", 60, "namespace:ours", False),
+        ("Running", 60, None, False),
+        ("Running", 60, "namespace:another", True),
+        ("AwaitingRetry", 60, "namespace:another", True),
+        ("Crashed", 1, "namespace:ours", False),
+        ("Crashed", 60, "namespace:ours", True),
+        ("Completed", 1, "namespace:ours", True),
+    ],
+    ids=[
+        "running",
+        "its Job is not known yet",
+        "running in another pod",
+        "about to run in another pod",
+        "crashed as its pod is evicted",
+        "crashed before",
+        "completed",
+    ],
+)
+def test_a_pod_that_is_told_to_end_has_lost_a_run_that_crashed_before_or_runs_in_another(
+    state: str, seconds: float, job: str | None, is_lost: bool
+):
+    import prefect.states
+    from prefect.client.schemas.objects import FlowRun
+
+    now = datetime.now(UTC)
+    since = getattr(prefect.states, state)().model_copy(update={"timestamp": now - timedelta(seconds=seconds)})
+    assert is_given_up(FlowRun(flow_id=uuid4(), state=since, infrastructure_pid=job), "ours", now) == is_lost
 
 
 def test_active_runs_of_a_pool_have_crashed_when_its_only_worker_starts(prefect_api: str):

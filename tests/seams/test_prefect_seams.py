@@ -211,5 +211,6 @@ def test_the_engine_of_a_supervised_flow_run_is_started_as_prefect_starts_it():
         "workspace_root=",
         "control_channel=",
         "starter.hook_runner",
+        "await _final_state_blocking_reschedule(",
     ):
         assert used in command

@@ -209,11 +209,9 @@ async def supervise_flow_run(engine: "Process", is_given_up: "Callable[[FlowRun]
             return None
         return flow_run.state if is_given_up(flow_run) else None
 
-    for name, replacement in (
-        ("WorkspaceResolvingEngineCommandStarter", Starter),
-        ("_final_state_blocking_reschedule", state_of_given_up),
-    ):
-        setattr(command, name, replacement)
+    command.__dict__.update(
+        WorkspaceResolvingEngineCommandStarter=Starter, _final_state_blocking_reschedule=state_of_given_up
+    )
     await command.execute()
 
 

@@ -83,31 +83,37 @@ def test_a_flow_run_that_was_cancelled_before_it_started_does_not_start(client: 
     assert not (tmp_path / "seen").exists()
 
 
-def test_a_flow_run_whose_pod_is_evicted_is_scheduled_again(client: SyncPrefectClient, tmp_path: Path):
-    run_id = created(client, tmp_path, "waits")
+def evicted(client: SyncPrefectClient, folder: Path, job: str | None = None) -> tuple[State, str]:
+    """Evict the pod of a flow run that waits; return its last state, and what the process printed.
+
+    Args:
+        client: Of the Prefect API.
+        folder: A folder of the test's own.
+        job: The Job that the worker has started last for the flow run, as the server knows it; the pod's is ``first``.
+    """
+    run_id = created(client, folder, "waits")
     # As Prefect's worker sets it for a Job that Kubernetes does not repeat.
-    with started(client, run_id, PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR="reschedule") as process:
-        eventually((tmp_path / "seen").exists, 60)
+    environment = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "RAYWORKS_JOB_NAME": "first"}
+    with started(client, run_id, **environment) as process:
+        eventually((folder / "seen").exists, 60)
+        if job:
+            client.update_flow_run(run_id, infrastructure_pid=f"namespace:{job}")
         process.terminate()
         output, _ = process.communicate(timeout=60)
     state = client.read_flow_run(run_id).state
     assert state is not None
-    assert state.is_scheduled(), (state, output)
     assert process.returncode == 0, output
+    return state, output
+
+
+def test_a_flow_run_whose_pod_is_evicted_is_scheduled_again(client: SyncPrefectClient, tmp_path: Path):
+    state, output = evicted(client, tmp_path)
+    assert state.is_scheduled(), (state, output)
 
 
 def test_a_flow_run_that_runs_in_another_pod_is_not_scheduled_again(client: SyncPrefectClient, tmp_path: Path):
-    run_id = created(client, tmp_path, "waits")
-    environment = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "RAYWORKS_JOB_NAME": "first"}
-    with started(client, run_id, **environment) as process:
-        eventually((tmp_path / "seen").exists, 60)
-        client.update_flow_run(run_id, infrastructure_pid="namespace:second")
-        process.terminate()
-        output, _ = process.communicate(timeout=60)
-    state = client.read_flow_run(run_id).state
-    assert state is not None
+    state, output = evicted(client, tmp_path, "second")
     assert state.is_running(), (state, output)
-    assert process.returncode == 0, output
 
 
 def test_an_unknown_flow_run_is_an_error_and_leaves_no_process(client: SyncPrefectClient):

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.transactions import get_transaction, transaction
@@ -181,15 +181,20 @@ def test_a_crash_in_a_transaction_rolls_back_what_was_done_in_it(ray_for_flows: 
     assert undoable.words() == ["work", "undo:stored"]
 
 
-def test_a_task_run_that_has_not_ended_is_rolled_back_when_it_has(ray_for_flows: None, notes: Path):
-    undoable = Undoable(notes)
+def task_that_takes(seconds: float, notes: Path) -> Task[[], None]:
+    """Return a task that notes its start, and its end so many seconds later."""
 
     @task
     def slow() -> None:
         note(notes, "started")
-        time.sleep(1)
+        time.sleep(seconds)
         note(notes, "ended")
 
+    return slow
+
+
+def test_a_task_run_that_has_not_ended_is_rolled_back_when_it_has(ray_for_flows: None, notes: Path):
+    undoable, slow = Undoable(notes), task_that_takes(1, notes)
     slow.on_rollback(lambda _: note(notes, "undo:slow"))
 
     def body() -> None:
@@ -205,13 +210,7 @@ def test_a_task_run_that_has_not_ended_is_rolled_back_when_it_has(ray_for_flows:
 def test_a_flow_that_is_stopped_in_a_transaction_cancels_its_tasks_and_undoes_what_was_done(
     ray_for_flows: None, notes: Path
 ):
-    undoable = Undoable(notes)
-
-    @task
-    def slow() -> None:
-        note(notes, "started")
-        time.sleep(60)
-        note(notes, "ended")
+    undoable, slow = Undoable(notes), task_that_takes(60, notes)
 
     def body() -> None:
         with transaction():

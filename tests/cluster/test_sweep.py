@@ -50,9 +50,9 @@ def test_a_driver_that_renews_late_after_an_outage_keeps_its_cluster_and_one_tha
     with ThreadPoolExecutor() as pool:
         swept = pool.submit(sweep)
         time.sleep(2)  # it has checked once, and waits for the drivers that live
-        for _ in range(3):
+        while not swept.done():
             renew()
-            time.sleep(1)
+            time.sleep(0.5)
         assert swept.result() == sweeping.Swept([], {})
     eventually(is_abandoned, 20)
     final_sweep = sweep()

@@ -6,21 +6,23 @@ from typing import Any
 
 
 def eventually(
-    condition: Callable[[], Any], seconds: float = 20, message: str | Callable[[], str] = "", every: float = 0.1
+    condition: Callable[[], Any], seconds: float = 20, message: str | Callable[[], str] = "", every: float | None = None
 ) -> Any:
-    """Return the first true value of ``condition``, which is called every ``every`` seconds.
+    """Return the first true value of ``condition``.
 
-    One that takes long is called less often, at least every two seconds, so that what it waits for has the processors.
+    It is called every ``every`` seconds; without that ten times a second at first, and less often the longer it waits.
+    One that is expensive is called less often as well, so that what it waits for has the processors. The pauses are two
+    seconds at most.
 
     Raises:
         AssertionError: There is none within ``seconds``. It has ``message``, or what that returns at the end.
     """
-    began = time.monotonic()
-    deadline = began + seconds
+    start = began = time.monotonic()
     while not (value := condition()):
         ended = time.monotonic()
-        if ended > deadline:
+        if ended > start + seconds:
             raise AssertionError(message() if callable(message) else message or value)
-        time.sleep(max(every, min(4 * (ended - began), 2)))
+        pause = every or min(max(0.1, (ended - start) / 20), 2)
+        time.sleep(max(pause, min(4 * (ended - began), 2)))
         began = time.monotonic()
     return value

@@ -16,6 +16,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Cancelling, State
 
+from tests.flows.flow_runs import shown_task_runs
 from tests.marked_processes import MARK, processes_with
 from tests.waiting import eventually
 
@@ -127,8 +128,7 @@ def test_a_signal_to_the_process_group_of_a_flow_does_not_reach_its_ray(program)
 
 
 def states_of_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> list[str]:
-    of_run = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
-    return [run["state_type"] for run in client.request("POST", "/task_runs/filter", json=of_run).json()]
+    return [run["state_type"] for run in shown_task_runs(client, flow_run_id)]
 
 
 def start_served(

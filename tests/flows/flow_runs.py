@@ -54,16 +54,17 @@ def run(body: Callable[..., Any], *arguments: Any) -> State[Any]:
     return on_ray(body)(*arguments, return_state=True)
 
 
-def of_flow_run(state: State[Any]) -> dict[str, Any]:
-    """The filter of the API for what belongs to a flow run, given its state."""
-    return {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+def shown_task_runs(client: SyncPrefectClient, flow_run_id: object) -> list[dict[str, Any]]:
+    """The task runs that the server shows of a flow run at this moment."""
+    of_flow_run = {"flow_runs": {"id": {"any_": [str(flow_run_id)]}}}
+    return client.request("POST", "/task_runs/filter", json=of_flow_run).json()
 
 
 def task_runs(client: SyncPrefectClient, state: State[Any], number: int) -> list[dict[str, Any]]:
     """The task runs that the server shows of a flow run, once that many of them have ended."""
 
     def ended() -> list[dict[str, Any]]:
-        runs = client.request("POST", "/task_runs/filter", json=of_flow_run(state)).json()
+        runs = shown_task_runs(client, state.state_details.flow_run_id)
         # The server stores the type first, and the state itself a moment later.
         final = [run for run in runs if run["state_type"] in FINAL_STATES and run["state"]]
         return final if len(final) == number else []

@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from rayworks import resources
-from tests.flows.flow_runs import nap, run, task_name
+from tests.flows.flow_runs import nap, run, shown_task_runs, task_name
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
@@ -23,9 +23,7 @@ def end_process() -> None:
 def shown(flow_run_id: str) -> dict[str, str]:
     """Return the states of the task runs that the server shows of a flow run, by the names of their tasks."""
     with get_client(sync_client=True) as client:
-        of_run = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
-        runs = client.request("POST", "/task_runs/filter", json=of_run).json()
-    return {task_name(run): run["state_name"] for run in runs}
+        return {task_name(run): run["state_name"] for run in shown_task_runs(client, flow_run_id)}
 
 
 def test_a_task_run_that_outlasts_the_one_that_submitted_it_ends_with_the_flow():

@@ -12,7 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext
 
 from rayworks.prefect_api import server
-from tests.flows.flow_runs import add, log_line, on_ray, run, task_runs
+from tests.flows.flow_runs import add, log_line, on_ray, run, shown_task_runs, task_runs
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
@@ -68,7 +68,6 @@ def test_the_state_and_the_log_of_a_long_task_are_shown_before_it_ends(tmp_path:
     def body() -> None:
         future = long.submit()
         run_id = str(FlowRunContext.get().flow_run.id)  # type: ignore[union-attr]
-        of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
         of_log = {"logs": {"flow_run_id": {"any_": [run_id]}}}
         with get_client(sync_client=True) as client:
 
@@ -76,8 +75,7 @@ def test_the_state_and_the_log_of_a_long_task_are_shown_before_it_ends(tmp_path:
                 return [line["message"] for line in client.request("POST", "/logs/filter", json=of_log).json()]
 
             def states() -> list[str]:
-                runs = client.request("POST", "/task_runs/filter", json=of_run).json()
-                return [run["state_name"] for run in runs]
+                return [run["state_name"] for run in shown_task_runs(client, run_id)]
 
             eventually(lambda: "still working" in messages() and states() == ["Running"])
         (tmp_path / "shown").touch()

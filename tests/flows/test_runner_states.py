@@ -17,7 +17,7 @@ from prefect.exceptions import CrashedRun
 from prefect.futures import wait
 
 from rayworks import TransferError, resources
-from tests.flows.flow_runs import add, fail, nap, of_flow_run, run, task_name, task_runs, total_of
+from tests.flows.flow_runs import add, fail, nap, run, shown_task_runs, task_name, task_runs, total_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
@@ -62,7 +62,7 @@ def test_a_failure_stops_only_what_depends_on_it(client: SyncPrefectClient):
     state = run(body)
 
     def states() -> set[str]:
-        runs = client.request("POST", "/task_runs/filter", json=of_flow_run(state)).json()
+        runs = shown_task_runs(client, state.state_details.flow_run_id)
         return {f"{task_name(run)} {run['state_name']}" for run in runs}
 
     eventually(lambda: states() == {"fail Failed", "describe Completed", "add NotReady"})

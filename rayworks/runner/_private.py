@@ -318,6 +318,14 @@ SHIELDED_SECONDS = 1.0
 """By how much the time limit of a task that waits for another one may be late."""
 
 
+def lacks_upstream(error: object) -> bool:
+    """Return whether Ray could not run a task because one that it depends on has no result.
+
+    Ray raises the error of that one again. Relies on what ``RayTaskError`` adds to it.
+    """
+    return "At least one of the input arguments for this task could not be computed" in str(error)
+
+
 def serialize(value: Any) -> None:
     """Serialize a value as Ray does with the result of a task, and discard it. Large buffers are not copied.
 

@@ -1,21 +1,23 @@
-"""Reports task runs that ended without a state: Prefect shows them as running forever otherwise."""
+"""Reports task runs that ended without a state: Prefect shows them as running forever otherwise, or not at all."""
 
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rayworks.errors import ClusterError
+from rayworks.runner import _private
 from rayworks.runner.in_flight import InFlight, SubmittedTaskRun
 from rayworks.runner.session import RaySession
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+UPSTREAM_CRASHED = "A task run that it depends on has crashed."
 BATCH = 200
 """Task runs in one request; the API returns no more."""
 
 
 def report_crashed_task_runs(flow_run_id: UUID | None, in_flight: InFlight, session: RaySession) -> None:
-    """Mark as Crashed the task runs that ended without a final state.
+    """Mark as Crashed the task runs that ended without a final state, and as NotReady those that depend on them.
 
     Args:
         flow_run_id: The flow run of the task runs.
@@ -51,6 +53,13 @@ def report_crashed_task_runs(flow_run_id: UUID | None, in_flight: InFlight, sess
                 )
 
 
+def not_ready() -> "State[Any]":
+    """Return the state of a task run that never started, since one that it depends on has crashed."""
+    from prefect.states import Pending
+
+    return Pending(name="NotReady", message=UPSTREAM_CRASHED)
+
+
 class _States:
     """The states of crashed task runs. An explanation takes requests, so the same error of a task is explained once."""
 
@@ -62,6 +71,8 @@ class _States:
         from prefect.states import Crashed
         from ray.exceptions import TaskCancelledError
 
+        if _private.lacks_upstream(error):
+            return not_ready()
         explanation = None
         if error is not None and not isinstance(error, TaskCancelledError):
             explanation = self._explain(task_run.task.name, error)

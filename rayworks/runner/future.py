@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from prefect.context import FlowRunContext
+from prefect.exceptions import UnfinishedRun
 from prefect_ray.task_runners import PrefectRayFuture
 
 from rayworks.errors import ClusterLostError, RayworksError
 from rayworks.runner import _private
+from rayworks.runner.crashes import UPSTREAM_CRASHED, not_ready
 from rayworks.runner.session import RaySession
 
 if TYPE_CHECKING:
@@ -56,8 +58,12 @@ class RayFuture(PrefectRayFuture[Any]):
         Raises:
             ClusterError: Ray has ended.
         """
-        if self._wait_for_ray(timeout):
-            super().wait()
+        if not self._wait_for_ray(timeout):
+            return
+        super().wait()
+        state = _private.final_state(self)
+        if state and state.is_crashed() and _private.lacks_upstream(state.data):
+            self._final_state = not_ready()
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
         """Wait for the result of the task run, at most ``timeout`` seconds.
@@ -65,6 +71,7 @@ class RayFuture(PrefectRayFuture[Any]):
         Raises:
             ClusterError: Ray has ended, or it could not finish the task, for example for lack of memory.
             TimeoutError: The task run has not ended in time.
+            UnfinishedRun: The task did not run, because one that it depends on has crashed.
         """
         from ray.exceptions import RayError
 
@@ -73,6 +80,8 @@ class RayFuture(PrefectRayFuture[Any]):
         try:
             result: Any = super().result(raise_on_failure=raise_on_failure)
         except RayError as error:
+            if _private.lacks_upstream(error):
+                raise UnfinishedRun(UPSTREAM_CRASHED) from error
             if explanation := self._session.explain(self._task_name, error):
                 raise explanation from error
             raise

@@ -1,5 +1,6 @@
 """Run a function as a flow on Ray, and read what the Prefect server shows of the run."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import State
 
-from rayworks import RayTaskRunner
+from rayworks import RayTaskRunner, resources
 from tests.waiting import eventually
 
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -27,6 +28,12 @@ def fail() -> None:
 @task
 def add(first: Any, second: Any = 1) -> Any:
     return first + second
+
+
+@task
+@resources(max_retries=0)
+def end_process() -> None:
+    os._exit(1)
 
 
 @task

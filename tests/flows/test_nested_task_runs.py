@@ -1,23 +1,15 @@
 """Task runs that a task has submitted, and that go on when it has ended, belong to the flow run."""
 
-import os
-
 import pytest
 from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from rayworks import resources
-from tests.flows.flow_runs import nap, run, shown_task_runs, task_name
+from tests.flows.flow_runs import end_process, nap, run, shown_task_runs, task_name
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
-
-
-@task
-@resources(max_retries=0)
-def end_process() -> None:
-    os._exit(1)
 
 
 def shown(flow_run_id: str) -> dict[str, str]:

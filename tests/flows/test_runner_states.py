@@ -13,11 +13,11 @@ import pytest
 from prefect import allow_failure, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.exceptions import CrashedRun
+from prefect.exceptions import CrashedRun, UnfinishedRun
 from prefect.futures import wait
 
 from rayworks import TransferError, resources
-from tests.flows.flow_runs import add, fail, nap, run, shown_task_runs, task_name, task_runs, total_of
+from tests.flows.flow_runs import add, end_process, fail, nap, run, shown_task_runs, task_name, task_runs, total_of
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("ray_for_flows")
@@ -66,6 +66,23 @@ def test_a_failure_stops_only_what_depends_on_it(client: SyncPrefectClient):
         return {f"{task_name(run)} {run['state_name']}" for run in runs}
 
     eventually(lambda: states() == {"fail Failed", "describe Completed", "add NotReady"})
+
+
+def test_a_task_run_that_depends_on_a_crashed_one_is_not_ready(client: SyncPrefectClient):
+    def body() -> list[str]:
+        crashed = end_process.submit()
+        depending = [add.submit(crashed), describe.submit(1, wait_for=[crashed])]
+        depending.append(total_of.submit(depending[0]))
+        for future in depending:
+            with pytest.raises(UnfinishedRun):
+                future.result()
+            future.wait()
+        return [future.state.name for future in depending]
+
+    state = run(body)
+    assert state.result() == 3 * ["NotReady"]
+    shown = {task_name(run): run["state_name"] for run in shown_task_runs(client, state.state_details.flow_run_id)}
+    assert shown == {"end_process": "Crashed"} | dict.fromkeys(["add", "describe", "total_of"], "NotReady")
 
 
 @pytest.mark.parametrize("after", [0.0, 1.5], ids=["at once", "after a while"])

@@ -44,3 +44,21 @@ def test_a_wait_in_short_steps_ends_with_the_object_or_at_its_limit(monkeypatch:
     assert waits == [_private.SHIELDED_SECONDS] * 3
     assert not _private.wait_without_cpu("a reference", 0.1)
     assert 0 < waits[-1] <= 0.1
+
+
+@pytest.mark.parametrize("is_upstream", [True, False])
+def test_ray_says_that_a_task_could_not_run_for_its_upstream(ray_session: None, is_upstream: bool):
+    import ray
+
+    @ray.remote(max_retries=0)
+    def fail(value: Any) -> None:
+        raise ValueError(value)
+
+    error: Exception | None = None
+    failed = fail.remote("of the task itself")
+    try:
+        ray.get(fail.remote(failed) if is_upstream else failed)
+    except ValueError as raised:
+        error = raised
+    assert _private.lacks_upstream(error) == is_upstream
+    assert "of the task itself" in str(error)

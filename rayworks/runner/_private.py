@@ -319,11 +319,11 @@ SHIELDED_SECONDS = 1.0
 
 
 def lacks_upstream(error: object) -> bool:
-    """Return whether Ray could not run a task because one that it depends on has no result.
+    """Return whether Ray ran no task because of one that it depends on. Relies on the text of ``RayTaskError``."""
+    from ray.exceptions import ObjectLostError  # of a result that was there
 
-    Ray raises the error of that one again. Relies on what ``RayTaskError`` adds to it.
-    """
-    return "At least one of the input arguments for this task could not be computed" in str(error)
+    says_so = "At least one of the input arguments for this task could not be computed" in str(error)
+    return says_so and not isinstance(error, ObjectLostError)
 
 
 def serialize(value: Any) -> None:

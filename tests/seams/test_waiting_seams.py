@@ -62,3 +62,15 @@ def test_ray_says_that_a_task_could_not_run_for_its_upstream(ray_session: None, 
         error = raised
     assert _private.lacks_upstream(error) == is_upstream
     assert "of the task itself" in str(error)
+
+
+def test_a_result_that_was_lost_is_not_an_upstream_that_crashed():
+    from ray.exceptions import ObjectLostError, RayTaskError, WorkerCrashedError
+
+    frame = 'File "python/ray/_raylet.pyx", line 1, in ray._raylet.raise_if_dependency_failed'
+    causes: list[Exception] = [ObjectLostError("00" * 28, None, ""), WorkerCrashedError()]
+    errors = [
+        RayTaskError("task", f"Traceback \n  {frame}", cause, "task", 1, "127.0.0.1").as_instanceof_cause()
+        for cause in causes
+    ]
+    assert [_private.lacks_upstream(error) for error in errors] == [False, True]

@@ -24,6 +24,8 @@ TWO_RENEWALS_SECONDS = 460
 """A run renews the lease of its deployment's concurrency limit at its start and then every 225 s: three quarters of the
 300 s in ``prefect.flow_engine``."""
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+LOG_SECONDS = 60
+"""Within which the log of a flow run must be whole: its process sends the last lines when it ends."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,16 @@ class FlowRun:
         return self.installation.namespace.list("pods", f"prefect.io/flow-run-id={self.id}")
 
     def wait_for_end(self, seconds: float = START_SECONDS) -> str:
-        """Return the type of its last state."""
+        """Return the type of its last state, once its log is whole."""
 
         def final() -> str | None:
             state_type = self.state()["type"]
             return state_type if state_type in FINAL_STATES else None
 
-        return eventually(final, seconds, f"flow run {self.id} did not end", every=1)
+        state_type = eventually(final, seconds, f"flow run {self.id} did not end", every=1)
+        if state_type in ("COMPLETED", "FAILED"):  # by its own process, whose last line says so
+            eventually(lambda: "Finished in state" in self.log(), LOG_SECONDS, self.log)
+        return state_type
 
     def wait_for(self, file: str) -> None:
         """Return once a stage of the two-stage flow has reported ``file``, such as ``second.started``."""

@@ -28,15 +28,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run all tests that connect to Ray in one process, since a process can be connected to one Ray only.
 
-    They start first, because that process ends last.
+    They start first, because that process ends last. Those that fill the memory start last:
+    on a virtual machine, all that runs beside and after them is slower.
     """
 
     def connects(item: pytest.Item) -> bool:
         return bool({"ray_session", "ray_for_flows"} & set(getattr(item, "fixturenames", ())))
 
+    def fills_memory(item: pytest.Item) -> bool:
+        return any(marker.args == ("memory",) for marker in item.iter_markers("xdist_group"))
+
     for item in filter(connects, items):
         item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: not connects(item))
+    items.sort(key=lambda item: (not connects(item), fills_memory(item)))
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ Everything here was read in Ray 2.60. ``tests/seams/test_cluster_seams.py`` has 
 
 import contextlib
 import functools
+import importlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import ModuleType
 from typing import Any, cast
 
@@ -22,6 +23,26 @@ OOM_RETRIES = {"RAY_task_oom_retries": "3"}
 Ray's default is to retry forever (ray-project/ray#31509), and a task that is too large would never fail. Ray reads the
 variable in the process that submits the task (ray-project/ray#30013), so the driver and the workers both need it.
 """
+
+
+CONNECT_TO_RAYLET = {
+    "RAY_raylet_client_connect_timeout_milliseconds": "100",
+    "RAY_raylet_client_num_connect_attempts": "100",
+}
+"""A raylet, and each of its workers, tries a hundred times in ten seconds to connect, by default ten times.
+
+The first to connect is the raylet itself, to its object store, which starts in another thread: where that takes more
+than a moment, as in a pod, a node would start a second later.
+"""
+
+
+def idle_workers(number: int) -> dict[str, str]:
+    """Return the variable that makes a node keep up to so many workers that have no task.
+
+    By default it keeps as many as it has CPUs, and ends any other after a second. So on a node without CPUs each task
+    would get a new process, which imports Ray and Prefect first.
+    """
+    return {"RAY_num_workers_soft_limit": str(number)}
 
 
 def gcs_port(port: int) -> dict[str, str]:
@@ -157,7 +178,9 @@ def time_to_start(seconds: float) -> Generator[None]:
     """Give a node that this process starts that many seconds to start within the block, as long as its process runs.
 
     Ray itself gives it 30, too few on a busy machine: the node waits for two processes that import for seconds. Its
-    raylet ends when one of them takes more than 15: Ray 2.60 has no setting for that (``WaitForPersistedPort``).
+    raylet ends when one of them takes more than 15: Ray 2.60 has no setting for that (``WaitForPersistedPort``). Ray
+    also asks only once a second whether the node has started (``GlobalStateAccessor::GetNode``), and waits for its 30 s
+    when the raylet has ended.
     """
     from ray._private import services
 
@@ -168,33 +191,48 @@ def time_to_start(seconds: float) -> Generator[None]:
         raylets.append(start_raylet(*args, **kwargs))
         return raylets[-1]
 
-    def node(*args: Any) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                return get_node(*args)
-            except RuntimeError:  # it has not registered yet
-                if raylets[-1].process.poll() is not None or time.monotonic() > deadline:
-                    raise
+    def node(gcs_address: str, node_id: str) -> Any:
+        is_alive, deadline = _is_alive(gcs_address, node_id), time.monotonic() + seconds
+        while not is_alive():
+            if raylets[-1].process.poll() is not None:
+                raise TimeoutError(f"{NODE_TOO_SLOW}: its raylet has ended")  # Ray says so in the same words
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{NODE_TOO_SLOW}: it has not started after {seconds:.0f} s")
+            time.sleep(0.05)
+        return get_node(gcs_address, node_id)
 
     with _replaced(services, start_raylet=start, get_node=node):
         yield
 
 
-def ray_command(arguments: list[str], seconds: float) -> None:
-    """Run the command ``ray`` in this process, and give a node that it starts so much time, as ``time_to_start`` does.
+def _is_alive(gcs_address: str, node_id: str) -> Callable[[], bool]:
+    """Return a function that asks the GCS whether a node has started and not ended."""
+    from ray import NodeID, _raylet
+
+    gcs = cast(Any, _raylet).GcsClient(address=gcs_address)
+    return lambda: gcs.check_alive([NodeID.from_hex(node_id)], timeout=10)[0]
+
+
+def import_ray_command(command: str) -> None:
+    """Import what the command ``ray`` needs for a command of it.
 
     Ray imports its commands for Serve, jobs and states for each command, with pandas and FastAPI, for two seconds of
     three, and goes on without those that cannot be imported. Those that pods of a RayCluster run need none of them.
     """
-    command, *_ = [*arguments, ""]
     if command in ("start", "kuberay-autoscaler"):
         for commands in ("ray.serve.scripts", "ray.dashboard.modules.job.cli", "ray.util.state.state_cli"):
             sys.modules[commands] = cast(Any, None)
-    from ray.scripts import scripts
+    importlib.import_module("ray.scripts.scripts")
 
+
+def ray_command(arguments: list[str], seconds: float) -> None:
+    """Run the command ``ray`` in this process. A node that it starts gets so much time, as by ``time_to_start``."""
+    command, *_ = [*arguments, ""]
+    if command == "start":
+        os.environ.update(CONNECT_TO_RAYLET)
+    import_ray_command(command)
     with time_to_start(seconds) if command == "start" else contextlib.nullcontext():
-        cast(Any, scripts).cli(arguments, prog_name="ray")
+        cast(Any, sys.modules["ray.scripts.scripts"]).cli(arguments, prog_name="ray")
 
 
 @contextlib.contextmanager

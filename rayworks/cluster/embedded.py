@@ -75,6 +75,7 @@ def _environment(init_kwargs: Mapping[str, Any]) -> dict[str, str]:
         **_private.gcs_port(port),
         **_private.cluster_address(f"{_private.node_ip(init_kwargs)}:{port}"),
         **_private.no_preemption_watcher(),
+        **_private.CONNECT_TO_RAYLET,
         **_private.OOM_RETRIES,
     }
 

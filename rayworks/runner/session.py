@@ -147,16 +147,20 @@ def ray_running(address: str | None = None, init_kwargs: dict[str, Any] | None =
 
 
 def _start_warm_up() -> dict[str, Any]:
-    """Let a worker on each node that has CPUs import Prefect while this process goes on: task runs need one there.
+    """Let a worker on each node that gets task runs import Prefect while this process goes on.
+
+    These are the nodes that have CPUs, and this process's own, where Ray prefers to run what requests none.
 
     Returns:
         References to the ends of it, by the ids of the nodes.
     """
-    nodes = capacity.alive_nodes()
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
     return {
         node_id: preflight.start_on(node_id, _import_prefect)
-        for node_id, node in nodes.items()
-        if node["Resources"].get("CPU")
+        for node_id, node in capacity.alive_nodes().items()
+        if node_id == own or node["Resources"].get("CPU")
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from rayworks.cluster.kubernetes import driver_node
+from rayworks.cluster.kubernetes.driver_node import DriverNode
 from rayworks.free_port import free_port
 from tests.waiting import eventually
 
@@ -126,7 +126,8 @@ def test_an_address_without_ray_fails_with_one_sentence(prefect_api: str, tmp_pa
 
 
 def test_a_driver_joins_the_cluster_as_a_node_that_runs_until_it_is_ended(head: Head):
-    node = driver_node.join(f"127.0.0.1:{head.port}")
-    assert node.is_running, node.output()
+    node = DriverNode()
+    node.join(f"127.0.0.1:{head.port}")
+    assert node.process.is_running, node.process.output()
     node.end()
-    assert not node.is_running
+    assert not node.process.is_running

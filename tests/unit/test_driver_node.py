@@ -7,6 +7,7 @@ import pytest
 
 from rayworks.cluster import _private
 from rayworks.cluster.kubernetes import driver_node
+from rayworks.cluster.kubernetes.driver_node import DriverNode
 from rayworks.errors import ClusterError
 
 
@@ -22,7 +23,7 @@ first, *rest = file.read_text().splitlines() or [""]
 file.write_text("\\n".join(rest))
 if first:
     sys.exit(first)
-print(" ".join(["{_private.NODE_STARTED}.", *sys.argv[1:]]), flush=True)  # in one write
+print("{_private.NODE_STARTED}.", sys.stdin.readline(), flush=True)
 time.sleep(60)
 """
     )
@@ -33,15 +34,22 @@ time.sleep(60)
 
 def test_a_node_that_was_too_slow_is_started_again(ray: Path):
     ray.write_text(f"Exception: {_private.NODE_TOO_SLOW}. This could happen because …\n" * 2)
-    node = driver_node.join("10.0.0.1:6379")
-    assert "--address=10.0.0.1:6379" in node.output()
+    node = DriverNode()
+    node.join("10.0.0.1:6379")
+    assert '"--address=10.0.0.1:6379"' in node.process.output()
     node.end()
+
+
+def test_a_node_that_is_not_needed_ends_without_a_cluster():
+    node = DriverNode()
+    node.end()
+    assert not node.process.is_running
 
 
 def test_a_node_that_cannot_join_is_an_error_at_once(ray: Path):
     ray.write_text("Version mismatch\nnever read\n")
     with pytest.raises(ClusterError, match=r"could not join the Ray cluster: 10.0.0.1:6379 \(Version mismatch\)"):
-        driver_node.join("10.0.0.1:6379")
+        DriverNode().join("10.0.0.1:6379")
     assert ray.read_text() == "never read"
 
 
@@ -49,7 +57,7 @@ def test_a_node_that_stays_too_slow_is_an_error_in_the_end(ray: Path, monkeypatc
     monkeypatch.setattr(driver_node, "JOIN_SECONDS", 3)
     ray.write_text(f"Exception: {_private.NODE_TOO_SLOW}\n" * 1000)
     with pytest.raises(ClusterError, match=_private.NODE_TOO_SLOW):
-        driver_node.join("10.0.0.1:6379")
+        DriverNode().join("10.0.0.1:6379")
 
 
 def test_a_node_that_does_not_start_in_time_is_an_error_with_its_last_words(ray: Path, monkeypatch: pytest.MonkeyPatch):
@@ -57,4 +65,4 @@ def test_a_node_that_does_not_start_in_time_is_an_error_with_its_last_words(ray:
     ray.with_name("python").write_text(hangs.format(Path("/proc/self/exe").resolve()))
     monkeypatch.setattr(driver_node, "JOIN_SECONDS", 3)
     with pytest.raises(ClusterError, match=r"could not join the Ray cluster: 10.0.0.1:6379 \(Local node IP\)"):
-        driver_node.join("10.0.0.1:6379")
+        DriverNode().join("10.0.0.1:6379")

@@ -66,6 +66,12 @@ def test_the_init_container_of_kuberay_only_waits():
     assert all(ray_command.head_to_wait_for(command.split()) for command in commands)
 
 
+def test_a_node_that_waits_to_be_told_ends_with_whoever_would_tell_it():
+    command = [sys.executable, "-c", LOADED, ray_command.START_WHEN_TOLD]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr  # Ray is imported by then
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -291,7 +291,7 @@ def test_a_worker_group_that_can_get_no_pod_ends_no_run_while_another_worker_wor
 def in_a_pod(api: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> KubeRayCluster:
     """The cluster for a driver in a pod, with a Ray and a node process that only log what happens to them."""
 
-    class Process:
+    class Node:
         def end(self) -> None:
             api.log.append("end node")
 
@@ -301,7 +301,8 @@ def in_a_pod(api: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> K
     api.shows("well")
     monkeypatch.setattr(raycluster, "KubernetesApi", lambda namespace: api)
     monkeypatch.setattr(raycluster.api, "in_a_pod", lambda: True)
-    monkeypatch.setattr(routes, "from_a_pod", lambda head: Route("10.0.0.1:6379", "http://10.0.0.1:1", Process()))  # type: ignore[arg-type]
+    monkeypatch.setattr(raycluster, "DriverNode", Node)
+    monkeypatch.setattr(routes, "from_a_pod", lambda head, node: Route("10.0.0.1:6379", "http://10.0.0.1:1", node))
     monkeypatch.setattr(ExistingRay, "acquire", connect)
     monkeypatch.setattr(ExistingRay, "release", lambda self: api.log.append("disconnect"))
     return KubeRayCluster(settings)
@@ -349,7 +350,7 @@ def test_a_driver_that_lacks_what_tls_wants_creates_no_cluster(
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
     with pytest.raises(ClusterError, match=r"Ray wants TLS: .*cluster\.yaml"):
         in_a_pod.acquire({}, {})
-    assert api.log == []
+    assert api.log == ["end node"]
 
 
 def test_a_lost_cluster_is_deleted_before_ray_disconnects(api: Any, in_a_pod: KubeRayCluster):
@@ -388,7 +389,7 @@ def test_the_workers_of_a_driver_outside_get_its_files_and_only_its_public_addre
 ):
     received: list[Any] = []
     monkeypatch.setattr(ExistingRay, "acquire", lambda self, *arguments: received.extend(arguments))
-    monkeypatch.setattr(routes, "from_outside", lambda head: routes.from_a_pod({}))
+    monkeypatch.setattr(routes, "from_outside", lambda head: Route("10.0.0.1:6379", "", raycluster.DriverNode()))
     in_a_pod.is_elsewhere = True
     in_a_pod.acquire({"PREFECT_API_URL": "http://127.0.0.1:4200/api", "A": "b"}, {"runtime_env": {"pip": ["x"]}})
     in_a_pod.release()

@@ -17,16 +17,19 @@ class BackgroundProcess:
     Args:
         command: The program and its arguments.
         environment: Variables beside those of this process.
+        reads_line: Whether the program reads a line, sent by :meth:`send_line`. Its input ends when this process does.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str] | None = None, *, reads_line: bool = False
+    ) -> None:
         # A file, not a pipe: the program does not block when its output is not read.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         self._process = subprocess.Popen(
             command,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if reads_line else subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, **(environment or {})},
         )
@@ -34,6 +37,12 @@ class BackgroundProcess:
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    def send_line(self, line: str) -> None:
+        """Send the line that the program reads. If it has ended, nothing happens."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(line.encode() + b"\n")
 
     def output(self) -> str:
         """Return all that the program has printed."""
@@ -73,4 +82,6 @@ class BackgroundProcess:
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
+        if self._process.stdin:
+            self._process.stdin.close()
         self._output.close()

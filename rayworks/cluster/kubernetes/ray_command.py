@@ -4,6 +4,7 @@ A driver's pod runs it as ``python -m rayworks.cluster.kubernetes.ray_command``.
 so that KubeRay runs it in the pods of a RayCluster.
 """
 
+import json
 import socket
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from rayworks.cluster import _private
 from rayworks.cluster.host_and_port import host_and_port
 
+START_WHEN_TOLD = "start-when-told"
+"""``ray start`` with the arguments that a line of its input has, a JSON list. It imports Ray before it reads them."""
 START_SECONDS = 120
 """How long the node of ``ray start`` may take to start, as long as its raylet runs. Ray ends it after 30 s."""
 HEALTH_SECONDS = 60
@@ -21,10 +24,17 @@ POLL_SECONDS = 0.2
 
 def main() -> None:
     """Run the command that the arguments of this process name."""
-    if head := head_to_wait_for(sys.argv[1:]):
+    arguments = sys.argv[1:]
+    if head := head_to_wait_for(arguments):
         host, port = head
         sys.exit(None if listens(host, port, HEALTH_SECONDS) else f"The Ray head {host}:{port} does not listen.")
-    _private.ray_command(sys.argv[1:], seconds=START_SECONDS)
+    if arguments == [START_WHEN_TOLD]:
+        _private.import_ray_command("start")
+        line = sys.stdin.readline()
+        if not line:  # whoever would have told it needs no node, or has ended
+            return
+        arguments = ["start", *json.loads(line)]
+    _private.ray_command(arguments, seconds=START_SECONDS)
 
 
 def head_to_wait_for(arguments: Sequence[str]) -> tuple[str, int] | None:

@@ -29,6 +29,7 @@ from rayworks.cluster.kubernetes import (
 )
 from rayworks.cluster.kubernetes.acquisition import Acquired
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
+from rayworks.cluster.kubernetes.driver_node import DriverNode
 from rayworks.cluster.kubernetes.objects import Object
 from rayworks.cluster.kubernetes.observer import ClusterObserver
 from rayworks.cluster.kubernetes.routes import Route
@@ -95,20 +96,29 @@ class KubeRayCluster:
         return worker_groups.why_none_comes(requests, snapshot, datetime.now(UTC))
 
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
-        kubernetes = KubernetesApi(self._settings.namespace)
+        node = None if self.is_elsewhere else DriverNode()
         try:
+            kubernetes = KubernetesApi(self._settings.namespace)
             acquired = acquisition.acquire(
                 kubernetes,
                 self._settings,
                 manifest_uri=self.address,
                 flow_run_id=os.environ.get("PREFECT__FLOW_RUN_ID"),
             )
-            self._connection = self._connect(acquired, environment, init_kwargs)
-        except RefusedError as error:
-            raise error.explained() from error
+            self._connection = self._connect(acquired, node, environment, init_kwargs)
+        except BaseException as error:
+            if node:
+                node.end()
+            if isinstance(error, RefusedError):
+                raise error.explained() from error
+            raise
 
     def _connect(
-        self, acquired: Acquired, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]
+        self,
+        acquired: Acquired,
+        node: DriverNode | None,
+        environment: Mapping[str, str],
+        init_kwargs: Mapping[str, Any],
     ) -> _Connection:
         observer = ClusterObserver(acquired.api, acquired.name, acquired.uid)
         route = watch = None
@@ -117,7 +127,7 @@ class KubeRayCluster:
             self._authenticate(acquired)
             watch = Watch(observer, head, self.lost)
             watch.start()
-            route = self._open_route(head)
+            route = routes.from_a_pod(head, node) if node else routes.from_outside(head)
             ray = ExistingRay(route.ray_address)
             ray.acquire(*self._reachable(environment, init_kwargs))
         except BaseException as error:
@@ -143,11 +153,6 @@ class KubeRayCluster:
         else:
             _private.use_token(acquired.api.secret_value(acquired.token_secret, TOKEN_KEY))
             self._has_token = True
-
-    def _open_route(self, head: Object) -> Route:
-        if self.is_elsewhere:
-            return routes.from_outside(head)
-        return routes.from_a_pod(head)
 
     def _reachable(
         self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]

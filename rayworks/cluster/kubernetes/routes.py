@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from rayworks.cluster import tls
 from rayworks.cluster.existing import CONNECT_SECONDS
-from rayworks.cluster.kubernetes import driver_node, port_forward
+from rayworks.cluster.kubernetes import port_forward
 from rayworks.cluster.kubernetes.background_process import BackgroundProcess
+from rayworks.cluster.kubernetes.driver_node import DriverNode
 from rayworks.cluster.kubernetes.objects import Object
 
 GCS_PORT, CLIENT_PORT, DASHBOARD_PORT = 6379, 10001, 8265
@@ -18,17 +19,18 @@ class Route:
     ray_address: str
     dashboard: str
     """URL of the Ray dashboard, for this process."""
-    process: BackgroundProcess
+    process: BackgroundProcess | DriverNode
 
     def close(self) -> None:
         self.process.end()
 
 
-def from_a_pod(head: Object) -> Route:
+def from_a_pod(head: Object, node: DriverNode) -> Route:
     """Let this pod join the cluster as a node without CPUs.
 
     Args:
         head: The head's pod.
+        node: The node that this pod becomes.
 
     Raises:
         ClusterError: It could not join, or one of them uses TLS alone.
@@ -36,7 +38,8 @@ def from_a_pod(head: Object) -> Route:
     ip = head["status"]["podIP"]
     address = f"{ip}:{GCS_PORT}"
     tls.check_handshake(ip, GCS_PORT, where=address, timeout=CONNECT_SECONDS)
-    return Route(address, f"http://{ip}:{DASHBOARD_PORT}", driver_node.join(address))
+    node.join(address)
+    return Route(address, f"http://{ip}:{DASHBOARD_PORT}", node)
 
 
 def from_outside(head: Object) -> Route:

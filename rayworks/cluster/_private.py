@@ -363,6 +363,11 @@ def use_token(token: str | None) -> None:
     cast(Any, _raylet).AuthenticationTokenLoader.instance().reset_cache()
 
 
+def sent_token() -> str | None:
+    """Return the token of :data:`TOKEN_VARIABLE` if this process sends it; None if it sends none, or that of a file."""
+    return os.environ.get(TOKEN_VARIABLE) if os.environ.get("RAY_AUTH_MODE") == "token" else None
+
+
 def is_worker() -> bool:
     """Return whether this process is a Ray worker. ``get_runtime_context()`` offers no such question.
 

@@ -33,6 +33,19 @@ else:
     print("JOINED", ray.get(ray.remote(lambda: 1).remote()))
     joined.release()
 """
+JOIN_AS_NODE = """
+import sys
+
+from rayworks.cluster import _private, places
+from rayworks.cluster.kubernetes.driver_node import DriverNode
+
+places.prepare()
+node = DriverNode()
+_private.use_token(sys.argv[2])  # which a driver reads when the node's process runs already
+node.join(sys.argv[1])
+print("JOINED")
+node.end()
+"""
 
 
 @dataclass(frozen=True)
@@ -111,3 +124,10 @@ def test_a_token_that_is_wrong_or_missing_is_one_sentence_within_seconds(
     (line,) = output.splitlines()
     assert line.startswith(f"ERROR Ray wants a token: {address} ({detail}). "), output
     assert seconds < 15
+
+
+def test_a_node_of_a_driver_joins_with_the_token_that_the_driver_learns_last(guarded_ray: GuardedRay):
+    command = [sys.executable, "-c", JOIN_AS_NODE, guarded_ray.gcs, "a" * 32]
+    environment = home(guarded_ray.folder, None)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "JOINED\n", done.stderr

@@ -220,6 +220,7 @@ def test_ray_sends_the_token_that_it_is_told_last_and_none_again(tmp_path: Path)
 
         for token in ("a" * 32, "b" * 32, None):
             _private.use_token(token)
+            assert _private.sent_token() == token
             print(sent(), os.environ.get("RAY_AUTH_MODE"))
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}

@@ -35,9 +35,11 @@ class DriverNode:
         arguments.append("--log-style=record")
         if ip := os.environ.get("RAYWORKS_POD_IP"):
             arguments.append(f"--node-ip-address={ip}")
+        # The process may have started before this one knew the token that the cluster wants.
+        told = json.dumps({"arguments": arguments, "token": _private.sent_token()})
         deadline, message = time.monotonic() + JOIN_SECONDS, ""
         while True:
-            self.process.send_line(json.dumps(arguments))
+            self.process.send_line(told)
             if self.process.wait_for(_private.NODE_STARTED, seconds=deadline - time.monotonic()):
                 return
             message = self.process.last_line() or message  # the last attempt may have had no time to say anything

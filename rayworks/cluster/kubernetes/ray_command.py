@@ -14,7 +14,7 @@ from rayworks.cluster import _private
 from rayworks.cluster.host_and_port import host_and_port
 
 START_WHEN_TOLD = "start-when-told"
-"""``ray start`` with the arguments that a line of its input has, a JSON list. It imports Ray before it reads them."""
+"""``ray start`` with the ``arguments`` and ``token`` that a line of its input names, as JSON. It imports Ray first."""
 START_SECONDS = 120
 """How long the node of ``ray start`` may take to start, as long as its raylet runs. Ray ends it after 30 s."""
 HEALTH_SECONDS = 60
@@ -33,7 +33,10 @@ def main() -> None:
         line = sys.stdin.readline()
         if not line:  # whoever would have told it needs no node, or has ended
             return
-        arguments = ["start", *json.loads(line)]
+        told = json.loads(line)
+        if told["token"]:
+            _private.use_token(told["token"])
+        arguments = ["start", *told["arguments"]]
     _private.ray_command(arguments, seconds=START_SECONDS)
 
 

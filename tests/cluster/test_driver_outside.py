@@ -99,7 +99,7 @@ def test_a_file_that_did_not_travel_is_named(installation: Installation, project
 
 
 def test_a_ray_cluster_that_wants_a_token_gets_the_one_of_its_secret(installation: Installation, project: Path):
-    """KubeRay makes the Secret, and names the service of the head as the manifest says."""
+    """From a driver outside, and from one in a pod. KubeRay makes the Secret, and names the head's service as told."""
     manifest = yaml.safe_load((project / "raycluster.yaml").read_text())
     manifest["metadata"]["name"] = "with-token"
     manifest["spec"] |= {"rayVersion": version("ray"), "authOptions": {"mode": "token"}}
@@ -107,6 +107,14 @@ def test_a_ray_cluster_that_wants_a_token_gets_the_one_of_its_secret(installatio
     (project / "with_token.yaml").write_text(yaml.safe_dump(manifest))
     completed = run(installation, project, manifest="with_token.yaml")
     assert "the sum is" in completed.stdout, completed.stderr
+
+    file, folder = f"{installation.code}/with_token.yaml", f"{installation.storage}/runs/with-token"
+    installation.on_storage(f"mkdir -p {folder} && cat > {file}", stdin=yaml.safe_dump(manifest))
+    settings = f"RAYWORKS_RAY_ADDRESS={file} RAYWORKS_RAY_IDLE_SECONDS=60"
+    command = f"{settings} python {installation.code}/two_stages.py {folder} 0 2>&1"
+    output = installation.run_in_a_pod("sh", "-c", command)
+    assert "Using the shared RayCluster" in output
+    assert installation.exists(f"{folder}/second.ended"), output
 
 
 def test_a_ray_cluster_with_tls_that_keeps_its_state_in_redis_runs_and_leaves_nothing(

@@ -173,31 +173,41 @@ def only_used_processes(init_kwargs: Mapping[str, Any]) -> Generator[None]:
         _gcs_put(ray_constants.DASHBOARD_ADDRESS, "127.0.0.1:0")
 
 
+AGENT_SECONDS = 15.0
+"""How long a raylet waits for two processes that import for seconds, before it ends: Ray 2.60 has no setting for that
+(``WaitForPersistedPort``)."""
+
+
 @contextlib.contextmanager
 def time_to_start(seconds: float) -> Generator[None]:
-    """Give a node that this process starts that many seconds to start within the block, as long as its process runs.
+    """Give a node that this process starts that many seconds to start within the block, as long as its raylet runs.
 
-    Ray itself gives it 30, too few on a busy machine: the node waits for two processes that import for seconds. Its
-    raylet ends when one of them takes more than 15: Ray 2.60 has no setting for that (``WaitForPersistedPort``). Ray
-    also asks only once a second whether the node has started (``GlobalStateAccessor::GetNode``), and waits for its 30 s
-    when the raylet has ended.
+    Ray itself gives it 30, too few on a busy machine, and waits for all of them when the raylet has ended. It also asks
+    only once a second whether the node has started (``GlobalStateAccessor::GetNode``).
+
+    Raises:
+        TimeoutError: The node was too slow. Another one may start.
+        ChildProcessError: Its raylet ended as it started.
     """
     from ray._private import services
 
     start_raylet, get_node = services.start_raylet, services.get_node
-    raylets: list[Any] = []
+    raylets: list[tuple[Any, float, str]] = []
 
     def start(*args: Any, **kwargs: Any) -> Any:
-        raylets.append(start_raylet(*args, **kwargs))
-        return raylets[-1]
+        raylet = start_raylet(*args, **kwargs)
+        raylets.append((raylet.process, time.monotonic(), kwargs["raylet_stderr_filepath"]))
+        return raylet
 
     def node(gcs_address: str, node_id: str) -> Any:
-        is_alive, deadline = _is_alive(gcs_address, node_id), time.monotonic() + seconds
+        raylet, started, log = raylets[-1]
+        is_alive = _is_alive(gcs_address, node_id)
         while not is_alive():
-            if raylets[-1].process.poll() is not None:
-                raise TimeoutError(f"{NODE_TOO_SLOW}: its raylet has ended")  # Ray says so in the same words
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{NODE_TOO_SLOW}: it has not started after {seconds:.0f} s")
+            age = time.monotonic() - started
+            if raylet.poll() is not None and age < AGENT_SECONDS:
+                raise ChildProcessError(f"the raylet ended as it started, see {log}")
+            if raylet.poll() is not None or age > seconds:
+                raise TimeoutError(f"{NODE_TOO_SLOW}: it has not started after {age:.0f} s")
             time.sleep(0.05)
         return get_node(gcs_address, node_id)
 
@@ -384,7 +394,7 @@ def is_worker() -> bool:
 NODE_STARTED = "Ray runtime started"
 """What ``ray start`` prints when its node is part of the cluster."""
 NODE_TOO_SLOW = "The current node timed out during startup"
-"""The beginning of its last line when the node is not part of the cluster in time, or its raylet has ended."""
+"""The beginning of its last line when the node is not part of the cluster in time."""
 
 
 # The dashboard's REST API. The functions of ``ray.util.state`` need a connection to Ray, and time out after minutes.

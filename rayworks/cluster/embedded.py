@@ -4,6 +4,7 @@ import concurrent.futures
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from rayworks.errors import ClusterError
 from rayworks.free_port import free_port
 
 START_SECONDS = 120
-"""How long the node may take to start: ten times as long as on two idle cores."""
+"""How long the node may take to start, with as many attempts as fit: ten times as long as on two idle cores."""
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedRay:
@@ -33,21 +36,20 @@ class EmbeddedRay:
     def acquire(self, environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
         # "local" is never another Ray that happens to run on this machine.
         arguments = {"address": "local", "logging_level": "WARNING", **init_kwargs}
-        inherited = {**_environment(init_kwargs), **environment}
-        try:
-            with (
-                _private.processes_in_own_sessions(),
-                _private.only_used_processes(init_kwargs),
-                _private.time_to_start(START_SECONDS),
-            ):
-                ray_init.connect(arguments, environment=inherited)
-        except Exception as error:  # Ray raises a plain Exception when a node starts too slowly
-            raise ClusterError(
-                "Ray could not be started on this machine",
-                detail=str(error),
-                remedy="Check that memory and disk space in /tmp are free, that the machine is not overloaded, "
-                "and that no firewall blocks local ports",
-            ) from error
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return _start(arguments, environment, init_kwargs)
+            except Exception as error:
+                if _private.NODE_TOO_SLOW in str(error) and time.monotonic() < deadline:
+                    logger.warning("Ray is started again, since this machine is busy: %s", error)
+                    continue
+                raise ClusterError(
+                    "Ray could not be started on this machine",
+                    detail=str(error),
+                    remedy="Check that memory and disk space in /tmp are free, that the machine is not overloaded, "
+                    "and that no firewall blocks local ports",
+                ) from error
 
     def release(self) -> None:
         import ray
@@ -58,11 +60,20 @@ class EmbeddedRay:
         try:
             return ray_init.url_of(_private.dashboard_address())
         except TimeoutError as error:
-            logging.getLogger(__name__).warning("Ray runs without its dashboard: %s", error)
+            logger.warning("Ray runs without its dashboard: %s", error)
             return None
 
     def explain(self, task: str, error: BaseException) -> ClusterError | None:
         return out_of_memory.explain(task, str(error))
+
+
+def _start(arguments: Mapping[str, Any], environment: Mapping[str, str], init_kwargs: Mapping[str, Any]) -> None:
+    with (
+        _private.processes_in_own_sessions(),
+        _private.only_used_processes(init_kwargs),
+        _private.time_to_start(START_SECONDS),
+    ):
+        ray_init.connect(arguments, environment={**_environment(init_kwargs), **environment})
 
 
 def _environment(init_kwargs: Mapping[str, Any]) -> dict[str, str]:

@@ -23,7 +23,7 @@ first, *rest = file.read_text().splitlines() or [""]
 file.write_text("\\n".join(rest))
 if first:
     sys.exit(first)
-print("{_private.NODE_STARTED}.", sys.stdin.readline(), flush=True)
+print("{_private.NODE_STARTED}. " + sys.stdin.readline(), flush=True)  # in one write
 time.sleep(60)
 """
     )

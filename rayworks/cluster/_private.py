@@ -34,15 +34,8 @@ CONNECT_TO_RAYLET = {
 The first to connect is the raylet itself, to its object store, which starts in another thread: where that takes more
 than a moment, as in a pod, a node would start a second later.
 """
-
-
-def idle_workers(number: int) -> dict[str, str]:
-    """Return the variable that makes a node keep up to so many workers that have no task.
-
-    By default it keeps as many as it has CPUs, and ends any other after a second. So on a node without CPUs each task
-    would get a new process, which imports Ray and Prefect first.
-    """
-    return {"RAY_num_workers_soft_limit": str(number)}
+IDLE_WORKERS = {"RAY_num_workers_soft_limit": "2"}
+"""How many workers without a task a node keeps. By default as many as it has CPUs: with none, each task starts one."""
 
 
 def gcs_port(port: int) -> dict[str, str]:

@@ -41,7 +41,7 @@ def in_a_fresh_python(code: str, env: dict[str, str] | None = None) -> str:
 
 @pytest.mark.parametrize("binary", ["_raylet.so", "core/src/ray/raylet/raylet"])
 def test_ray_reads_its_settings_from_the_environment(binary: str):
-    for name in (*_private.OOM_RETRIES, *_private.CONNECT_TO_RAYLET):
+    for name in (*_private.OOM_RETRIES, *_private.CONNECT_TO_RAYLET, *_private.IDLE_WORKERS):
         assert in_binary(binary, name.removeprefix("RAY_"))
 
 

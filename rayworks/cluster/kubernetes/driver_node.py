@@ -12,8 +12,6 @@ from rayworks.errors import ClusterError
 
 JOIN_SECONDS = 120
 """How long joining may take, with as many attempts as fit: a raylet gives its agents 15 s, too few on a busy node."""
-IDLE_WORKERS = 2
-"""How many workers without a task stay on the node. Stages request no CPU, so they run here, one or two at a time."""
 
 
 class DriverNode:
@@ -61,4 +59,5 @@ class DriverNode:
 
 def _start() -> BackgroundProcess:
     command = [sys.executable, "-m", ray_command.__name__, ray_command.START_WHEN_TOLD]
-    return BackgroundProcess(command, _private.idle_workers(IDLE_WORKERS), reads_line=True)
+    # Stages request no CPU, so they run on this node, one or two at a time.
+    return BackgroundProcess(command, _private.IDLE_WORKERS, reads_line=True)

@@ -108,6 +108,11 @@ def test_a_ray_cluster_that_wants_a_token_gets_the_one_of_its_secret(installatio
     completed = run(installation, project, manifest="with_token.yaml")
     assert "the sum is" in completed.stdout, completed.stderr
 
+    namespace = installation.namespace  # a driver in a pod may read the Secret once docs/kubernetes.md was followed
+    secret = ("--verb=get", "--resource=secrets", "--resource-name=with-token")
+    namespace.kubectl("create", "role", "with-token", *secret)
+    account = f"--serviceaccount={namespace.name}:rayworks-flow"
+    namespace.kubectl("create", "rolebinding", "with-token", "--role=with-token", account)
     file, folder = f"{installation.code}/with_token.yaml", f"{installation.storage}/runs/with-token"
     installation.on_storage(f"mkdir -p {folder} && cat > {file}", stdin=yaml.safe_dump(manifest))
     settings = f"RAYWORKS_RAY_ADDRESS={file} RAYWORKS_RAY_IDLE_SECONDS=60"

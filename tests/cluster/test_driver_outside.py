@@ -110,9 +110,9 @@ def test_a_ray_cluster_that_wants_a_token_gets_the_one_of_its_secret(installatio
 
     namespace = installation.namespace  # a driver in a pod may read the Secret once docs/kubernetes.md was followed
     secret = ("--verb=get", "--resource=secrets", "--resource-name=with-token")
-    namespace.kubectl("create", "role", "with-token", *secret)
+    namespace.kubectl("create", "role", "read-token", *secret)
     account = f"--serviceaccount={namespace.name}:rayworks-flow"
-    namespace.kubectl("create", "rolebinding", "with-token", "--role=with-token", account)
+    namespace.kubectl("create", "rolebinding", "read-token", "--role=read-token", account)
     file, folder = f"{installation.code}/with_token.yaml", f"{installation.storage}/runs/with-token"
     installation.on_storage(f"mkdir -p {folder} && cat > {file}", stdin=yaml.safe_dump(manifest))
     settings = f"RAYWORKS_RAY_ADDRESS={file} RAYWORKS_RAY_IDLE_SECONDS=60"

@@ -1,6 +1,6 @@
 """What this room uses of Ray without a promise: private names, undocumented variables, message texts, REST paths.
 
-Everything here was read in Ray 2.60. ``tests/seams/test_cluster_seams.py`` has a test for each of them.
+Everything here was read in Ray 2.60. In ``tests/seams``, ``test_cluster_seams.py`` and ``test_node_seams.py`` test it.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ The first to connect is the raylet itself, to its object store, which starts in 
 than a moment, as in a pod, a node would start a second later.
 """
 IDLE_WORKERS = {"RAY_num_workers_soft_limit": "2"}
-"""How many workers without a task a node keeps. By default as many as it has CPUs: with none, each task starts one."""
+"""How many workers without a task a node keeps. By default as many as it has CPUs; others may end after a second."""
 
 
 def gcs_port(port: int) -> dict[str, str]:
@@ -196,10 +196,10 @@ def time_to_start(seconds: float) -> Generator[None]:
         raylet, started, log = raylets[-1]
         is_alive = _is_alive(gcs_address, node_id)
         while not is_alive():
-            age = time.monotonic() - started
-            if raylet.poll() is not None and age < AGENT_SECONDS:
+            has_ended, age = raylet.poll() is not None, time.monotonic() - started
+            if has_ended and age < AGENT_SECONDS:
                 raise ChildProcessError(f"the raylet ended as it started, see {log}")
-            if raylet.poll() is not None or age > seconds:
+            if has_ended or age > seconds:
                 raise TimeoutError(f"{NODE_TOO_SLOW}: it has not started after {age:.0f} s")
             time.sleep(0.05)
         return get_node(gcs_address, node_id)

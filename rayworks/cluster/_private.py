@@ -5,7 +5,6 @@ Everything here was read in Ray 2.60. In ``tests/seams``, ``test_cluster_seams.p
 
 import contextlib
 import functools
-import importlib
 import os
 import signal
 import sys
@@ -119,7 +118,31 @@ def processes_in_own_sessions() -> Generator[None]:
         return
     from ray._private import services
 
-    with _replaced(services, ConsolePopen=functools.partial(services.ConsolePopen, start_new_session=True)):
+    with replaced(services, ConsolePopen=functools.partial(services.ConsolePopen, start_new_session=True)):
+        yield
+
+
+@contextlib.contextmanager
+def dashboard_not_awaited() -> Generator[None]:
+    """Let Ray start a head's node beside its dashboard within the block, not when the dashboard listens.
+
+    Both import for seconds. :func:`dashboard_address` waits for it.
+
+    With ``include_dashboard=False``, Ray starts and awaits one all the same, for usage statistics, which
+    :func:`set_import_defaults` and the image switch off. Here it starts none.
+    """
+    from ray._private import services
+    from ray.experimental import internal_kv
+
+    start_api_server = services.start_api_server
+
+    def start_dashboard(include_dashboard: bool | None, *args: Any, **kwargs: Any) -> Any:
+        if include_dashboard is False:
+            return "", None
+        with replaced(internal_kv, _internal_kv_get=lambda *_, **__: b""):  # by which it waits for the address
+            return start_api_server(include_dashboard, *args, **kwargs)
+
+    with replaced(services, start_api_server=start_dashboard):
         yield
 
 
@@ -127,28 +150,16 @@ def processes_in_own_sessions() -> Generator[None]:
 def only_used_processes(init_kwargs: Mapping[str, Any]) -> Generator[None]:
     """Let ``ray.init`` start an embedded Ray within the block without what nobody uses, and wait for no dashboard.
 
-    - The node starts beside the dashboard, not when the dashboard listens: both import for seconds. See
-      :func:`dashboard_address`.
-    - With ``include_dashboard=False``, Ray starts and awaits one all the same, for usage statistics, which
-      :func:`set_import_defaults` switches off. Here it starts none, and the node's dashboard agent is the one that Ray
-      has where only ``ray`` is installed, not ``ray[default]``.
+    - :func:`dashboard_not_awaited`. Without a dashboard, the node's dashboard agent is the one that Ray has where only
+      ``ray`` is installed, not ``ray[default]``.
     - With ``log_to_driver=False``, nobody reads what the log monitor publishes.
     - The node's dashboard agent takes a free port. Ray's is the same for all nodes: the agent of a second embedded Ray
       tries for three seconds to listen there, which its node waits for, and then shows no logs.
     - Ray imports what a dashboard needs to see whether it is installed; it is, since ``ray[default]`` is required.
     """
-    from ray._private import parameter, ray_constants, services, utils
-    from ray.experimental import internal_kv
+    from ray._private import parameter, utils, worker
 
     has_dashboard = init_kwargs.get("include_dashboard") is not False
-    start_api_server = services.start_api_server
-
-    def start_dashboard(*args: Any, **kwargs: Any) -> Any:
-        if not has_dashboard:
-            return "", None
-        with _replaced(internal_kv, _internal_kv_get=lambda *_, **__: b""):  # by which it waits for the address
-            return start_api_server(*args, **kwargs)
-
     missing = None if has_dashboard else ImportError("no dashboard")
     parameters = functools.partial(
         parameter.RayParams,
@@ -156,14 +167,13 @@ def only_used_processes(init_kwargs: Mapping[str, Any]) -> Generator[None]:
         dashboard_agent_listen_port=0,
     )
     with (
-        _replaced(services, start_api_server=start_dashboard),
-        _replaced(utils, get_dashboard_dependency_error=lambda: missing),
-        _replaced(parameter, RayParams=parameters),
+        dashboard_not_awaited(),
+        replaced(utils, get_dashboard_dependency_error=lambda: missing),
+        replaced(parameter, RayParams=parameters),
     ):
         yield
-    # Else the state API would look for its address for seconds, or reach the dashboard of another Ray at port 8265.
     if not has_dashboard:
-        _gcs_put(ray_constants.DASHBOARD_ADDRESS, "127.0.0.1:0")
+        store_that_no_dashboard_runs(cast(Any, worker)._global_node)
 
 
 AGENT_SECONDS = 15.0
@@ -204,7 +214,7 @@ def time_to_start(seconds: float) -> Generator[None]:
             time.sleep(0.05)
         return get_node(gcs_address, node_id)
 
-    with _replaced(services, start_raylet=start, get_node=node):
+    with replaced(services, start_raylet=start, get_node=node):
         yield
 
 
@@ -216,50 +226,33 @@ def _is_alive(gcs_address: str, node_id: str) -> Callable[[], bool]:
     return lambda: gcs.check_alive([NodeID.from_hex(node_id)], timeout=10)[0]
 
 
-def import_ray_command(command: str) -> None:
-    """Import what the command ``ray`` needs for a command of it.
-
-    Ray imports its commands for Serve, jobs and states for each command, with pandas and FastAPI, for two seconds of
-    three, and goes on without those that cannot be imported. Those that pods of a RayCluster run need none of them.
-    """
-    if command in ("start", "kuberay-autoscaler"):
-        for commands in ("ray.serve.scripts", "ray.dashboard.modules.job.cli", "ray.util.state.state_cli"):
-            sys.modules[commands] = cast(Any, None)
-    importlib.import_module("ray.scripts.scripts")
-
-
-def ray_command(arguments: list[str], seconds: float) -> None:
-    """Run the command ``ray`` in this process. A node that it starts gets so much time, as by ``time_to_start``."""
-    command, *_ = [*arguments, ""]
-    if command == "start":
-        os.environ.update(CONNECT_TO_RAYLET)
-    import_ray_command(command)
-    with time_to_start(seconds) if command == "start" else contextlib.nullcontext():
-        cast(Any, sys.modules["ray.scripts.scripts"]).cli(arguments, prog_name="ray")
-
-
 @contextlib.contextmanager
-def _replaced(module: ModuleType, **attributes: Any) -> Generator[None]:
-    """Replace attributes of a module within the block."""
-    previous = {name: module.__dict__[name] for name in attributes}
-    module.__dict__.update(attributes)
+def replaced(owner: ModuleType | type, **attributes: Any) -> Generator[None]:
+    """Replace attributes of a module or class within the block."""
+    previous = {name: vars(owner)[name] for name in attributes}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        module.__dict__.update(previous)
+        for name, value in previous.items():
+            setattr(owner, name, value)
 
 
-def dashboard_address() -> str | None:
-    """Wait for the dashboard of the Ray that this process has started, and return its address; None if there is none.
+def dashboard_address(node: Any = None) -> str | None:
+    """Wait for the dashboard of a head's node, and return its address; None if there is none.
 
     It is stored for other drivers as well, as Ray would have done before it started the node.
+
+    Args:
+        node: The node, of ``ray._private.node``. By default that of the Ray that this process has started.
 
     Raises:
         TimeoutError: It does not listen after the time that Ray gives it, or has ended.
     """
     from ray._private import ray_constants, worker
 
-    node = cast(Any, worker)._global_node
+    node = node or cast(Any, worker)._global_node
     gcs, namespace = node.get_gcs_client(), ray_constants.KV_NAMESPACE_DASHBOARD
     deadline = time.monotonic() + ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S
     for dashboard in node.all_processes.get(ray_constants.PROCESS_TYPE_DASHBOARD, []):
@@ -267,17 +260,20 @@ def dashboard_address() -> str | None:
             if dashboard.process.poll() is not None or time.monotonic() > deadline:
                 raise TimeoutError(f"it does not listen, see {node.get_logs_dir_path()}/dashboard.log")
             time.sleep(0.1)
-        _gcs_put("webui:url", address.decode())
+        gcs.internal_kv_put(b"webui:url", address, True, namespace)
         return address.decode()
     return None
 
 
-def _gcs_put(name: str, address: str) -> None:
-    """Store an address of a dashboard where Ray's processes look for it."""
-    from ray._private import ray_constants, worker
+def store_that_no_dashboard_runs(node: Any) -> None:
+    """Tell the processes of a head's Ray so.
 
-    gcs = cast(Any, worker)._global_node.get_gcs_client()
-    gcs.internal_kv_put(name.encode(), address.encode(), True, ray_constants.KV_NAMESPACE_DASHBOARD)
+    The state API would look for its address for seconds, or reach the dashboard of another Ray at port 8265.
+    """
+    from ray._private import ray_constants
+
+    name, namespace = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+    node.get_gcs_client().internal_kv_put(name, b"127.0.0.1:0", True, namespace)
 
 
 # Token authentication

@@ -112,7 +112,12 @@ class Installation:
         return f"{self.code}/{cluster_name}.yaml"
 
     def write_manifest(
-        self, cluster_name: str, pods: dict[str, Any] | None = None, workers: dict[str, Any] | None = None
+        self,
+        cluster_name: str,
+        pods: dict[str, Any] | None = None,
+        workers: dict[str, Any] | None = None,
+        *,
+        has_dashboard: bool = False,
     ) -> str:
         """Write a small RayCluster manifest to the storage: as it is shipped, with smaller pods and one worker group.
 
@@ -120,6 +125,7 @@ class Installation:
             cluster_name: Its name.
             pods: What to change in the pods of all groups.
             workers: What to change in the pods of the workers.
+            has_dashboard: Whether its head has Ray's dashboard: a dozen processes on two cores.
 
         Returns:
             The manifest.
@@ -131,7 +137,8 @@ class Installation:
         group.update(maxReplicas=1, rayStartParams={"num-cpus": "1"})
         spec["workerGroupSpecs"] = [group]
         head, worker = spec["headGroupSpec"]["template"]["spec"], group["template"]["spec"]
-        # A head starts eight processes: of the CPU time that all pods share, it takes the most.
+        spec["headGroupSpec"]["rayStartParams"]["include-dashboard"] = str(has_dashboard).lower()
+        # A head starts six processes: of the CPU time that all pods share, it takes the most.
         head["containers"][0]["resources"] = small_pod(cpu="500m")
         worker["containers"][0]["resources"] = small_pod()
         for pod in (head, worker):

@@ -301,6 +301,7 @@ def start_job(
     node: str | None = None,
     pods: dict[str, Any] | None = None,
     cluster_name: str | None = None,
+    has_dashboard: bool = False,
     **env: str,
 ) -> JobRun:
     """Start ``two_stages.py`` as the program of a Job, on a RayCluster from a manifest that only this run has.
@@ -311,9 +312,10 @@ def start_job(
         node: Where its own pod runs; any by default.
         pods: What to change in the manifest's pods.
         cluster_name: Of a manifest that exists, in place of a manifest that only this run has.
+        has_dashboard: Whether the head of its manifest has Ray's dashboard.
         env: More environment variables of the program.
     """
     if cluster_name is None:
         cluster_name = f"job-{uuid.uuid4().hex[:6]}"
-        installation.write_manifest(cluster_name, pods)
+        installation.write_manifest(cluster_name, pods, has_dashboard=has_dashboard)
     return JobRun(installation, arguments, env, cluster_name, node).start()

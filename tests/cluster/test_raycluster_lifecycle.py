@@ -16,7 +16,7 @@ StartJob = Callable[..., JobRun]
 def test_a_run_creates_its_cluster_scales_it_from_zero_and_leaves_only_its_logs(
     installation: Installation, start_job: StartJob
 ):
-    run = start_job("1")
+    run = start_job("1", has_dashboard=True)
     assert run.wait_for_end(), run.log()
     log = run.log()
     run.ray.assert_deleted()
@@ -42,6 +42,7 @@ def test_a_run_that_fails_leaves_no_cluster_behind(start_job: StartJob):
     assert not run.wait_for_end()
     assert "the flow fails" in run.log()
     assert "Created RayCluster" in run.log()
+    assert "dashboard" not in run.log()  # its head has none
     run.ray.assert_deleted()
 
 

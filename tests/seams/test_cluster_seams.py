@@ -1,6 +1,5 @@
 """What ``rayworks/cluster/_private.py`` uses of Ray still exists and still works as it says. Starts no Ray cluster."""
 
-import contextlib
 import importlib.util
 import mmap
 import os
@@ -126,7 +125,7 @@ def test_of_an_embedded_ray_only_the_processes_with_a_use_start(monkeypatch: pyt
     gcs = mock.Mock()
     monkeypatch.setattr(worker, "_global_node", mock.Mock(get_gcs_client=lambda: gcs))
     with _private.only_used_processes({"include_dashboard": False, "log_to_driver": False}):
-        assert services.start_api_server(False) == ("", None)
+        assert services.start_api_server(False) == ("", None)  # dashboard_not_awaited, store_that_no_dashboard_runs
         assert utils.get_dashboard_dependency_error() is not None
         assert parameter.RayParams().include_log_monitor is False
     assert gcs.internal_kv_put.call_args.args[:2] == (b"dashboard", b"127.0.0.1:0")
@@ -252,50 +251,6 @@ def test_ray_finds_the_token_of_this_machine_and_sends_it_once_it_is_told_to(tok
 def test_ray_start_prints_the_same_when_a_node_has_started():
     assert f'startup_msg = "{_private.NODE_STARTED}.' in source("scripts/scripts.py")
     assert f'"{_private.NODE_TOO_SLOW}. ' in source("_private/node.py")
-
-
-@pytest.mark.parametrize("command", ["start", "kuberay-autoscaler"])
-def test_the_commands_that_pods_run_import_none_of_what_others_need(command: str):
-    code = f"""
-    import sys
-    from rayworks.cluster import _private
-    _private.import_ray_command("{command}")
-    try:
-        _private.ray_command(["{command}", "--help"], seconds=1)
-    except SystemExit:
-        print([name for name in ("ray.serve", "pandas", "fastapi", "aiohttp") if name in sys.modules])
-    """
-    printed = in_a_fresh_python(textwrap.dedent(code))
-    assert printed.startswith(f"Usage: ray {command} ")
-    assert printed.endswith("[]")
-
-
-def test_the_autoscaler_only_waits_for_its_head_and_a_node_that_starts_checks_the_version_itself():
-    wait = '"ray","health-check","--address",ray_address,"--skip-version-check",]'
-    assert wait in "".join(source("autoscaler/_private/kuberay/run_autoscaler.py").split())
-    assert "if not head and not connect_only:\n            self.check_version_info()" in source("_private/node.py")
-
-
-def test_the_other_commands_of_ray_are_there():
-    code = "from rayworks.cluster import _private; _private.ray_command(['job', 'submit', '--help'], seconds=1)"
-    assert in_a_fresh_python(code).startswith("Usage: ray job submit ")
-
-
-def test_ray_start_gives_its_node_the_time_that_it_is_told(monkeypatch: pytest.MonkeyPatch):
-    from ray.scripts import scripts
-
-    given: list[float] = []
-
-    @contextlib.contextmanager
-    def time_to_start(seconds: float) -> Iterator[None]:
-        given.append(seconds)
-        yield
-
-    monkeypatch.setattr(_private, "time_to_start", time_to_start)
-    monkeypatch.setattr(scripts.start, "callback", lambda **options: given.append(options["num_cpus"]))
-    with mock.patch.dict(sys.modules), mock.patch.dict(os.environ), pytest.raises(SystemExit) as ended:
-        _private.ray_command(["start", "--address=127.0.0.1:1", "--num-cpus=0"], seconds=90)
-    assert (ended.value.code, given) == (0, [90, 0])
 
 
 MEMORY_MESSAGES = (

@@ -9,6 +9,7 @@ import yaml
 
 from rayworks.capacity import NOT_ON_GPUS
 from rayworks.cluster.kubernetes import raycluster_manifest
+from rayworks.cluster.kubernetes.ray_command import WITHOUT_CLIENT_SERVER
 from rayworks.cluster.kubernetes.raycluster_manifest import Needs
 from rayworks.errors import ParameterError
 
@@ -52,6 +53,28 @@ def test_the_manifest_is_used_unchanged(manifest: dict[str, Any]):
         assert group["template"]["spec"]["containers"][0].pop("image") == "registry/image:1"
         assert group["template"].pop("metadata")["labels"] == {"rayworks.io/flow-run-id": "f"}
     assert cluster["spec"] == before["spec"]
+
+
+def test_a_head_serves_no_drivers_outside_where_the_only_driver_joins_its_cluster(manifest: dict[str, Any]):
+    def variables(**needs: Any) -> list[str]:
+        cluster = raycluster_manifest.for_run(manifest, Needs("one", "apart", **needs))
+        return [variable["name"] for variable in containers(cluster)[0].get("env", ())]
+
+    assert variables(has_driver_in_a_pod=True) == [WITHOUT_CLIENT_SERVER]
+    assert variables() == variables(has_driver_in_a_pod=True, idle_seconds=60) == []
+    manifest["spec"]["headGroupSpec"]["rayStartParams"]["ray-client-server-port"] = "10001"
+    assert variables(has_driver_in_a_pod=True) == []
+
+
+@pytest.mark.parametrize(
+    ("parameter", "has_dashboard"),
+    [({}, True), *(({"include-dashboard": it}, it == "true") for it in ("true", "False"))],
+)
+def test_a_head_has_a_dashboard_unless_the_manifest_says_otherwise(
+    manifest: dict[str, Any], parameter: dict[str, str], has_dashboard: bool, tmp_path: Path
+):
+    manifest["spec"]["headGroupSpec"]["rayStartParams"].update(parameter)
+    assert raycluster_manifest.has_dashboard(written(manifest, tmp_path)) == has_dashboard
 
 
 def test_an_image_in_the_manifest_is_kept(manifest: dict[str, Any]):
@@ -129,6 +152,13 @@ def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str,
             lambda m: m["spec"]["headGroupSpec"]["rayStartParams"].update({"dashboard-port": 80}),
             "rayStartParams.dashboard-port is 80",
         ),
+        (
+            lambda m: (
+                m["spec"]["headGroupSpec"]["rayStartParams"].update({"include-dashboard": "false"}),
+                containers(m)[0].pop("readinessProbe"),
+            ),
+            "include-dashboard is false, and its Ray container has no readinessProbe: KubeRay's own asks the dashboard",
+        ),
         (lambda m: m["spec"].update(suspend=True), "spec.suspend is true, and no label kueue.x-k8s.io/queue-name"),
         (
             lambda m: m["spec"].update(authOptions={"mode": "token", "enableK8sTokenAuth": True}),
@@ -153,7 +183,13 @@ def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str,
             "groups that are no list",
             "labels that are text",
         ),
-        *("another port of the GCS", "another port of the client", "another port of the dashboard", "suspended"),
+        *(
+            "another port of the GCS",
+            "another port of the client",
+            "another port of the dashboard",
+            "no dashboard to ask",
+            "suspended",
+        ),
         *("tokens of service accounts", "one state for several clusters", "variables that are text"),
         *("TLS without the workers", "TLS without the autoscaler"),
     ],

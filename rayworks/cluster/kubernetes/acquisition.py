@@ -30,6 +30,7 @@ class Acquired:
     is_shared: bool
     lease: DriverLease
     storage_uri: str
+    has_dashboard: bool = True
     token_secret: str | None = None
     """The Secret with the token that the cluster wants of its clients."""
 
@@ -43,7 +44,7 @@ class Acquired:
             if self.is_shared:
                 _mark_used(self.api, self.name)
             else:
-                self._delete(dashboard)
+                self._delete(dashboard if self.has_dashboard else None)
             self.lease.release()
         except RefusedError as error:
             logger.error(
@@ -84,8 +85,16 @@ def acquire(api: KubernetesApi, settings: Settings, *, manifest_uri: str, flow_r
     cluster = _share(api, manifest, seconds=settings.ray_start_seconds) if is_shared else _create(api, manifest)
     metadata = cluster["metadata"]
     lease = DriverLease(api, cluster, secrets.token_hex(4), flow_run_id)
-    secret = raycluster_manifest.token_secret(cluster)
-    acquired = Acquired(api, metadata["name"], metadata["uid"], is_shared, lease, settings.storage_uri, secret)
+    acquired = Acquired(
+        api,
+        metadata["name"],
+        metadata["uid"],
+        is_shared,
+        lease,
+        settings.storage_uri,
+        has_dashboard=raycluster_manifest.has_dashboard(cluster),
+        token_secret=raycluster_manifest.token_secret(cluster),
+    )
     try:
         lease.acquire()
     except BaseException:
@@ -112,6 +121,7 @@ def _manifest(settings: Settings, uri: str, namespace: str, flow_run_id: str | N
         flow_run_id=flow_run_id,
         idle_seconds=settings.ray_idle_seconds,
         job=(settings.job_name, settings.job_uid) if settings.job_name and settings.job_uid else None,
+        has_driver_in_a_pod=in_a_pod(),
     )
     return raycluster_manifest.for_run(manifest, needs)
 

@@ -49,10 +49,10 @@ def save(api: KubernetesApi, name: str, *, storage_uri: str, dashboard: str | No
         _write(folder, "raycluster.json", json.dumps(cluster, indent=1))
         _write(folder, "pods.json", json.dumps(pods, indent=1))
         _write(folder, "events.txt", "\n".join(_event_lines(api.events(), name)))
-        if dashboard:
-            _save_ray(folder, dashboard, deadline)
         for pod in pods:
             _save_pod(api, folder, pod, deadline)
+        if dashboard:  # the last one: of a head that has just started, it does not listen yet
+            _save_ray(folder, dashboard, deadline)
     except (RefusedError, StorageError, httpx.HTTPError, OSError) as error:
         logger.warning("Not everything of RayCluster %s could be saved in %s: %s", name, folder, error)
     except Exception:  # the routes of Ray's dashboard are not documented, and may return anything

@@ -5,13 +5,15 @@ so that KubeRay runs it in the pods of a RayCluster.
 """
 
 import json
+import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
 
-from rayworks.cluster import _private
+from rayworks.cluster import _private as ray_internals
 from rayworks.cluster.host_and_port import host_and_port
+from rayworks.cluster.kubernetes import _private
 
 START_WHEN_TOLD = "start-when-told"
 """``ray start`` with the ``arguments`` and ``token`` that a line of its input names, as JSON. It imports Ray first."""
@@ -20,6 +22,8 @@ START_SECONDS = 120
 HEALTH_SECONDS = 60
 """How long ``ray health-check`` waits for the head, as Ray's own does. KubeRay repeats it every five seconds."""
 POLL_SECONDS = 0.2
+WITHOUT_CLIENT_SERVER = "RAYWORKS_WITHOUT_CLIENT_SERVER"
+"""The variable by which a head learns that no driver comes by ``ray://``: one more process of Python otherwise."""
 
 
 def main() -> None:
@@ -35,9 +39,10 @@ def main() -> None:
             return
         told = json.loads(line)
         if told["token"]:
-            _private.use_token(told["token"])
+            ray_internals.use_token(told["token"])
         arguments = ["start", *told["arguments"]]
-    _private.ray_command(arguments, seconds=START_SECONDS)
+    has_client_server = WITHOUT_CLIENT_SERVER not in os.environ
+    _private.ray_command(arguments, seconds=START_SECONDS, has_client_server=has_client_server)
 
 
 def head_to_wait_for(arguments: Sequence[str]) -> tuple[str, int] | None:

@@ -174,6 +174,8 @@ class KubeRayCluster:
 
     def dashboard(self) -> str | None:
         connection = self._connected()
+        if not connection.acquired.has_dashboard:
+            return None
         namespace, name = connection.acquired.api.namespace, connection.acquired.name
         head = routes.pod(connection.head)
         if self._settings.ray_dashboard_url:

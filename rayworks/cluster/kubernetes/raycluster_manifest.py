@@ -13,6 +13,7 @@ from typing import Any, cast
 from rayworks import storage
 from rayworks.cluster import tls
 from rayworks.cluster.kubernetes.kinds import RAYCLUSTER
+from rayworks.cluster.kubernetes.ray_command import WITHOUT_CLIENT_SERVER
 from rayworks.cluster.kubernetes.raycluster_shape import shape_problems
 from rayworks.errors import ParameterError
 
@@ -31,6 +32,8 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 RAY_CONTAINERS = ("ray-head", "ray-worker")
 PORTS = {"port": "6379", "ray-client-server-port": "10001", "dashboard-port": "8265"}
 """Where the driver and Ray's workers look for the head, by Ray's parameter. No two heads share a pod."""
+DASHBOARD = "include-dashboard"
+"""Ray's parameter. A head without a dashboard starts sooner, and needs half of the processor time for it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Needs:
     """0: the cluster belongs to this run alone."""
     job: tuple[str, str] | None = None
     """Name and UID of the run's Job. Kubernetes deletes the cluster with it."""
+    has_driver_in_a_pod: bool = False
+    """The driver joins the cluster, and does not need the head's client server."""
 
 
 def is_manifest(address: str | None) -> bool:
@@ -137,6 +142,11 @@ def _problems(manifest: Mapping[str, Any]) -> Iterator[str]:
     for name, port in PORTS.items():
         if str(parameters.get(name, port)) != port:
             yield f"spec.headGroupSpec.rayStartParams.{name} is {parameters[name]}: remove it, {port} is expected"
+    if not has_dashboard(manifest) and "readinessProbe" not in _ray_container(spec["headGroupSpec"]):
+        yield (
+            f"spec.headGroupSpec.rayStartParams.{DASHBOARD} is false, and its Ray container has no readinessProbe: "
+            "KubeRay's own asks the dashboard"
+        )
     restart = spec["headGroupSpec"]["template"]["spec"].get("restartPolicy", "Always")
     if restart != "Always":
         yield f"spec.headGroupSpec has restartPolicy {restart!r}: a head that exits would not restart"
@@ -146,6 +156,12 @@ def _problems(manifest: Mapping[str, Any]) -> Iterator[str]:
                 place = f"{path}.template.spec.containers[{number}]"
                 what = "is named as Ray's" if container.get("image") else "has no image"
                 yield f"{place} {what}: KubeRay runs Ray in the first container, put Ray's there"
+
+
+def has_dashboard(manifest: Mapping[str, Any]) -> bool:
+    """Return whether the head of a RayCluster runs Ray's dashboard."""
+    parameters = manifest["spec"]["headGroupSpec"].get("rayStartParams") or {}
+    return str(parameters.get(DASHBOARD, "true")).lower() not in ("0", "false", "f", "no", "n", "off")  # click's words
 
 
 def uses_tls(manifest: Mapping[str, Any]) -> bool:
@@ -217,6 +233,8 @@ def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
     else:
         if needs.flow_run_id:
             labels[FLOW_RUN_LABEL] = needs.flow_run_id
+        if needs.has_driver_in_a_pod:
+            _remove_client_server(cluster["spec"]["headGroupSpec"])
         if needs.job:
             name, uid = needs.job
             metadata.setdefault("ownerReferences", []).append(
@@ -228,6 +246,12 @@ def for_run(manifest: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
         if needs.flow_run_id and not needs.idle_seconds:
             group["template"].setdefault("metadata", {}).setdefault("labels", {})[FLOW_RUN_LABEL] = needs.flow_run_id
     return cluster
+
+
+def _remove_client_server(head: dict[str, Any]) -> None:
+    """Let the head start none, unless the manifest wants one. Ray has no parameter for it, only for the port."""
+    if "ray-client-server-port" not in (head.get("rayStartParams") or {}):
+        _ray_container(head).setdefault("env", []).append({"name": WITHOUT_CLIENT_SERVER, "value": "1"})
 
 
 def _groups(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -23,6 +23,10 @@ from rayworks.errors import DataError
 LONGEST_RECORD = 8 << 20  # bytes in which a quote must close
 LINE = re.compile(rb"[^\r\n]*+(?:\r\n?|\n)")
 NOT_CLOSED = "a quote in this line does not close"
+ESCAPED = (
+    "a quoted value goes on after a quote with a backslash before it: double the quotes in values, "
+    "in Spark by .option('escape', '\"')"
+)
 LIKE_ROWS = "a quoted value holds lines that look like rows: a quote is missing"
 
 
@@ -46,6 +50,8 @@ class _Patterns:
     """A record whose last value is still open at the end of the text."""
     prose: re.Pattern[bytes]
     """A delimiter as in a sentence: before a blank or a line end."""
+    escaped: re.Pattern[bytes]
+    """A quote that a backslash seems to escape, as Spark writes it. The parser would end the value there."""
 
 
 def batches(uri: str, encoding: str) -> Iterator[Batch]:
@@ -108,7 +114,8 @@ def _patterns(delimiter: bytes, columns: int) -> _Patterns:
     # Atomic groups: repeated groups that are possessive match wrongly before Python 3.11.5 (python/cpython#106052).
     mark, line_end = re.escape(delimiter), rb"(?:\r\n?|\n)"
     plain = rb'[^"%b\r\n][^%b\r\n]*+' % (mark, mark)
-    within_line = rb'(?:"[^"\r\n]*+(?>(?:""[^"\r\n]*+)*)"[^%b\r\n]*+|%b|)' % (mark, plain)
+    after_quote = rb'(?:(?<!\\")[^%b\r\n]*+|(?=[%b\r\n]))' % (mark, mark)
+    within_line = rb'(?:"[^"\r\n]*+(?>(?:""[^"\r\n]*+)*)"%b|%b|)' % (after_quote, plain)
     quoted = rb'"[^"]*+(?>(?:""[^"]*+)*)'
     field = rb'(?:%b"(?=[%b\r\n])|%b|)' % (quoted, mark, plain)
     return _Patterns(
@@ -120,15 +127,17 @@ def _patterns(delimiter: bytes, columns: int) -> _Patterns:
         ),
         open_quote=re.compile(rb"(?>(?:%b%b){0,%d})%b\Z" % (field, mark, columns - 1, quoted)),
         prose=re.compile(rb"%b(?=\s)" % mark),
+        escaped=re.compile(rb'\\"(?=[^"%b\r\n])' % mark),
     )
 
 
 def _batch(text: bytes, row: int, header: _Header, patterns: _Patterns, *, is_last: bool) -> tuple[Batch, bytes]:
     """The records of ``text``, and the rest of it whose last value is not closed yet."""
     lines = text_files.lines_in(text)
-    rows, malformed = _parsed(text, row, header)
-    if len(rows) + len(malformed) == lines and patterns.records.fullmatch(_last_line(text)):
-        return Batch(rows, row, lines, malformed), b""  # as many records as lines: each is one line
+    if not patterns.escaped.search(text):
+        rows, malformed = _parsed(text, row, header)
+        if len(rows) + len(malformed) == lines and patterns.records.fullmatch(_last_line(text)):
+            return Batch(rows, row, lines, malformed), b""  # as many records as lines: each is one line
     records = _Records(patterns, row)
     rest = records.split(text, is_last=is_last)
     rows, malformed = _parsed(b"".join(records.sound), 0, header)
@@ -195,7 +204,8 @@ class _Records:
                 return text[position:]
             end = found.end() if record else cast(re.Match[bytes], LINE.match(text, position)).end()
             for line in text[position:end].splitlines():
-                self._reject(line, LIKE_ROWS if record else NOT_CLOSED)
+                is_escaped = self._patterns.escaped.search(line)
+                self._reject(line, LIKE_ROWS if record else ESCAPED if is_escaped else NOT_CLOSED)
             start = position = end
         self.sound.append(text[start:])
         return b""

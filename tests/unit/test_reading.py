@@ -164,6 +164,13 @@ def table_with(lines: dict[int, str], end: str = "\n") -> bytes:
         ({100: '100,"5 inch pipe,6,0', 150: "150,6", 299: "299"}, {"does not close": 1, "values instead": 2}),
         ({100: '100,"5 inch pipe,6,0', 103: '103,7 inch",6,0'}, {"look like rows": 4}),
         ({100: '100,5" pipe,6,0', 101: '101,"a "b" c",6,0'}, {}),
+        # As Spark writes quotes. The parser would end the value at them, and read 5\ pipe".
+        ({100: r'100,"5\" pipe",6,0', 299: r'299,"5\" pipe, new",6,0'}, {"a backslash before it": 2}),
+        (
+            {100: r'100,"5\" pipe",6,0', 101: r'101,"a\", 6",6,0', 102: '102,"5 inch,6,0'},
+            {"backslash": 1, "values instead": 1, "close": 1},
+        ),
+        ({100: r'100,"C:\",6,0', 101: r'101,"a\""b",6,0', 102: r"102,{\"a\": 1},6,0"}, {}),
     ],
 )
 def test_a_quote_that_does_not_close_costs_its_own_line_alone(

@@ -1,7 +1,8 @@
 """A RayCluster manifest, and what a run adds to it. Pure: dictionaries in, dictionaries out.
 
 The manifest is KubeRay's own (``ray.io/v1``) and is used unchanged: pods, resources, tolerations, affinity and
-autoscaling are its fields. A run adds an image to Ray containers without one, labels, and an owner.
+autoscaling are its fields. A run adds an image to Ray containers without one, labels, an owner, and to a head that no
+driver reaches from outside a variable that says so.
 """
 
 import copy

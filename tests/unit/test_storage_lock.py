@@ -108,7 +108,7 @@ def test_a_lock_that_is_kept_outlasts_its_lease_and_others_are_told_who_holds_it
     with ThreadPoolExecutor(1) as pool:
         with storage_lock.kept(lock, told.append) as first:
             waiting = pool.submit(wait_and_keep)
-            eventually(lambda: first.lock.number > 4, 60, "it is not renewed")
+            eventually(lambda: first.lock.number > 4, 200, "it is not renewed")
             first.check()
             events.append("first ends")
         waiting.result(timeout=60)

@@ -239,22 +239,23 @@ def replaced(owner: ModuleType | type, **attributes: Any) -> Generator[None]:
             setattr(owner, name, value)
 
 
-def dashboard_address(node: Any = None) -> str | None:
+def dashboard_address(node: Any = None, seconds: float | None = None) -> str | None:
     """Wait for the dashboard of a head's node, and return its address; None if there is none.
 
     It is stored for other drivers as well, as Ray would have done before it started the node.
 
     Args:
         node: The node, of ``ray._private.node``. By default that of the Ray that this process has started.
+        seconds: How long to wait. By default as long as Ray does.
 
     Raises:
-        TimeoutError: It does not listen after the time that Ray gives it, or has ended.
+        TimeoutError: It does not listen in time, or has ended.
     """
     from ray._private import ray_constants, worker
 
     node = node or cast(Any, worker)._global_node
     gcs, namespace = node.get_gcs_client(), ray_constants.KV_NAMESPACE_DASHBOARD
-    deadline = time.monotonic() + ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S
+    deadline = time.monotonic() + (seconds or ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S)
     for dashboard in node.all_processes.get(ray_constants.PROCESS_TYPE_DASHBOARD, []):
         while not (address := gcs.internal_kv_get(ray_constants.DASHBOARD_ADDRESS.encode(), namespace)):
             if dashboard.process.poll() is not None or time.monotonic() > deadline:

@@ -11,6 +11,9 @@ from typing import Any, cast
 
 from rayworks.cluster import _private
 
+DASHBOARD_SECONDS = 600
+"""How long a head's dashboard may take until it listens. Nothing waits for it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,6 +76,6 @@ def dashboard_beside_node() -> Generator[None]:
 
 def _store_dashboard_address(node: Any) -> None:
     try:
-        _private.dashboard_address(node)
+        _private.dashboard_address(node, DASHBOARD_SECONDS)
     except TimeoutError as error:
         logger.warning("Ray runs without its dashboard: %s", error)

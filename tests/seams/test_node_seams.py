@@ -99,7 +99,7 @@ def test_a_node_without_cpus_keeps_workers_for_its_next_tasks():
     import os
     import ray
 
-    ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=0, include_dashboard=False, log_to_driver=False)
 
     @ray.remote(num_cpus=0)
     class Meeting:  # of three workers, so that none of them gets two tasks

@@ -18,10 +18,18 @@ def data_parallel_trainer() -> Any:
     The public trainers, ``XGBoostTrainer`` and ``TorchTrainer``, subclass it for one framework each. A loop without a
     process group has no public trainer in Ray Train V2 (``ray.train.data_parallel_trainer`` is V1's), and with this
     one the process group is an argument. It is marked ``DeveloperAPI``.
+
+    It gives the workers no datasets of Ray Data. Ray Train would start a process for them, and import Ray Data in each
+    worker, also where the trainer is given none.
     """
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    return DataParallelTrainer
+    class TrainerWithoutDatasets(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+    return TrainerWithoutDatasets
 
 
 def failure_config(start_attempts: int) -> Any:

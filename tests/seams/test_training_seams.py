@@ -22,7 +22,7 @@ def test_the_trainer_of_any_process_group_is_the_base_of_ray_trains_own():
     from ray.train.xgboost import XGBoostTrainer
 
     trainer = _private.data_parallel_trainer()
-    assert issubclass(XGBoostTrainer, trainer)
+    assert issubclass(XGBoostTrainer, trainer.__base__)
     created = trainer(
         lambda config: None,
         train_loop_config={"job": 1},
@@ -36,6 +36,16 @@ def test_the_trainer_of_any_process_group_is_the_base_of_ray_trains_own():
 def test_a_trainer_that_cannot_start_its_workers_gives_up():
     config = _private.failure_config(10)
     assert (config.max_failures, config.controller_failure_limit) == (0, 10)
+
+
+def test_ray_train_handles_datasets_in_a_callback_that_the_trainer_leaves_out():
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+
+    trainer = _private.data_parallel_trainer()(lambda config: None, backend_config=None)
+    all_callbacks = [type(callback) for callback in super(type(trainer), trainer)._create_default_callbacks()]
+    assert DatasetsCallback in all_callbacks
+    all_callbacks.remove(DatasetsCallback)
+    assert [type(callback) for callback in trainer._create_default_callbacks()] == all_callbacks
 
 
 def test_ray_train_changes_the_working_directory_of_its_workers_unless_a_variable_says_otherwise():

@@ -141,7 +141,7 @@ def bare_job(installation: Installation, file: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(1800)
 def test_seconds_to_the_first_task(installation: Installation) -> None:
-    installation.write_manifest(CLUSTER)
+    installation.write_manifest(CLUSTER, has_dashboard=True)
     # As deployments/kubernetes/base/raycluster.yaml has it: an idle worker of a warm cluster stays for a minute.
     script = f"sed -i 's/idleTimeoutSeconds: 15/idleTimeoutSeconds: 60/' {installation.manifest(CLUSTER)}"
     installation.on_storage(script)
@@ -176,7 +176,7 @@ def test_seconds_to_the_first_task(installation: Installation) -> None:
 
 @pytest.mark.timeout(1800)
 def test_tasks_per_second(installation: Installation) -> None:
-    installation.write_manifest(CLUSTER)
+    installation.write_manifest(CLUSTER, has_dashboard=True)
     run = runs.start_flow_run(installation, 1, cluster_name=CLUSTER, RAYWORKS_RAY_IDLE_SECONDS="300")
     assert run.wait_for_end() == "COMPLETED"
     [cluster] = run.ray.clusters()

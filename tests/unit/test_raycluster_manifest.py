@@ -155,9 +155,9 @@ def test_a_shared_cluster_has_a_digest_of_manifest_and_image(manifest: dict[str,
         (
             lambda m: (
                 m["spec"]["headGroupSpec"]["rayStartParams"].update({"include-dashboard": "false"}),
-                containers(m)[0].pop("readinessProbe"),
+                containers(m)[0].pop("livenessProbe"),
             ),
-            "include-dashboard is false, and its Ray container has no readinessProbe: KubeRay's own asks the dashboard",
+            "include-dashboard is false, and its Ray container has no livenessProbe: KubeRay's own asks the dashboard",
         ),
         (lambda m: m["spec"].update(suspend=True), "spec.suspend is true, and no label kueue.x-k8s.io/queue-name"),
         (

@@ -1,10 +1,8 @@
 """A Ray that wants a token is joined where its token lies on the machine; else the error says so within seconds."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rayworks.free_port import free_port
+from tests.ray_head import ray_head
 
 JOIN = """
 import sys
@@ -67,28 +66,11 @@ def home(folder: Path, token: str | None) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def guarded_ray() -> Iterator[GuardedRay]:
-    folder = Path(tempfile.mkdtemp(prefix="rayworks-"))  # a short path, for the sockets of Ray
-    gcs, client = free_port(), free_port()
-    ports = (f"--port={gcs}", f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1")
-    command = (
-        Path(sys.executable).parent / "ray",
-        "start",
-        "--head",
-        "--block",
-        *ports,
-        f"--temp-dir={folder / 'ray'}",
-    )
-    options = ("--num-cpus=1", "--include-dashboard=false", "--object-store-memory=100000000")
-    head = subprocess.Popen([*command, *options], env=home(folder, "a" * 32), stdout=subprocess.PIPE, text=True)
-    assert head.stdout
-    for line in head.stdout:
-        if "Ray runtime started" in line:
-            break
-    yield GuardedRay(f"127.0.0.1:{gcs}", f"ray://127.0.0.1:{client}", folder)
-    head.terminate()
-    head.communicate(timeout=60)
-    shutil.rmtree(folder)
+def guarded_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRay]:
+    folder, client = tmp_path_factory.mktemp("homes"), free_port()
+    options = ("--num-cpus=1", "--include-dashboard=false", f"--ray-client-server-port={client}")
+    with ray_head(*options, env=home(folder, "a" * 32)) as head:
+        yield GuardedRay(f"127.0.0.1:{head.port}", f"ray://127.0.0.1:{client}", folder)
 
 
 def join(address: str, environment: dict[str, str]) -> tuple[str, float]:

@@ -1,12 +1,9 @@
 """A flow on an existing Ray cluster: its tasks run there, and the cluster goes on running."""
 
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +12,7 @@ import pytest
 
 from rayworks.cluster.kubernetes.driver_node import DriverNode
 from rayworks.free_port import free_port
+from tests.ray_head import ray_head
 from tests.waiting import eventually
 
 PROGRAM = """
@@ -51,37 +49,15 @@ def is_open(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A Ray head, ended by its process group: `ray stop` would end every Ray of the machine."""
-    port, client_port, dashboard_port = (free_port() for _ in range(3))
-    # A short path, for Ray's sockets. Not in /tmp/ray, where every ray.init would find this head.
-    folder = tempfile.mkdtemp(prefix="rayworks-")
-    command = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--temp-dir={folder}"),
-        *("--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client_port}"),
-        *(f"--dashboard-port={dashboard_port}", "--include-dashboard=false", "--disable-usage-stats"),
-        "--object-store-memory=100000000",
-    ]
-    log = (tmp_path_factory.mktemp("head") / "log").open("w+")
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        for listening in (port, client_port):
-            eventually(
-                lambda listening=listening: process.poll() is not None or is_open(listening),
-                60,
-                "the head never listened",
-            )
-        assert process.poll() is None, log.seek(0) or log.read()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        raylet = next(int(child) for child in children if "raylet/raylet" in Path(f"/proc/{child}/cmdline").read_text())
-        yield Head(port, client_port, raylet)
-    finally:
-        process.send_signal(signal.SIGTERM)  # --block ends what it started
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+def head() -> Iterator[Head]:
+    client_port = free_port()
+    ports = (f"--ray-client-server-port={client_port}", f"--dashboard-port={free_port()}")
+    options = ("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", *ports)
+    with ray_head(*options, env=os.environ) as started:
+        for listening in (started.port, client_port):
+            eventually(lambda listening=listening: is_open(listening), 60, "the head never listened")
+        raylet = next(pid for pid, command in started.processes.items() if "raylet/raylet" in command)
+        yield Head(started.port, client_port, raylet)
 
 
 def run_program(prefect_api: str, folder: Path, address: str) -> subprocess.CompletedProcess[str]:

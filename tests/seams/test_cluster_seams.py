@@ -1,10 +1,7 @@
 """What ``rayworks/cluster/_private.py`` uses of Ray still exists and still works as it says. Starts no Ray cluster."""
 
-import importlib.util
-import mmap
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -19,23 +16,7 @@ from rayworks import ray_error
 from rayworks.cluster import _private
 from rayworks.cluster.embedded import EmbeddedRay
 from rayworks.cluster.kubernetes import worker_groups
-
-RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
-
-
-def source(path: str) -> str:
-    return (RAY / path).read_text()
-
-
-def in_binary(path: str, text: str) -> bool:
-    with (RAY / path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(text.encode()) >= 0
-
-
-def in_a_fresh_python(code: str, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+from tests.seams.installed_ray import in_a_fresh_python, in_binary, source
 
 
 @pytest.mark.parametrize("binary", ["_raylet.so", "core/src/ray/raylet/raylet"])

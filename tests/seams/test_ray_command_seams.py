@@ -2,17 +2,11 @@
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from unittest import mock
 
 import httpx
@@ -22,59 +16,29 @@ from rayworks.cluster import _private as ray_internals
 from rayworks.cluster.kubernetes import _private
 from rayworks.cluster.kubernetes.ray_command import WITHOUT_CLIENT_SERVER
 from rayworks.free_port import free_port
+from tests.ray_head import RayHead, ray_head
+from tests.seams.installed_ray import in_a_fresh_python, source
 from tests.waiting import eventually
 
-RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
+COMMAND = (sys.executable, "-m", "rayworks.cluster.kubernetes.ray_command")
 START_SECONDS = 120
-OPTIONS = ("--head", "--block", "--num-cpus=0", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000")
 
 
-def source(path: str) -> str:
-    return (RAY / path).read_text()
+def head(*options: str, **env: str) -> contextlib.AbstractContextManager[RayHead]:
+    """A head as KubeRay starts one."""
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **env}
+    options = ("--num-cpus=0", "--dashboard-agent-listen-port=0", *options)
+    return ray_head(*options, env=env, command=COMMAND, seconds=START_SECONDS)
 
 
-def in_a_fresh_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def head(*options: str, **env: str) -> Iterator[tuple[str, str]]:
-    """A head that has started as KubeRay starts one: its address, and the commands of its processes."""
-    folder, port = Path(tempfile.mkdtemp(prefix="rayworks-")), free_port()  # a short path, for the sockets of Ray
-    command = [sys.executable, "-m", "rayworks.cluster.kubernetes.ray_command", "start", *OPTIONS, f"--port={port}"]
-    command += [f"--temp-dir={folder}/ray", "--dashboard-agent-listen-port=0", *options]
-    env = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **env}
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=os.environ | env, stdout=output, stderr=output, start_new_session=True, text=True
-        )
-    try:
-        eventually(
-            lambda: ray_internals.NODE_STARTED in log.read_text() or process.poll() is not None,
-            START_SECONDS,
-            log.read_text,
-        )
-        assert process.poll() is None, log.read_text()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield f"127.0.0.1:{port}", "\n".join(Path(f"/proc/{child}/cmdline").read_text() for child in children)
-    finally:
-        process.send_signal(signal.SIGTERM)  # --block ends what it started
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def stored(address: str, name: str) -> str | None:
+def stored(head: RayHead, name: str) -> str | None:
     """What the GCS of a head stores about its dashboard."""
     from ray._private import ray_constants
     from ray._raylet import GcsClient
 
-    value = GcsClient(address=address).internal_kv_get(name.encode(), ray_constants.KV_NAMESPACE_DASHBOARD)
+    value = GcsClient(address=f"127.0.0.1:{head.port}").internal_kv_get(
+        name.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+    )
     return value.decode() if value else None
 
 
@@ -160,17 +124,18 @@ def test_a_head_goes_on_before_its_dashboard_listens(monkeypatch: pytest.MonkeyP
 def test_a_head_stores_the_address_of_its_dashboard_once_it_listens():
     dashboard, client = free_port(), free_port()
     ports = (f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
-    with head(*ports) as (address, processes):
-        assert "ray.util.client.server" in processes
-        url = eventually(lambda: stored(address, "webui:url"), START_SECONDS)
-        assert url == stored(address, "dashboard") == f"127.0.0.1:{dashboard}"
+    with head(*ports) as started:
+        assert "ray.util.client.server" in "".join(started.processes.values())
+        url = eventually(lambda: stored(started, "webui:url"), START_SECONDS)
+        assert url == stored(started, "dashboard") == f"127.0.0.1:{dashboard}"
         assert httpx.get(f"http://{url}/api/version").json()["ray_version"] == importlib.metadata.version("ray")
 
 
 def test_a_head_without_dashboard_and_client_server_has_no_process_for_them():
-    with head("--include-dashboard=false", **{WITHOUT_CLIENT_SERVER: "1"}) as (address, processes):
+    with head("--include-dashboard=false", **{WITHOUT_CLIENT_SERVER: "1"}) as started:
+        processes = "".join(started.processes.values())
         assert "gcs_server" in processes
         assert "dashboard/dashboard.py" not in processes
         assert "ray.util.client.server" not in processes
         # The state API fails at once: it finds that nothing listens, not that there is no address yet.
-        assert stored(address, "dashboard") == "127.0.0.1:0"
+        assert stored(started, "dashboard") == "127.0.0.1:0"

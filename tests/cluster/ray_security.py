@@ -22,7 +22,9 @@ def secured(manifest: dict[str, Any], image: str, redis: str) -> dict[str, Any]:
         image: Of the container that makes certificates.
         redis: The address of a Redis.
     """
-    of_pod, variables = (yaml.safe_load(block.text) for block in blocks("yaml", [ROOT / "docs/kubernetes.md"]))
+    of_pod, variables = (
+        yaml.safe_load(block.text) for block in blocks("yaml", [ROOT / "docs/kubernetes.md"]) if "tls" in block.text
+    )
     of_pod["initContainers"][0]["image"] = image
     mount = {"name": "tls", "mountPath": "/tls"}
     cluster = copy.deepcopy(manifest)

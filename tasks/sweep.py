@@ -16,9 +16,9 @@ def sweep(namespace: str | None = None) -> list[str]:
         get_run_logger().info("Flow runs use no RayClusters: RAYWORKS_RAY_ADDRESS is not a manifest")
         return []
     swept = sweep_clusters(storage_uri=settings.storage_uri, namespace=namespace)
-    for flow_run_id, last_renewal in swept.lost_runs.items():
-        if name := report_crashed_flow_run(flow_run_id, last_renewal):
+    for flow_run_id, last_seen in swept.lost_runs.items():
+        if name := report_crashed_flow_run(flow_run_id, last_seen):
             get_run_logger().warning(
-                f"The flow run {name} is Crashed: its Lease was last renewed at {last_renewal:%H:%M:%S} UTC"
+                f"The flow run {name} is Crashed: there is no sign of it since {last_seen:%H:%M:%S} UTC"
             )
     return swept.deleted

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SERVER_AWAY_SECONDS = 180.0
+"""How long a pod that is told to end waits for the Prefect server. ``work-pool.json`` gives it two minutes more."""
+
 SERVER_ENVIRONMENT = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """What Prefect sets for its own temporary server (``SubprocessASGIServer._run_uvicorn_command``): a single application,
 without the UI and the services that only a lasting server needs."""
@@ -203,7 +206,7 @@ async def supervise_flow_run(engine: "Process", is_given_up: "Callable[[FlowRun]
 
     async def state_of_given_up(client: "PrefectClient", flow_run_id: "UUID") -> "State[Any] | None":
         try:
-            flow_run = await client.read_flow_run(flow_run_id)
+            flow_run = await _read_when_the_server_responds(client, flow_run_id)
         except Exception:
             logger.warning("The flow run cannot be read. It is scheduled again.", exc_info=True)
             return None
@@ -212,7 +215,46 @@ async def supervise_flow_run(engine: "Process", is_given_up: "Callable[[FlowRun]
     command.__dict__.update(
         WorkspaceResolvingEngineCommandStarter=Starter, _final_state_blocking_reschedule=state_of_given_up
     )
+    _observe_cancellation_through_outages()
     await command.execute()
+
+
+def _observe_cancellation_through_outages() -> None:
+    """Let this process notice that its flow run is cancelled however long the Prefect server was away before.
+
+    When its websocket has failed, Prefect's observer asks every ten seconds, and gives up after three failures
+    (``prefect._internal.observers``). *Cancel* would then leave the flow run working.
+    """
+    from prefect._internal import observers
+    from prefect.utilities.services import critical_service_loop
+
+    polled_for_a_day = functools.partial(critical_service_loop, consecutive=24 * 60 * 6)
+    observers.__dict__.update(critical_service_loop=polled_for_a_day)
+
+
+async def _read_when_the_server_responds(client: "PrefectClient", flow_run_id: "UUID") -> "FlowRun":
+    """Read a flow run whose pod is told to end. Nobody else schedules it again, and Prefect's client gives up sooner.
+
+    Raises:
+        httpx.HTTPError: The server does not respond for :data:`SERVER_AWAY_SECONDS`.
+        prefect.exceptions.ObjectNotFound: It does not know the flow run.
+    """
+    import anyio
+    import httpx
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    end, is_told = anyio.current_time() + SERVER_AWAY_SECONDS, False
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # their pauses grow to half a minute
+        while True:
+            try:
+                return await client.read_flow_run(flow_run_id)
+            except httpx.HTTPError as error:
+                if anyio.current_time() > end:
+                    raise
+                if not is_told:
+                    logger.warning("The flow run is scheduled again when the Prefect server responds: %r", error)
+                is_told = True
+                await anyio.sleep(2)
 
 
 def run_supervised_engine() -> None:

@@ -13,11 +13,11 @@ EVICTION_SECONDS = 10.0
 
 
 def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None:
-    """Mark a flow run as Crashed if it was running at ``last_seen`` and has not changed its state since.
+    """Mark a flow run as Crashed if it had a process at ``last_seen`` and has not changed its state since.
 
     Args:
         flow_run_id: ID of the flow run.
-        last_seen: When the flow run last renewed its Lease, with a time zone.
+        last_seen: When its process was last known to work, with a time zone.
 
     Returns:
         The name of the flow run; None when it has ended, has started again, or is not known to the server.
@@ -27,14 +27,14 @@ def report_crashed_flow_run(flow_run_id: str, last_seen: datetime) -> str | None
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    running = (StateType.RUNNING, StateType.CANCELLING)
+    active = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
     with get_client(sync_client=True) as client:
         try:
             flow_run = client.read_flow_run(UUID(flow_run_id))
         except ObjectNotFound:
             return None
         state = flow_run.state
-        if state is None or state.type not in running or state.timestamp > last_seen:
+        if state is None or state.type not in active or state.timestamp > last_seen:
             return None
         message = f"No sign of the run since {last_seen:%H:%M:%S} UTC: its pod was killed, or its node is lost."
         client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)

@@ -121,20 +121,24 @@ def installation(overlay: tuple[Namespace, Path]) -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="session")
-def run_over_a_restart(installation: Installation) -> FlowRun:
-    """A run that works for longer than two renewals of its lease; while it works, the Prefect server was restarted.
+def runs_over_a_restart(installation: Installation) -> list[FlowRun]:
+    """Two runs that worked when the Prefect server was restarted. The pod of the second was deleted meanwhile.
 
-    It ends by itself: the process that started it may have ended by then.
+    The first works for longer than two renewals of its lease. Both end by themselves: the process that started them may
+    have ended by then.
     """
 
-    def create() -> dict[str, str]:
-        run = runs.start_flow_run(installation, runs.TWO_RENEWALS_SECONDS)
-        run.wait_for("second.started")
-        installation.namespace.kubectl("rollout", "restart", "deployment/prefect-server")
-        installation.namespace.kubectl("rollout", "status", "deployment/prefect-server", f"--timeout={START_SECONDS}s")
-        return {"id": run.id, "folder": run.folder, "cluster_name": str(run.cluster_name)}
+    def create() -> list[dict[str, str]]:
+        started = [runs.start_flow_run(installation, runs.TWO_RENEWALS_SECONDS) for _ in range(2)]
+        for run in started:
+            run.wait_for("second.started")
+        kubectl = installation.namespace.kubectl
+        kubectl("rollout", "restart", "deployment/prefect-server")
+        kubectl("delete", "pod", f"--selector=prefect.io/flow-run-id={started[1].id}", "--wait=false")
+        kubectl("rollout", "status", "deployment/prefect-server", f"--timeout={START_SECONDS}s")
+        return [{"id": run.id, "folder": run.folder, "cluster_name": str(run.cluster_name)} for run in started]
 
-    return FlowRun(installation, **shared.created_once("run-over-a-restart", create))
+    return [FlowRun(installation, **run) for run in shared.created_once("runs-over-a-restart", create)]
 
 
 @pytest.fixture

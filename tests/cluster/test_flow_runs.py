@@ -17,14 +17,27 @@ StartFlowRun = Callable[..., FlowRun]
 
 @pytest.mark.xdist_group("prefect-server")
 @pytest.mark.minutes(5)
-def test_a_run_works_on_while_the_prefect_server_restarts(run_over_a_restart: FlowRun):
-    assert run_over_a_restart.state()["type"] == "RUNNING"
+def test_a_run_works_on_while_the_prefect_server_restarts(runs_over_a_restart: list[FlowRun]):
+    assert runs_over_a_restart[0].state()["type"] == "RUNNING"
+
+
+@pytest.mark.xdist_group("prefect-server")
+@pytest.mark.minutes(5)
+def test_a_run_whose_pod_is_evicted_while_the_prefect_server_restarts_continues_by_itself_at_its_unfinished_stage(
+    runs_over_a_restart: list[FlowRun],
+):
+    run = runs_over_a_restart[1]
+    eventually(lambda: run.state()["type"] == "COMPLETED", START_SECONDS, "it did not complete", every=1)
+    assert (run.count("first.started"), run.count("second.started")) == (1, 2)
+    run.ray.assert_deleted()
 
 
 @pytest.mark.last
 @pytest.mark.minutes(7)
-def test_a_run_outlives_a_restart_of_the_prefect_server_by_two_renewals_of_its_lease(run_over_a_restart: FlowRun):
-    run = run_over_a_restart
+def test_a_run_outlives_a_restart_of_the_prefect_server_by_two_renewals_of_its_lease(
+    runs_over_a_restart: list[FlowRun],
+):
+    run = runs_over_a_restart[0]
     assert run.wait_for_end(TWO_RENEWALS_SECONDS) == "COMPLETED", run.log()
     assert "renewal failed" not in run.log()
     # The server stores the states of task runs a moment later than that of their flow run.
@@ -38,17 +51,6 @@ def test_a_run_that_is_cancelled_in_the_ui_leaves_no_cluster_behind(start_flow_r
     run.wait_for("second.started")
     run.set_state(type="CANCELLING")
     assert run.wait_for_end() == "CANCELLED"
-    run.ray.assert_deleted()
-
-
-def test_a_run_whose_pod_is_evicted_continues_by_itself_at_its_unfinished_stage(
-    installation: Installation, start_flow_run: StartFlowRun
-):
-    run = start_flow_run(600)
-    run.wait_for("second.started")
-    installation.namespace.kubectl("delete", "pod", f"--selector=prefect.io/flow-run-id={run.id}", "--wait=false")
-    eventually(lambda: run.state()["type"] == "COMPLETED", START_SECONDS, "it did not complete", every=1)
-    assert (run.count("first.started"), run.count("second.started")) == (1, 2)
     run.ray.assert_deleted()
 
 

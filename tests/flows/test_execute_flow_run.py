@@ -1,5 +1,6 @@
 """``rayworks.prefect_api.execute_flow_run`` runs the flow run of a pod, and reports how it ended."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -7,9 +8,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from prefect._internal import observers
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.states import Cancelling, State
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelling, Running, State
 
+from rayworks.prefect_api import _private
+from tests.forwarder import Forwarder
 from tests.waiting import eventually
 
 FLOWS = """
@@ -83,6 +88,10 @@ def test_a_flow_run_that_was_cancelled_before_it_started_does_not_start(client: 
     assert not (tmp_path / "seen").exists()
 
 
+# As Prefect's worker sets it for a Job that Kubernetes does not repeat.
+OF_A_JOB = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "RAYWORKS_JOB_NAME": "first"}
+
+
 def evicted(client: SyncPrefectClient, folder: Path, job: str | None = None) -> tuple[State, str]:
     """Evict the pod of a flow run that waits; return its last state, and what the process printed.
 
@@ -92,9 +101,7 @@ def evicted(client: SyncPrefectClient, folder: Path, job: str | None = None) -> 
         job: The Job that the worker has started last for the flow run, as the server knows it; the pod's is ``first``.
     """
     run_id = created(client, folder, "waits")
-    # As Prefect's worker sets it for a Job that Kubernetes does not repeat.
-    environment = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule", "RAYWORKS_JOB_NAME": "first"}
-    with started(client, run_id, **environment) as process:
+    with started(client, run_id, **OF_A_JOB) as process:
         eventually((folder / "seen").exists, 60)
         if job:
             client.update_flow_run(run_id, infrastructure_pid=f"namespace:{job}")
@@ -114,6 +121,56 @@ def test_a_flow_run_whose_pod_is_evicted_is_scheduled_again(client: SyncPrefectC
 def test_a_flow_run_that_runs_in_another_pod_is_not_scheduled_again(client: SyncPrefectClient, tmp_path: Path):
     state, output = evicted(client, tmp_path, "second")
     assert state.is_running(), (state, output)
+
+
+def test_a_flow_run_whose_pod_is_evicted_while_the_server_is_away_is_scheduled_when_it_responds(
+    client: SyncPrefectClient, tmp_path: Path
+):
+    run_id = created(client, tmp_path, "waits")
+    impatient = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # Prefect's client gives up at once, not after a minute
+    with (
+        Forwarder(str(client.api_url)) as forwarder,
+        started(client, run_id, **OF_A_JOB, **impatient, PREFECT_API_URL=forwarder.url) as process,
+    ):
+        eventually((tmp_path / "seen").exists, 60)
+        forwarder.is_away.set()
+        process.terminate()
+        assert process.stdout is not None
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if "is scheduled again when the Prefect server responds" in line:
+                forwarder.is_away.clear()
+        assert process.wait(60) == 0, printed
+    state = client.read_flow_run(run_id).state
+    assert state is not None
+    assert state.is_scheduled(), (state, printed)
+
+
+def test_a_cancelled_flow_run_is_noticed_after_the_server_was_away_for_longer_than_prefect_asks(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run_id = created(client, tmp_path, "waits")
+    for state in (Running(), Cancelling()):  # one that does not run is cancelled at once
+        client.set_flow_run_state(run_id, state, force=True)
+    monkeypatch.setattr(observers, "critical_service_loop", observers.__dict__["critical_service_loop"])  # for its end
+    _private._observe_cancellation_through_outages()
+    noticed: list[UUID] = []
+
+    async def observe(forwarder: Forwarder) -> None:
+        async with observers.FlowRunCancellingObserver(noticed.append, polling_interval=0.1) as observer:
+            observer.add_in_flight_flow_run_id(run_id)
+            refused = forwarder.refused
+            while not noticed:
+                await asyncio.sleep(0.1)
+                if forwarder.refused > refused + 3:  # Prefect gives up after three
+                    forwarder.is_away.clear()
+
+    with Forwarder(str(client.api_url)) as forwarder:
+        forwarder.is_away.set()
+        with temporary_settings({PREFECT_API_URL: forwarder.url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            asyncio.run(asyncio.wait_for(observe(forwarder), 60))
+    assert noticed == [run_id]
 
 
 def test_an_unknown_flow_run_is_an_error_and_leaves_no_process(client: SyncPrefectClient):

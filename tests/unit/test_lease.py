@@ -1,4 +1,4 @@
-"""Which RayClusters the sweep deletes, and which it leaves, by their Leases."""
+"""Which RayClusters the sweep deletes and which it leaves, by their Leases, and which flow runs it finds lost."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rayworks.cluster.kubernetes.lease import DriverLease, is_abandoned, lost_runs
+from rayworks.cluster.kubernetes.sweep import runs_on_lost_nodes
 from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -71,6 +72,17 @@ def test_a_run_is_lost_when_none_of_its_leases_is_renewed():
         lease(90),
     ]
     assert lost_runs(leases, NOW) == {"lost": NOW - timedelta(seconds=90)}
+
+
+def test_a_run_is_lost_when_its_pod_exists_after_the_time_that_it_had_to_end():
+    def pod(run: str, deleted: float | None) -> dict[str, Any]:
+        deletion = (
+            {} if deleted is None else {"deletionTimestamp": ago(deleted - 300), "deletionGracePeriodSeconds": 300}
+        )
+        return {"metadata": {"labels": {"prefect.io/flow-run-id": run}, **deletion}}
+
+    pods = [pod("lost", 400), pod("ends", 290), pod("about to be killed", 310), pod("works", None)]
+    assert runs_on_lost_nodes(pods, NOW) == {"lost": NOW - timedelta(seconds=400)}
 
 
 def test_an_unexpected_error_does_not_end_the_renewals(

@@ -2,17 +2,21 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rayworks.cluster.kubernetes import post_mortem, raycluster_manifest
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
 from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
-from rayworks.cluster.kubernetes.lease import RENEW_SECONDS, is_abandoned, last_used, lost_runs
+from rayworks.cluster.kubernetes.lease import LEASE_SECONDS, RENEW_SECONDS, is_abandoned, last_used, lost_runs
 from rayworks.cluster.kubernetes.objects import Object, is_being_deleted
 from rayworks.errors import ClusterError
 
 logger = logging.getLogger(__name__)
+
+PREFECT_FLOW_RUN_LABEL = "prefect.io/flow-run-id"
+"""Prefect's label for the pod that executes a flow run (``prefect_kubernetes``)."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Swept:
     deleted: list[str]
     """Names of the RayClusters that it deleted."""
     lost_runs: dict[str, datetime]
-    """Ids of the flow runs whose drivers are lost, each with the last renewal of its Lease."""
+    """Ids of the flow runs whose processes are lost, each with when that was last known to work."""
 
 
 def sweep(*, storage_uri: str, namespace: str | None = None) -> Swept:
@@ -37,8 +41,9 @@ def sweep(*, storage_uri: str, namespace: str | None = None) -> Swept:
     """
     api = KubernetesApi(namespace)
     try:
+        of_pods = runs_on_lost_nodes(api.pods(labels=PREFECT_FLOW_RUN_LABEL), datetime.now(UTC))
         if _is_clean(api):
-            return Swept([], {})
+            return Swept([], of_pods)
         # After an outage of the Kubernetes API no driver has renewed its Lease. Those that are alive do so before the
         # second check.
         time.sleep(RENEW_SECONDS * 1.5)
@@ -53,14 +58,29 @@ def sweep(*, storage_uri: str, namespace: str | None = None) -> Swept:
             if api.delete(RAYCLUSTER, name, uid=metadata["uid"], resource_version=metadata["resourceVersion"]):
                 logger.info("Deleted RayCluster %s/%s: unused for %.0f s", api.namespace, name, unused.total_seconds())
                 deleted.append(name)
-        return Swept(deleted, lost_runs(leases, now))
+        return Swept(deleted, of_pods | lost_runs(leases, now))
     except RefusedError as error:
         raise ClusterError(
             "the Kubernetes API refused to sweep",
             where=error.request,
             detail=str(error),
-            remedy="Grant get, list and delete of rayclusters and leases, and see docs/kubernetes.md",
+            remedy="Grant get, list and delete of rayclusters and leases, and list of pods, and see docs/kubernetes.md",
         ) from error
+
+
+def runs_on_lost_nodes(pods: Iterable[Object], now: datetime) -> dict[str, datetime]:
+    """Return the flow runs whose pods had to end and have not, each with when its pod was deleted.
+
+    Kubernetes deletes the pods of a node that does not respond, and then waits for the node. So does the Job of a flow
+    run (``podReplacementPolicy: Failed``): Prefect does not notice.
+    """
+    lost: dict[str, datetime] = {}
+    for metadata in (pod["metadata"] for pod in pods if is_being_deleted(pod)):
+        ends = datetime.fromisoformat(metadata["deletionTimestamp"])  # by then it is killed
+        if now - ends > timedelta(seconds=LEASE_SECONDS):
+            grace = timedelta(seconds=metadata["deletionGracePeriodSeconds"])
+            lost[metadata["labels"][PREFECT_FLOW_RUN_LABEL]] = ends - grace
+    return lost
 
 
 def _managed(api: KubernetesApi) -> tuple[list[Object], list[Object]]:

@@ -1,6 +1,7 @@
 """Read JSON lines in batches of rows, with all values as text."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -50,7 +51,9 @@ def _batch(lines: list[bytes], first_row: int) -> Batch:
 def _record(line: str) -> dict[str, str | None] | str:
     """The values of a line as text, or the reason why it cannot be used."""
     try:
-        parsed: Any = json.loads(line)
+        parsed: Any = json.loads(line, object_pairs_hook=_object)
+    except _RepeatedKeyError as error:
+        return f"a key occurs twice: {error}"
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     if not isinstance(parsed, dict):
@@ -68,3 +71,15 @@ def _record(line: str) -> dict[str, str | None] | str:
         except UnicodeEncodeError as error:
             return f"not text: \\u{ord(error.object[error.start]):x} is half of a character"
     return record
+
+
+class _RepeatedKeyError(Exception):
+    """An object has two values of one key."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Python would keep the last value of a key that occurs twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _RepeatedKeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return values

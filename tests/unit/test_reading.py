@@ -271,6 +271,17 @@ def test_json_objects_without_values_are_rejected_with_the_reason(tmp_path: Path
     assert malformed == [(1, "{}", "an object without values"), (2, "{ }", "an object without values")]
 
 
+def test_json_in_which_a_key_occurs_twice_is_rejected_with_the_key(tmp_path: Path):
+    lines = ['{"a": 1, "b": 2, "a": 3}', '{"a": {"b": 1, "b": 1}}', '{"a": {"b": 1}, "b": 2}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    rows, malformed = read(tmp_path / "a.jsonl")
+    assert rows["b"].to_list() == ["2"]
+    assert [(row, reason) for row, _, reason in malformed] == [
+        (1, "a key occurs twice: a"),
+        (2, "a key occurs twice: b"),
+    ]
+
+
 def test_json_with_half_a_character_is_rejected_with_the_reason(tmp_path: Path):
     lines = [r'{"a": "\ud83d"}', r'{"\ude00": 1}', r'{"a": {"b": "\ud83d"}}', r'{"a": "\ud83d\ude00"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -307,7 +307,6 @@ CASES = (
         False,
         'exceeds the limit "1Mi"',
         lambda at: [ray_cluster(at, fills_its_volume())],
-        is_after_start=True,
     ),
     Case(
         "runtime",

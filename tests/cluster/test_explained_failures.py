@@ -15,6 +15,7 @@ import pytest
 
 from rayworks.cluster.kubernetes.diagnosis import error, findings
 from rayworks.cluster.kubernetes.finding import Finding, Snapshot
+from rayworks.cluster.kubernetes.objects import last_seen
 from tests.cluster.failing_clusters import CASES, Case
 from tests.cluster.kubernetes_access import Cluster
 from tests.cluster.kubernetes_objects import KubernetesObjects, record_snapshot
@@ -133,8 +134,8 @@ def _are_explained(kubernetes: KubernetesObjects, cases: list[Case], watched: di
 
 def _check(kubernetes: KubernetesObjects, case: Case, watched: Watched, snapshot: Snapshot, now: datetime) -> None:
     """Note what a snapshot explains, and end the cluster of a case that is explained as it must be."""
-    if watched.started is None and _is_possible(case, snapshot):
-        watched.started = now
+    if watched.started is None:
+        watched.started = _begin(case, snapshot, now)
     seconds = (now - (watched.started or now)).total_seconds()
     watched.findings = findings(snapshot, now)
     right = [finding for finding in watched.findings if finding.condition == case.condition]
@@ -147,15 +148,20 @@ def _check(kubernetes: KubernetesObjects, case: Case, watched: Watched, snapshot
         kubernetes.delete_namespace(watched.place.namespace)  # what does not start takes as much CPU as what does
 
 
-def _is_possible(case: Case, snapshot: Snapshot) -> bool:
-    """Return whether the condition can hold: at once, or when the container that brings it about has run."""
+def _begin(case: Case, snapshot: Snapshot, now: datetime) -> datetime | None:
+    """Return since when the condition can hold: at once, when the container that brings it about has run, or when the
+    kubelet evicts the pod. That looks at the size of volumes once a minute, and evicts a few seconds later."""
+    if case.condition == "Evicted":
+        evictions = [event for event in snapshot.events if event["reason"] == "Evicted"]
+        return datetime.fromisoformat(last_seen(evictions[0])) if evictions else None
     role = "head" if case.is_head else "worker"
     pods = [pod for pod in snapshot.pods if pod["metadata"]["labels"]["ray.io/node-type"] == role]
     statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", ())]
     has_run = any(
         {"running", "terminated"} & {*status.get("state", ()), *status.get("lastState", ())} for status in statuses
     )
-    return not case.is_after_start or has_run or any("Deleted" in event["reason"] for event in snapshot.events)
+    is_possible = not case.is_after_start or has_run or any("Deleted" in event["reason"] for event in snapshot.events)
+    return now if is_possible else None
 
 
 def _namespace(name: str, labels: dict[str, str]) -> dict[str, Any]:

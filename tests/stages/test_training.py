@@ -1,7 +1,6 @@
 """Training on a real Ray cluster: models for all kinds of targets and loops, and the errors of those that fail."""
 
 import math
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -65,9 +64,7 @@ def test_two_workers_train_the_same_model_as_one_and_it_is_reused(amounts: Datas
     assert double.validation == pytest.approx(single.validation, rel=0.02)
     assert [point.round for point in single.curve] == list(range(1, len(single.curve) + 1))
     assert single.validation == min(point.validation for point in single.curve)
-    started = time.monotonic()
-    assert training.stage(amounts, options, storage_uri=str(tmp_path / "one")).run() == single
-    assert time.monotonic() - started < 1
+    assert training.stage(amounts, options, storage_uri=str(tmp_path / "one")).find() == single
 
 
 @pytest.mark.parametrize(("target", "problem"), [("grade", "multiclass"), ("late", "binary")])

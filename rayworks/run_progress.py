@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from rayworks.errors import first_line
+from rayworks.prefect_api import server
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 POLL_SECONDS = 1.0
-LAST_STATES_SECONDS = 3.0
-"""How long the server may take, after the flow run has ended, to show the last states of its task runs."""
+LAST_STATES_SECONDS = 10.0
+"""How long the server may take, after the flow run has ended, to show the last states of its task runs. It stores them
+once a second."""
 LAST_STATES_POLL_SECONDS = 0.1
 ENDED_WITH_MESSAGE = ("Cached", "Failed", "Crashed")
 """States whose message says more than the last progress of the task run."""
@@ -36,6 +38,7 @@ class TaskLine:
 
     name: str
     state: str
+    has_ended: bool
     seconds: float
     message: str
 
@@ -77,9 +80,14 @@ class RunProgress:
                     continue
                 if has_ended:
                     deadline = deadline or time.monotonic() + LAST_STATES_SECONDS
-                    if time.monotonic() > deadline or all(line.state != "Running" for line in lines):
+                    if time.monotonic() > deadline or self._are_whole(lines):
                         return
                     time.sleep(LAST_STATES_POLL_SECONDS)
+
+    def _are_whole(self, lines: list[TaskLine]) -> bool:
+        """Return whether the server shows the end of each task run. A flow without Ray tells no number."""
+        ended = sum(line.has_ended for line in lines)
+        return ended >= server.expected(str(self._flow_run_id)) and all(line.state != "Running" for line in lines)
 
 
 def task_lines(client: "SyncPrefectClient", flow_run_id: "UUID") -> list[TaskLine]:
@@ -101,8 +109,8 @@ def _task_line(run: "TaskRun", percent: float, description: str) -> TaskLine:
         message = (run.state.message or "").removeprefix("Task run encountered an exception ").partition("\n")[0]
     elif run.state_name == "Running" and description:
         message = f"{percent:.0f} % {description}"
-    seconds = run.estimated_run_time.total_seconds()
-    return TaskLine(run.name.rpartition("-")[0], run.state_name or "", seconds, message)
+    seconds, has_ended = run.estimated_run_time.total_seconds(), run.state is not None and run.state.is_final()
+    return TaskLine(run.name.rpartition("-")[0], run.state_name or "", has_ended, seconds, message)
 
 
 def table(lines: list[TaskLine]) -> "Table":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rayworks.errors import ClusterError
 from rayworks.free_port import free_port
 from rayworks.prefect_api import _private
+from rayworks.prefect_api.address import configured_api_url
 
 if TYPE_CHECKING:
     import httpx
@@ -78,7 +79,7 @@ class _ServerOfProcess:
     api_url: str | None = None
     """Of the embedded server, if one was started."""
     expected: dict[str, int] = field(default_factory=dict[str, int])
-    """How many ended task runs of a flow run the server must show before it may end, by the id of the flow run."""
+    """How many ended task runs of a flow run a server is to show, by the id of the flow run."""
 
 
 _server_of_process = _ServerOfProcess()
@@ -92,16 +93,21 @@ def is_embedded(api_url: str | None) -> bool:
 
 
 def expect(flow_run_id: str, task_runs: int) -> None:
-    """Let an embedded server live until it shows that many ended task runs of a flow run.
+    """Note how many ended task runs of a flow run the server is to show. An embedded server lives until it does.
 
     The server accepts their events into memory and stores them later, so its end would lose those that are not stored
-    yet. Call this for embedded servers only: a configured server lives on and stores them in its own time.
+    yet. A configured server lives on and stores them in its own time.
     """
     expected = _server_of_process.expected
-    if not expected:
+    if not expected and is_embedded(configured_api_url()):
         # Handlers run in reverse order: this one runs before the server's end, which was registered earlier.
         atexit.register(_await_expected)
     expected[flow_run_id] = max(task_runs, expected.get(flow_run_id, 0))
+
+
+def expected(flow_run_id: str) -> int:
+    """Return how many ended task runs of a flow run the server is to show, as far as its runner has told."""
+    return _server_of_process.expected.get(flow_run_id, 0)
 
 
 def flush() -> None:

@@ -19,7 +19,6 @@ from rayworks.capacity import requests_of
 from rayworks.cluster import preflight
 from rayworks.errors import ClusterError, RayworksError
 from rayworks.prefect_api import server
-from rayworks.prefect_api.address import configured_api_url
 from rayworks.prefect_api.run_log import attach_run_log
 from rayworks.runner import _private, serialization, stalls, transactions, unpicklable
 from rayworks.runner.crashes import report_crashed_task_runs
@@ -127,7 +126,7 @@ class RayTaskRunner(PrefectRayTaskRunner):
             if self._outbox is not outbox_of_worker():
                 self._outbox.close()
             report_crashed_task_runs(self._flow_run_id, self._in_flight, self._session)
-            if self._flow_run_id and server.is_embedded(configured_api_url()):
+            if self._flow_run_id:
                 server.expect(str(self._flow_run_id), self._in_flight.recorded)
         finally:
             if self._output:

@@ -1,5 +1,6 @@
 """The Prefect server shows the logs, artifacts and assets of task runs on Ray."""
 
+import io
 import logging
 import time
 from pathlib import Path
@@ -10,7 +11,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.assets import materialize
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext
+from rich.console import Console
 
+from rayworks import RayTaskRunner, command_line
 from rayworks.prefect_api import server
 from tests.flows.flow_runs import add, log_line, on_ray, run, shown_task_runs, task_runs
 from tests.waiting import eventually
@@ -129,6 +132,23 @@ def test_an_asset_is_shown_with_the_asset_that_it_was_created_from(client: SyncP
     related = {resource["prefect.resource.role"]: resource["prefect.resource.id"] for resource in event["related"]}
     assert related["asset"] == "s3://bucket/raw.parquet"
     assert [resource["prefect.resource.role"] for resource in event["related"]].count("asset") == 1
+
+
+def test_the_table_of_a_command_shows_the_end_of_each_task_run_though_the_server_stores_it_later():
+    @task
+    def first() -> None: ...
+
+    @task
+    def second() -> None: ...
+
+    @flow(name="brief", task_runner=RayTaskRunner())
+    def brief() -> None:
+        first.submit().result()
+        second.submit().result()
+
+    output = io.StringIO()
+    command_line._run_with_progress(brief, {}, Console(file=output, width=100))
+    assert [line.split()[:2] for line in output.getvalue().splitlines()] == [["✓", "first"], ["✓", "second"]]
 
 
 def test_the_last_log_lines_of_a_flow_are_stored_before_its_server_stops(client: SyncPrefectClient):

@@ -140,8 +140,9 @@ class Installation:
         spec["workerGroupSpecs"] = [group]
         head, worker = spec["headGroupSpec"]["template"]["spec"], group["template"]["spec"]
         if not has_dashboard:
-            spec["headGroupSpec"]["rayStartParams"] |= {"include-dashboard": "false", "include-log-monitor": "false"}
-            group["rayStartParams"]["include-log-monitor"] = "false"
+            no_log_monitor = {"include-log-monitor": "0"}  # KubeRay leaves out most options that are "false"
+            spec["headGroupSpec"]["rayStartParams"] |= {"include-dashboard": "false"} | no_log_monitor
+            group["rayStartParams"] |= no_log_monitor
         # A head starts six processes: of the CPU time that all pods share, it takes the most.
         head["containers"][0]["resources"] = small_pod(cpu="500m")
         worker["containers"][0]["resources"] = small_pod()

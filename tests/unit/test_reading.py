@@ -46,13 +46,6 @@ def test_a_line_with_too_few_values_is_rejected_and_the_others_are_read(tmp_path
     assert [reason for _, _, reason in malformed] == ["the line has 1 values instead of 2"]
 
 
-def test_json_lines_that_are_not_objects_are_rejected_with_the_reason(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text('{"a": 1, "b": "x"}\n{"a": true}\nnonsense\n[1]\n\n')
-    rows, malformed = read(tmp_path / "a.jsonl")
-    assert rows.to_dict(as_series=False) == {"a": ["1", "true"], "b": ["x", None]}
-    assert [row for row, _, _ in malformed] == [3, 4]
-
-
 def test_other_files_in_a_folder_are_ignored(tmp_path: Path):
     (tmp_path / "README.md").write_text("hello")
     (tmp_path / "_SUCCESS").write_text("")
@@ -262,37 +255,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, encoding
 def test_an_unknown_encoding_is_refused_with_those_that_are_common(encoding: str):
     with pytest.raises(ValidationError, match=f"{encoding} is not an encoding of text; common ones are utf-8"):
         ProcessOptions(encoding=encoding)
-
-
-def test_json_objects_without_values_are_rejected_with_the_reason(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text("{}\n{ }\n")
-    rows, malformed = read(tmp_path / "a.jsonl")
-    assert rows.is_empty()
-    assert malformed == [(1, "{}", "an object without values"), (2, "{ }", "an object without values")]
-
-
-def test_json_in_which_a_key_occurs_twice_is_rejected_with_the_key(tmp_path: Path):
-    lines = ['{"a": 1, "b": 2, "a": 3}', '{"a": {"b": 1, "b": 1}}', '{"a": {"b": 1}, "b": 2}']
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    rows, malformed = read(tmp_path / "a.jsonl")
-    assert rows["b"].to_list() == ["2"]
-    assert [(row, reason) for row, _, reason in malformed] == [
-        (1, "a key occurs twice: a"),
-        (2, "a key occurs twice: b"),
-    ]
-
-
-def test_json_with_half_a_character_is_rejected_with_the_reason(tmp_path: Path):
-    lines = [r'{"a": "\ud83d"}', r'{"\ude00": 1}', r'{"a": {"b": "\ud83d"}}', r'{"a": "\ud83d\ude00"}']
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    rows, malformed = read(tmp_path / "a.jsonl")
-    assert rows["a"].to_list() == ["😀"]
-    assert [reason.partition(":")[0] for _, _, reason in malformed] == ["not text"] * 3
-
-
-def test_json_that_is_nested_too_deeply_is_rejected(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + "[" * 100_000)
-    assert [row for row, _, _ in read(tmp_path / "a.jsonl")[1]] == [2]
 
 
 def test_parquet_is_read_with_types_that_polars_does_not_have(tmp_path: Path):

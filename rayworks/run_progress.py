@@ -21,6 +21,8 @@ LAST_STATES_SECONDS = 10.0
 """How long the server may take, after the flow run has ended, to show the last states of its task runs. It stores them
 once a second."""
 LAST_STATES_POLL_SECONDS = 0.1
+MOST_LINES = 200
+"""The server returns no more task runs at once (``PREFECT_SERVER_API_DEFAULT_LIMIT``)."""
 ENDED_WITH_MESSAGE = ("Cached", "Failed", "Crashed")
 """States whose message says more than the last progress of the task run."""
 MARKS: dict[str, str] = {
@@ -86,8 +88,8 @@ class RunProgress:
 
     def _are_whole(self, lines: list[TaskLine]) -> bool:
         """Return whether the server shows the end of each task run. A flow without Ray tells no number."""
-        ended = sum(line.has_ended for line in lines)
-        return ended >= server.expected(str(self._flow_run_id)) and all(line.state != "Running" for line in lines)
+        ended, expected = sum(line.has_ended for line in lines), server.expected(str(self._flow_run_id))
+        return ended >= min(expected, MOST_LINES) and all(line.state != "Running" for line in lines)
 
 
 def task_lines(client: "SyncPrefectClient", flow_run_id: "UUID") -> list[TaskLine]:

@@ -19,13 +19,14 @@ def nothing() -> None:
     [
         ("Running", 60, True),
         ("Cancelling", 60, True),
+        ("Pending", 60, True),
         ("Running", -60, False),
         ("Completed", 60, False),
         ("Scheduled", 60, False),
     ],
-    ids=["running", "being cancelled", "running again since", "ended", "waiting for a retry"],
+    ids=["running", "being cancelled", "starting", "running again since", "ended", "waiting for a retry"],
 )
-def test_a_run_is_crashed_if_it_was_running_when_it_was_last_seen(
+def test_a_run_is_crashed_if_it_had_a_process_when_it_was_last_seen(
     prefect_api: str, state: str, seconds: float, is_lost: bool
 ):
     import prefect.states

@@ -29,7 +29,7 @@ class Forwarder(ThreadingTCPServer):
             return
         with socket.create_connection((self._server.hostname, self._server.port)) as server:
             others = {connection: server, server: connection}
-            while True:
+            while not self.is_away.is_set():
                 for one in select.select(others, [], [], 1)[0]:
                     received = one.recv(65536)
                     if self.is_away.is_set() or not received:

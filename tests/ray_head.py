@@ -22,7 +22,6 @@ OPTIONS = ("start", "--head", "--block", "--node-ip-address=127.0.0.1", "--objec
 
 class RayHead(NamedTuple):
     port: int
-    folder: Path
     processes: dict[int, str]
     """The commands of the processes that it has started."""
 
@@ -51,7 +50,7 @@ def ray_head(
         )
         assert process.poll() is None, log.read_text()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield RayHead(port, folder, {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children})
+        yield RayHead(port, {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children})
     finally:
         process.send_signal(signal.SIGTERM)  # --block ends what it started
         try:

@@ -70,7 +70,7 @@ def set_defaults() -> None:
 
 @dataclass
 class _ServerOfProcess:
-    """What this process knows of the server that ends with it.
+    """What this process knows of its server, and of what that is to show.
 
     One object for the whole process, because Prefect reads one API URL per process, and because a temporary server is
     started and ended by Prefect: no object of rayworks could hold this for it.

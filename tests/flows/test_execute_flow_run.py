@@ -1,6 +1,7 @@
 """``rayworks.prefect_api.execute_flow_run`` runs the flow run of a pod, and reports how it ended."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rayworks.prefect_api import _private
 from tests.forwarder import Forwarder
 from tests.waiting import eventually
 
+ROOT = Path(__file__).resolve().parents[2]
 FLOWS = """
 import os, signal, sys, time
 from pathlib import Path
@@ -145,6 +147,13 @@ def test_a_flow_run_whose_pod_is_evicted_while_the_server_is_away_is_scheduled_w
     state = client.read_flow_run(run_id).state
     assert state is not None
     assert state.is_scheduled(), (state, printed)
+
+
+def test_a_pod_outlives_its_wait_for_the_server_and_the_retries_of_what_it_proposes_then():
+    pool = json.loads((ROOT / "deployments/kubernetes/base/work-pool.json").read_text())
+    pod = pool["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    retries = sum(2**attempt for attempt in range(1, 6))  # of Prefect's client, in seconds
+    assert pod["terminationGracePeriodSeconds"] > _private.SERVER_AWAY_SECONDS + retries
 
 
 def test_a_cancelled_flow_run_is_noticed_after_the_server_was_away_for_longer_than_prefect_asks(

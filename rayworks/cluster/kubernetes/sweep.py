@@ -10,7 +10,7 @@ from rayworks.cluster.kubernetes import post_mortem, raycluster_manifest
 from rayworks.cluster.kubernetes.api import KubernetesApi, RefusedError
 from rayworks.cluster.kubernetes.kinds import LEASE, RAYCLUSTER
 from rayworks.cluster.kubernetes.lease import LEASE_SECONDS, RENEW_SECONDS, is_abandoned, last_used, lost_runs
-from rayworks.cluster.kubernetes.objects import Object, is_being_deleted
+from rayworks.cluster.kubernetes.objects import Object, age, is_being_deleted
 from rayworks.errors import ClusterError
 
 logger = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ def runs_on_lost_nodes(pods: Iterable[Object], now: datetime) -> dict[str, datet
     """
     lost: dict[str, datetime] = {}
     for metadata in (pod["metadata"] for pod in pods if is_being_deleted(pod)):
-        ends = datetime.fromisoformat(metadata["deletionTimestamp"])  # by then it is killed
-        if now - ends > timedelta(seconds=LEASE_SECONDS):
-            grace = timedelta(seconds=metadata["deletionGracePeriodSeconds"])
-            lost[metadata["labels"][PREFECT_FLOW_RUN_LABEL]] = ends - grace
+        overdue = age(metadata["deletionTimestamp"], now)  # that is when it is killed at the latest
+        if overdue > LEASE_SECONDS:
+            since_deletion = timedelta(seconds=overdue + metadata["deletionGracePeriodSeconds"])
+            lost[metadata["labels"][PREFECT_FLOW_RUN_LABEL]] = now - since_deletion
     return lost
 
 

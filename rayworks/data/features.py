@@ -1,7 +1,7 @@
 """Turn typed raw rows into features, the same way in training and in serving. Pure, except for the user's function."""
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
@@ -79,16 +79,18 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def transform(raw: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
+def transform(raw: pl.DataFrame, feature_set: FeatureSet, known: Collection[str] = ()) -> pl.DataFrame:
     """Return one column for each feature (Float64 or String), with one row for each row of ``raw``.
 
     Args:
         raw: Typed rows with the columns of ``feature_set``.
+        known: The names of features to leave out.
 
     Raises:
         ParameterError: The feature function failed, did not just add columns, or added others than for the sample.
     """
-    expressions = [_expression(feature).alias(feature.name) for feature in feature_set.features]
+    features = [feature for feature in feature_set.features if feature.name not in known]
+    expressions = [_expression(feature).alias(feature.name) for feature in features]
     if not feature_set.function:
         return raw.select(expressions)
     added = _added(raw, feature_set.function)
@@ -107,7 +109,7 @@ def transform(raw: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
             detail=first_line(error),
             remedy="Return columns of the same types for any rows",
         ) from error
-    _check_numbers(transformed.select(f.name for f in feature_set.features if f.source in planned), feature_set)
+    _check_numbers(transformed.select(f.name for f in features if f.source in planned), feature_set)
     return transformed
 
 
@@ -156,7 +158,7 @@ def _added_to_any_rows(sample: pl.DataFrame, path: str) -> pl.DataFrame:
 def _added(raw: pl.DataFrame, path: str) -> pl.DataFrame:
     """The columns that the user's function adds to ``raw``."""
     function = import_path.load(path)
-    before = raw.to_pandas()
+    before = validation.without_categories(raw).to_pandas()
     try:
         after: Any = function(before.copy())
     except Exception as error:  # user code: it may raise anything

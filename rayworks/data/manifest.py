@@ -77,11 +77,9 @@ class RowCounts:
         """Count some rows of a split, those to train with by block of time as well."""
         counted = self.splits.setdefault(split, Statistics(plan.edges, plan.distinct_at_most))
         if split == "train" and plan.block_starts:
-            for number, part in plan.blocks(rows):
-                block = Statistics(plan.edges, plan.distinct_at_most)
-                block.add(part)
-                counted.merge(block)
-                self._add_block(number, block.frequent())
+            ordered, firsts = plan.blocks(rows)
+            for number, block in zip(firsts, counted.add(ordered, [*firsts.values()]), strict=True):
+                self._add_block(number, block)
         else:
             counted.add(rows)
         self.count_classes(split, rows[plan.target])

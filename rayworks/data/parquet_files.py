@@ -10,10 +10,17 @@ from rayworks import storage
 from rayworks.data.batches import BATCH_ROWS, Batch, check_names, unreadable
 from rayworks.errors import DataError
 
+PLAIN_TEXT_BYTES = 4  # of a value that is not in a dictionary, at least: its length
+
 
 @contextmanager
-def opened(uri: str) -> Generator[Any]:
-    """Open a Parquet file. Arrow's errors become a ``DataError``."""
+def opened(uri: str, coded: Sequence[int] = ()) -> Generator[Any]:
+    """Open a Parquet file. Arrow's errors become a ``DataError``.
+
+    Args:
+        uri: The file.
+        coded: Row groups whose text is read as dictionaries where it is stored so.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -22,13 +29,43 @@ def opened(uri: str) -> Generator[Any]:
             # Nanoseconds, Arrow's default for the timestamps of old Spark, end in the years 1677 and 2262.
             file: Any = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
             check_names(file.schema_arrow.names, uri)
+            if names := _in_dictionaries(file, coded):
+                file = pq.ParquetFile(
+                    source, metadata=file.metadata, coerce_int96_timestamp_unit="us", read_dictionary=names
+                )
             yield file
         except pa.ArrowException as error:
             raise unreadable(uri, "Parquet", error) from error
 
 
-def batches(uri: str, groups: Sequence[int], first_row: int, columns: Sequence[str] | None) -> Iterator[Batch]:
+def _in_dictionaries(file: Any, groups: Sequence[int]) -> list[str]:
+    """The columns of text whose values are few, and in the dictionary of each of the row groups; none where these are
+    small, since no batch has rows of two dictionaries."""
+    metadata = [file.metadata.row_group(group) for group in groups]
+    if sum(group.num_rows for group in metadata) < len(metadata) * BATCH_ROWS // 2:
+        return []
+    text = {each.name for each in file.schema_arrow if _is_text(each.type)}
+    for group in metadata:
+        columns = [group.column(number) for number in range(group.num_columns)]
+        text &= {
+            column.path_in_schema
+            for column in columns
+            if column.has_dictionary_page and column.total_uncompressed_size < PLAIN_TEXT_BYTES * group.num_rows
+        }
+    return sorted(text)
+
+
+def batches(
+    uri: str, groups: Sequence[int], first_row: int, columns: Sequence[str] | None, enums: bool = False
+) -> Iterator[Batch]:
     """Yield the rows of some row groups, at most ``BATCH_ROWS`` at a time.
+
+    Args:
+        uri: The file.
+        groups: The row groups.
+        first_row: The number of their first row.
+        columns: The columns to read, as far as the file has them; None reads all.
+        enums: Return text that is stored as a dictionary as ``pl.Enum`` of its values, so that each is looked at once.
 
     Raises:
         StorageError: The file cannot be read.
@@ -37,10 +74,10 @@ def batches(uri: str, groups: Sequence[int], first_row: int, columns: Sequence[s
     import pyarrow as pa
 
     row = first_row
-    with opened(uri) as file:
+    with opened(uri, groups if enums else ()) as file:
         present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=present):
-            yield Batch(_rows(pa.Table.from_batches([batch])), row, batch.num_rows)
+            yield Batch(_rows(pa.Table.from_batches([batch]), enums), row, batch.num_rows)
             row += batch.num_rows
         expected = sum(file.metadata.row_group(group).num_rows for group in groups)
     if row - first_row != expected:
@@ -48,13 +85,21 @@ def batches(uri: str, groups: Sequence[int], first_row: int, columns: Sequence[s
         raise DataError("the Parquet file is incomplete", where=uri, detail=detail, remedy="Write it again")
 
 
-def _rows(table: Any) -> pl.DataFrame:
+def _rows(table: Any, enums: bool = False) -> pl.DataFrame:
     """The table with the types that Polars has: it knows neither wide decimals nor time zones without a name.
 
-    Text that is written as a dictionary, as categories of pandas are, is text like any other.
+    Text that is written as a dictionary, as categories of pandas are, is text like any other, unless ``enums`` says so.
     """
     import pyarrow as pa
 
+    coded = [
+        each.name
+        for each in table.schema
+        if enums and pa.types.is_dictionary(each.type) and _is_text(each.type.value_type)
+    ]
+    if coded:
+        others = _rows(table.drop_columns(coded))
+        return others.hstack([_enum(table.column(name)).alias(name) for name in coded]).select(table.column_names)
     schema: Any = pa.schema([field.with_type(_known(field.type)) for field in table.schema])
     rows = cast(pl.DataFrame, pl.from_arrow(table if schema == table.schema else table.cast(schema)))
     wide = [field.name for field in table.schema if pa.types.is_decimal256(field.type)]
@@ -81,3 +126,18 @@ def _known(kind: Any) -> Any:
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_known(field.type)) for field in kind])
     return kind
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _enum(values: Any) -> pl.Series:
+    """Text in a dictionary as an enumeration of its values; as text if one is there twice, as other writers may do."""
+    (chunk,) = values.chunks
+    numbers, distinct = cast(pl.Series, pl.from_arrow(chunk.indices)), cast(pl.Series, pl.from_arrow(chunk.dictionary))
+    if distinct.n_unique() < len(distinct):
+        return distinct.gather(numbers)
+    return numbers.cast(pl.UInt32).cat.to(pl.Enum(distinct))

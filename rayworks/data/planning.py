@@ -61,18 +61,16 @@ class Plan:
         starts = splitting.block_starts(all_counts, cast(datetime, splitter.validation_from))
         return replace(self, splitter=splitter, block_starts=starts)
 
-    def blocks(self, rows: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Yield the number and the rows of each block that some training rows belong to. Those without a time belong to
-        the first one."""
+    def blocks(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, int]]:
+        """Return training rows in the order of their blocks, and the first row of each block with any by its number.
+        Those without a time belong to the first block."""
         times = rows[cast(str, self.splitter.column)]
         numbers = pl.Series(self.block_starts[1:]).search_sorted(times, side="right")
         numbers = numbers.set(times.is_null(), 0)
         if not numbers.is_sorted():
             rows, numbers = rows[numbers.arg_sort()], numbers.sort()
-        first = 0
-        for number, count in zip(numbers.unique(maintain_order=True), numbers.unique_counts(), strict=True):
-            yield number, rows.slice(first, count)
-            first += count
+        firsts = [0, *numbers.unique_counts().cum_sum().to_list()]
+        return rows, dict(zip(numbers.unique(maintain_order=True).to_list(), firsts, strict=False))
 
 
 def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder: str) -> Plan:
@@ -190,8 +188,9 @@ def count_times(chunk: Chunk, column: Column) -> pl.DataFrame:
 
 def with_features(typed: pl.DataFrame, feature_set: FeatureSet) -> pl.DataFrame:
     """Return typed rows with those features added that are not columns already."""
-    transformed = features.transform(typed.select(c.name for c in feature_set.columns), feature_set)
-    return typed.hstack([column for column in transformed.iter_columns() if column.name not in typed.columns])
+    return typed.hstack(
+        features.transform(typed.select(c.name for c in feature_set.columns), feature_set, typed.columns).get_columns()
+    )
 
 
 def no_valid_rows(reasons: Counter[str], rows: int, where: str) -> DataError:

@@ -242,13 +242,14 @@ def _parquet_chunks(file: DataFile, number: int) -> list[Chunk]:
     return divided
 
 
-def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
+def batches(chunk: Chunk, columns: list[str] | None = None, *, enums: bool = False) -> Iterator[Batch]:
     """Yield the rows of a chunk, at most about 100,000 at a time, with the values that its folders name
     (``year=2022/``) as columns.
 
     Args:
         chunk: What to read.
         columns: The columns to read, as far as the file has them; None reads all.
+        enums: Return text as ``pl.Enum`` of its values where it is stored as a dictionary.
 
     Raises:
         StorageError: The file no longer exists or cannot be read.
@@ -257,7 +258,7 @@ def batches(chunk: Chunk, columns: list[str] | None = None) -> Iterator[Batch]:
     match chunk.format:
         case "parquet":
             groups = range(chunk.first_group, chunk.last_group)
-            read = parquet_files.batches(chunk.uri, groups, chunk.first_row + 1, columns)
+            read = parquet_files.batches(chunk.uri, groups, chunk.first_row + 1, columns, enums)
         case "csv":
             read = csv_files.batches(chunk.uri, chunk.encoding)
         case "jsonl":

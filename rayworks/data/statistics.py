@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ BINS = 40
 VALUES_SHOWN = 30
 DISTINCT_AT_MOST = 10_000
 VALUES_BY_BLOCK = 100
+CACHED = 16_384  # numbers at a time: arrays of more leave the processor's cache, and take new pages each time
 
 
 def edges_of(sample: pl.DataFrame) -> dict[str, tuple[float, ...]]:
@@ -32,19 +35,30 @@ def _as_numbers(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(
         (pl.col(name).dt.epoch("us") / 1e6 if dtype.is_temporal() else pl.col(name).cast(pl.Float64)).alias(name)
         for name, dtype in rows.schema.items()
-        if dtype != pl.String
+        if not _is_text(dtype)
     )
 
 
-def _present(values: pl.Series) -> pl.Series:
-    """The values that are not null. ``drop_nulls`` starts a query each time."""
-    return values.drop_nulls() if values.null_count() else values
+def _is_text(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.String | pl.Enum)
 
 
-def value_counts(values: pl.Series) -> dict[Any, int]:
-    """Return how often each value occurs."""
-    distinct, counts = values.alias("value").value_counts().get_columns()
-    return dict(zip(distinct, counts, strict=True))
+def _present(values: pl.Series, firsts: Sequence[int]) -> tuple[pl.Series, list[int]]:
+    """The values that are not null, and where the parts of the rows that begin at ``firsts`` begin among them, with the
+    end of the last. ``drop_nulls`` starts a query each time."""
+    bounds = [*firsts, len(values)]
+    if not values.null_count():
+        return values, bounds
+    present = [last - first - values.slice(first, last - first).null_count() for first, last in pairwise(bounds)]
+    return values.drop_nulls(), [0, *accumulate(present)]
+
+
+def _coded(values: pl.Series) -> tuple[np.ndarray, list[str]]:
+    """Text without nulls as numbers of its distinct values, and these."""
+    if isinstance(values.dtype, pl.Enum):
+        return values.to_physical().to_numpy(), values.dtype.categories.to_list()
+    encoded: Any = values.to_arrow().dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 @dataclass
@@ -62,19 +76,55 @@ class Statistics:
     bins: dict[str, np.ndarray] = field(default_factory=dict[str, Any])
     values: dict[str, Counter[str]] = field(default_factory=dict[str, Any])
 
-    def add(self, rows: pl.DataFrame) -> None:
-        """Count ``rows``."""
-        self.rows += len(rows)
-        self.missing.update({name: int(count) for name, count in rows.null_count().row(0, named=True).items()})
+    def add(self, rows: pl.DataFrame, firsts: Sequence[int] = (0,)) -> list["Statistics"]:
+        """Count ``rows``.
+
+        Args:
+            rows: With columns of numbers, truth values, timestamps and text.
+            firsts: The first row of each part of the rows that is counted apart as well, in ascending order from 0.
+
+        Returns:
+            The counts of each part, with its most frequent text values alone, to be kept for each block of time.
+        """
+        parts = [
+            Statistics(self.edges, VALUES_BY_BLOCK, rows=last - first) for first, last in pairwise([*firsts, len(rows)])
+        ]
         for values in _as_numbers(rows).iter_columns():
-            present = _present(values).to_numpy()
-            if len(present):
-                moments = (len(present), present.sum(), np.square(present).sum(), present.min(), present.max())
-                self._add_moments(values.name, tuple(float(m) for m in moments))
-                self._add_bins(values.name, _histogram(present, self.edges.get(values.name)))
+            self._add_numbers(values, firsts, parts)
         for name, dtype in rows.schema.items():
-            if dtype == pl.String:
-                self._add_values(name, value_counts(_present(rows[name])))
+            if _is_text(dtype):
+                self._add_text(rows[name], firsts, parts)
+        for first, part in zip(firsts, parts, strict=True):
+            counts = rows.slice(first, part.rows).null_count().row(0, named=True)
+            part.missing.update({name: int(count) for name, count in counts.items()})
+            self.missing.update(part.missing)
+        self.rows += len(rows)
+        return parts
+
+    def _add_numbers(self, values: pl.Series, firsts: Sequence[int], parts: Sequence["Statistics"]) -> None:
+        """Count a numeric column, here and in each part."""
+        present, bounds = _present(values, firsts)
+        numbers, edges = present.to_numpy(), self.edges.get(values.name)
+        for part, (first, last) in zip(parts, pairwise(bounds), strict=True):
+            if first == last:
+                continue
+            own = numbers[first:last]
+            moments = (last - first, *map(float, (own.sum(), np.dot(own, own), own.min(), own.max())))
+            histogram = _histogram(own, edges)
+            for counted in (self, part):
+                counted._add_moments(values.name, moments)
+                counted._add_bins(values.name, histogram)
+
+    def _add_text(self, values: pl.Series, firsts: Sequence[int], parts: Sequence["Statistics"]) -> None:
+        """Count a column of text, here and in each part."""
+        present, bounds = _present(values, firsts)
+        codes, distinct = _coded(present)
+        whole = np.zeros(len(distinct), "int64")
+        for part, (first, last) in zip(parts, pairwise(bounds), strict=True):
+            counts = np.bincount(codes[first:last], minlength=len(distinct))
+            whole += counts
+            part._add_values(values.name, _most_frequent(distinct, counts, VALUES_BY_BLOCK))
+        self._add_values(values.name, _most_frequent(distinct, whole, len(distinct)))
 
     def merge(self, other: "Statistics") -> None:
         """Add the counts of another chunk."""
@@ -86,11 +136,6 @@ class Statistics:
             self._add_bins(name, bins)
         for name, counts in other.values.items():
             self._add_values(name, counts)
-
-    def frequent(self) -> "Statistics":
-        """Return the same counts with the most frequent text values alone, to be kept for each block of time."""
-        values = {name: Counter(dict(counts.most_common(VALUES_BY_BLOCK))) for name, counts in self.values.items()}
-        return replace(self, distinct_at_most=VALUES_BY_BLOCK, values=values)
 
     def _add_values(self, name: str, new: Mapping[str, int]) -> None:
         counts = self.values.setdefault(name, Counter())
@@ -119,7 +164,8 @@ class Statistics:
         """
         if name in self.values:
             counted = self.values[name]
-            shown = [value for value, _ in counted.most_common(VALUES_SHOWN)] if values is None else values
+            most_frequent = nsmallest(VALUES_SHOWN, counted, key=lambda value: (-counted[value], value))
+            shown = most_frequent if values is None else values
             return ColumnStatistics(
                 name=name,
                 kind=kind,
@@ -146,9 +192,25 @@ class Statistics:
         )
 
 
-def _histogram(present: np.ndarray, edges: tuple[float, ...] | None) -> np.ndarray:
+def _histogram(numbers: np.ndarray, edges: tuple[float, ...] | None) -> np.ndarray:
+    """How many numbers are in each bin, those outside in the first or the last one; no bins without edges."""
     if not edges:
-        return np.zeros(0, dtype="int64")
-    bins = len(edges) - 1
-    position = (present - edges[0]) * (bins / (edges[-1] - edges[0]))
-    return np.bincount(np.clip(position, 0, bins - 1).astype("int64"), minlength=bins)
+        return np.zeros(0, "int64")
+    bins, scale = len(edges) - 1, (len(edges) - 1) / (edges[-1] - edges[0])
+    counts, position = np.zeros(bins, "int64"), np.empty(min(len(numbers), CACHED))
+    for first in range(0, len(numbers), CACHED):
+        part = numbers[first : first + CACHED]
+        within = position[: len(part)]
+        np.subtract(part, edges[0], out=within)
+        np.multiply(within, scale, out=within)
+        np.clip(within, 0, bins - 1, out=within)
+        counts += np.bincount(within.astype("int64"), minlength=bins)
+    return counts
+
+
+def _most_frequent(values: Sequence[str], counts: np.ndarray, at_most: int) -> dict[str, int]:
+    """The counts of the values that occur, of the most frequent ones alone if they are more than ``at_most``."""
+    occurring = np.flatnonzero(counts)
+    if len(occurring) > at_most:
+        occurring = occurring[np.argpartition(-counts[occurring], at_most)[:at_most]]
+    return {values[number]: int(counts[number]) for number in occurring.tolist()}

@@ -44,9 +44,14 @@ def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = M
     """Return the column ``name`` of type ``source``, converted to ``dtype``; null where it is missing or invalid.
 
     A number is no time, nor a time a number: in which unit it counts, and since when, only its writer knows.
-    Values that are not plain, such as lists, are invalid. ``missing`` are the texts that mean a missing value.
+    Values that are not plain, such as lists, are invalid. ``missing`` are the texts that mean a missing value. An
+    enumeration stays one where it has text as it should be.
     """
     column = pl.col(name)
+    if isinstance(source, pl.Enum):
+        if dtype == "string" and source.categories.equals(_present(source.categories, missing)):
+            return column
+        column, source = column.cast(pl.String), pl.String()
     if source == pl.String:
         text = present_text(column, missing)
         match dtype:
@@ -88,7 +93,7 @@ def without_categories(frame: pl.DataFrame) -> pl.DataFrame:
 
 def is_plain(dtype: pl.DataType) -> bool:
     """Return whether values of a type can be numbers, text, truth values or times."""
-    return dtype.is_numeric() or isinstance(dtype, pl.String | pl.Boolean | pl.Date | pl.Datetime | pl.Null)
+    return dtype.is_numeric() or isinstance(dtype, pl.String | pl.Enum | pl.Boolean | pl.Date | pl.Datetime | pl.Null)
 
 
 def _within_range(number: pl.Expr) -> pl.Expr:
@@ -100,6 +105,10 @@ def present_text(column: pl.Expr, missing: Sequence[str] = MISSING_TEXT) -> pl.E
     """Return text without surrounding blanks; null for the texts that mean a missing value."""
     text = column.str.strip_chars()
     return pl.when(~text.is_in(list(missing))).then(text)
+
+
+def _present(texts: pl.Series, missing: Sequence[str]) -> pl.Series:
+    return pl.select(present_text(pl.lit(texts), missing)).to_series()
 
 
 def missing_text(column: Column) -> Sequence[str]:
@@ -119,8 +128,8 @@ def timestamp(text: pl.Expr) -> pl.Expr:
 
 def is_missing(name: str, source: pl.DataType, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
     """Return whether the raw value is missing."""
-    if source == pl.String:
-        return present_text(pl.col(name), missing).is_null()
+    if isinstance(source, pl.String | pl.Enum):
+        return present_text(pl.col(name).cast(pl.String), missing).is_null()
     return pl.col(name).is_null() | pl.col(name).is_nan() if source.is_float() else pl.col(name).is_null()
 
 
@@ -183,6 +192,7 @@ def _reasons(column: Column, raw: pl.DataFrame, converted: pl.DataFrame, target:
     if column.maximum is not None:
         add((value > column.maximum).fill_null(False), pl.lit(f"column {name}: more than {column.maximum:g}"))
     if column.allowed is not None:
+        value = value.cast(pl.String) if isinstance(value.dtype, pl.Enum) else value
         allowed = value.is_in(allowed_values(column.allowed, column.dtype).implode()).fill_null(True)
         add(~allowed, pl.lit(f"column {name}: not one of the allowed values"))
     return reasons

@@ -62,3 +62,7 @@ def of_periods(rows):
 
 def of_mixed_values(rows):
     return rows.assign(z=["text", *[1] * (len(rows) - 1)])
+
+
+def that_appends_to_words(rows):
+    return rows.assign(words=rows["word"] + "!")

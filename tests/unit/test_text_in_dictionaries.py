@@ -1,0 +1,140 @@
+"""Text that Parquet stores as dictionaries is processed by its distinct values, with the same result. No Ray."""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rayworks import parallel
+from rayworks.data import manifest, parquet_files, processing, reading
+from rayworks.params import ColumnDeclaration, ProcessOptions, SplitOptions
+from rayworks.records import SPLITS, Dataset
+
+ROWS = 120_000
+GROUP = ROWS // 2  # each row group has dictionaries of its own
+FUNCTION = "tests.unit.feature_functions:that_appends_to_words"
+
+
+def table() -> pl.DataFrame:
+    numbers = range(ROWS)
+    return pl.DataFrame(
+        {
+            "x": [i * 31 % 17 for i in numbers],
+            "word": [f"word {i * 7 % 60 + i // GROUP * 20}" for i in numbers],
+            "untidy": [("a", " b", "NA", "c ", None, "")[i % 6] for i in numbers],
+            "digits": [("1", "20", "x", "-3")[i * 3 % 4] for i in numbers],
+            "day": [("2024-01-31", "2023-12-01")[i % 2] for i in numbers],
+            "level": ["odd" if i % 50 == 0 else "low" for i in numbers],
+            "time": [datetime(2024, 1, 1) + timedelta(minutes=i * 7919 % ROWS) for i in numbers],
+            "y": [("yes", "no")[i * 13 % 29 % 2] for i in numbers],
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parallel, "map_unordered", map)
+
+
+def dataset_of(file: Path, folder: Path, options: ProcessOptions) -> Dataset:
+    return manifest.load(processing.stage(str(file), "y", options, storage_uri=str(folder)).run())
+
+
+def batches(file: Path, enums: bool) -> list[pl.DataFrame]:
+    (chunk,) = reading.chunks(reading.source_files(str(file)))
+    return [batch.rows for batch in reading.batches(chunk, enums=enums)]
+
+
+def stored(dataset: Dataset) -> list[pl.DataFrame]:
+    folders = [*(split.uri for split in dataset.splits), *([dataset.rejected_uri] if dataset.rows_rejected else [])]
+    return [pl.read_parquet(f"{folder}/*.parquet") for folder in folders]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ProcessOptions(),
+        ProcessOptions(
+            feature_function=FUNCTION,
+            split=SplitOptions(column="word"),
+            columns={
+                "untidy": ColumnDeclaration(required=True),
+                "digits": ColumnDeclaration(kind="numeric"),
+                "level": ColumnDeclaration(allowed=("low", "high")),
+                "day": ColumnDeclaration(kind="timestamp"),
+            },
+        ),
+    ],
+    ids=["inferred", "declared"],
+)
+def test_the_dataset_is_the_same_with_and_without_dictionaries(tmp_path: Path, options: ProcessOptions):
+    datasets: list[Dataset] = []
+    for name in ("plain", "dictionaries"):
+        file = tmp_path / name / "a.parquet"
+        file.parent.mkdir()
+        pq.write_table(table().to_arrow(), file, row_group_size=GROUP, use_dictionary=name == "dictionaries")
+        types = {type(dtype) for rows in batches(file, enums=True) for dtype in rows.dtypes}
+        assert (pl.Enum in types, pl.String in types) == (name == "dictionaries", name == "plain")
+        datasets.append(dataset_of(file, tmp_path / name, options))
+    plain, dictionaries = datasets
+    assert dictionaries.rows_rejected == plain.rows_rejected
+    assert dictionaries.reasons == plain.reasons
+    assert bool(plain.reasons) == bool(options.columns)
+    assert dictionaries.feature_set == plain.feature_set
+    assert dictionaries.class_counts == plain.class_counts
+    for expected, found in zip(stored(plain), stored(dictionaries), strict=True):
+        assert found.drop("file", strict=False).equals(expected.drop("file", strict=False))
+    for name in SPLITS:
+        expected, found = ({c.name: c for c in each.split(name).statistics} for each in datasets)
+        assert {c: dict(zip(s.values, s.counts, strict=False)) for c, s in found.items()} == {
+            c: dict(zip(s.values, s.counts, strict=False)) for c, s in expected.items()
+        }
+        assert {c: (s.missing, s.minimum, s.maximum, s.edges) for c, s in found.items()} == {
+            c: (s.missing, s.minimum, s.maximum, s.edges) for c, s in expected.items()
+        }
+
+
+def test_blocks_of_time_have_the_counts_of_their_rows(tmp_path: Path):
+    rows = table()
+    rows.write_parquet(tmp_path / "a.parquet", row_group_size=GROUP)
+    dataset = dataset_of(tmp_path / "a.parquet", tmp_path, ProcessOptions(split=SplitOptions(column="time")))
+    blocks = manifest.load_blocks(dataset)
+    assert blocks is not None
+    train = stored(dataset)[0].sort("time")
+    starts = [train["time"].min(), *blocks.starts[1:], train["time"].max() + timedelta(minutes=1)]
+    assert len(blocks.starts) > 10
+    for of_block, (first, last) in zip(blocks.blocks, pairwise(starts), strict=True):
+        part = train.filter((pl.col("time") >= first) & (pl.col("time") < last))
+        for column in of_block:
+            values = part[column.name]
+            assert (column.rows, column.missing) == (len(part), values.null_count())
+            if column.values:
+                expected = dict(values.drop_nulls().value_counts().iter_rows())
+                assert column.counts == tuple(expected.get(value, 0) for value in column.values)
+            elif values.dtype == pl.Float64:
+                assert column.mean == pytest.approx(values.mean())
+                assert sum(column.counts) == len(values) - values.null_count()
+
+
+def test_a_reader_of_the_dataset_finds_text(tmp_path: Path):
+    table().write_parquet(tmp_path / "a.parquet", row_group_size=GROUP)
+    dataset = dataset_of(tmp_path / "a.parquet", tmp_path, ProcessOptions())
+    (file,) = Path(dataset.split("train").uri).iterdir()
+    assert pq.read_schema(file).field("word").type == pa.string()
+    assert {type(value) for value in pq.read_table(file).to_pandas()["word"]} == {str}
+
+
+def test_a_value_that_a_dictionary_has_twice_is_one_value():
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, None]), pa.array(["a", "a", "b"]))
+    read = parquet_files._enum(pa.chunked_array([coded]))
+    assert read.to_list() == ["a", "a", "b", None]
+    assert read.n_unique() == 3
+
+
+def test_small_row_groups_are_read_together(tmp_path: Path):
+    table().write_parquet(tmp_path / "a.parquet", row_group_size=1000)
+    assert [len(rows) for rows in batches(tmp_path / "a.parquet", enums=True)] == [100_000, 20_000]

@@ -10,6 +10,7 @@ import polars as pl
 from rayworks.errors import DataError, first_line
 
 BATCH_ROWS = 100_000  # rows in memory at a time, and in each row group that is written
+SAMPLED_ROWS, FEW_VALUES = 2_000, 500  # by which columns of text are chosen that are looked at by their values
 
 
 class Doubt(NamedTuple):
@@ -39,6 +40,19 @@ class Batch:
         numbers = pl.int_range(self.first_row, self.first_row + len(self.rows) + len(self.malformed), eager=True)
         taken = [number for number, _, _ in self.malformed]
         return numbers.filter(~numbers.is_in(taken)) if taken else numbers
+
+
+def enumerated(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows with text of few distinct values as ``pl.Enum``, so that each value is looked at once."""
+    sample = rows.select(pl.col(pl.String).head(SAMPLED_ROWS).n_unique())
+    few = [
+        name for name, distinct in zip(sample.columns, *(sample.rows() or [()]), strict=True) if distinct <= FEW_VALUES
+    ]
+    if len(rows) < SAMPLED_ROWS or not few:
+        return rows
+    return rows.with_columns(
+        rows[name].cast(pl.Enum(rows[name].unique(maintain_order=True).drop_nulls())) for name in few
+    )
 
 
 def check_names(names: Sequence[str], uri: str) -> None:

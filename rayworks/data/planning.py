@@ -172,7 +172,7 @@ def count_times(chunk: Chunk, column: Column) -> pl.DataFrame:
     """
     frames: list[pl.DataFrame] = []
     missing = validation.missing_text(column)
-    for batch in reading.batches(chunk, [column.name]):
+    for batch in reading.batches(chunk, [column.name], enums=True):
         if column.name in batch.rows.columns:
             time = validation.typed(column.name, batch.rows.schema[column.name], "timestamp", missing).alias("time")
             frames.append(

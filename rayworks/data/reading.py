@@ -15,7 +15,7 @@ import polars as pl
 
 from rayworks import storage
 from rayworks.data import csv_files, json_lines, parquet_files
-from rayworks.data.batches import Batch, check_names
+from rayworks.data.batches import Batch, check_names, enumerated
 from rayworks.errors import DataError, ParameterError, StorageError
 from rayworks.records import SourceFile
 
@@ -249,7 +249,7 @@ def batches(chunk: Chunk, columns: list[str] | None = None, *, enums: bool = Fal
     Args:
         chunk: What to read.
         columns: The columns to read, as far as the file has them; None reads all.
-        enums: Return text as ``pl.Enum`` of its values where it is stored as a dictionary.
+        enums: Return text of few distinct values as ``pl.Enum``.
 
     Raises:
         StorageError: The file no longer exists or cannot be read.
@@ -272,6 +272,7 @@ def batches(chunk: Chunk, columns: list[str] | None = None, *, enums: bool = Fal
         check_names(batch.rows.columns, chunk.uri)
         if columns is not None:
             batch.rows = batch.rows[[name for name in columns if name in batch.rows.columns]]
+        batch.rows = enumerated(batch.rows) if enums else batch.rows
         yield batch
 
 

@@ -44,14 +44,14 @@ def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = M
     """Return the column ``name`` of type ``source``, converted to ``dtype``; null where it is missing or invalid.
 
     A number is no time, nor a time a number: in which unit it counts, and since when, only its writer knows.
-    Values that are not plain, such as lists, are invalid. ``missing`` are the texts that mean a missing value. An
-    enumeration stays one where it has text as it should be.
+    Values that are not plain, such as lists, are invalid. ``missing`` are the texts that mean a missing value. Of an
+    enumeration, each value is converted once; where all are as they should be, it stays one.
     """
     column = pl.col(name)
     if isinstance(source, pl.Enum):
-        if dtype == "string" and source.categories.equals(_present(source.categories, missing)):
-            return column
-        column, source = column.cast(pl.String), pl.String()
+        values = source.categories.alias(name)
+        converted = values.to_frame().select(typed(name, pl.String(), dtype, missing)).to_series()
+        return column if converted.equals(values) else _gathered(converted, column)
     if source == pl.String:
         text = present_text(column, missing)
         match dtype:
@@ -86,6 +86,11 @@ def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = M
     return column.cast(POLARS_TYPES[dtype], strict=False)
 
 
+def _gathered(of_values: pl.Series, column: pl.Expr) -> pl.Expr:
+    """What there is for each value of an enumeration, for each row of the column."""
+    return pl.lit(of_values).gather(column.to_physical()).alias(of_values.name)
+
+
 def without_categories(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the frame with the categories of pandas as the text that they are."""
     return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
@@ -107,10 +112,6 @@ def present_text(column: pl.Expr, missing: Sequence[str] = MISSING_TEXT) -> pl.E
     return pl.when(~text.is_in(list(missing))).then(text)
 
 
-def _present(texts: pl.Series, missing: Sequence[str]) -> pl.Series:
-    return pl.select(present_text(pl.lit(texts), missing)).to_series()
-
-
 def missing_text(column: Column) -> Sequence[str]:
     """Return the texts that mean a missing value in a column."""
     return MISSING_TEXT if column.missing is None else column.missing
@@ -128,8 +129,11 @@ def timestamp(text: pl.Expr) -> pl.Expr:
 
 def is_missing(name: str, source: pl.DataType, missing: Sequence[str] = MISSING_TEXT) -> pl.Expr:
     """Return whether the raw value is missing."""
-    if isinstance(source, pl.String | pl.Enum):
-        return present_text(pl.col(name).cast(pl.String), missing).is_null()
+    if isinstance(source, pl.Enum):
+        values = source.categories.alias(name).to_frame().select(is_missing(name, pl.String(), missing))
+        return _gathered(values.to_series(), pl.col(name)).fill_null(True)
+    if source == pl.String:
+        return present_text(pl.col(name), missing).is_null()
     return pl.col(name).is_null() | pl.col(name).is_nan() if source.is_float() else pl.col(name).is_null()
 
 

@@ -44,15 +44,11 @@ class Batch:
 
 def enumerated(rows: pl.DataFrame) -> pl.DataFrame:
     """Return rows with text of few distinct values as ``pl.Enum``, so that each value is looked at once."""
-    sample = rows.select(pl.col(pl.String).head(SAMPLED_ROWS).n_unique())
-    few = [
-        name for name, distinct in zip(sample.columns, *(sample.rows() or [()]), strict=True) if distinct <= FEW_VALUES
-    ]
-    if len(rows) < SAMPLED_ROWS or not few:
+    if len(rows) < SAMPLED_ROWS:
         return rows
-    return rows.with_columns(
-        rows[name].cast(pl.Enum(rows[name].unique(maintain_order=True).drop_nulls())) for name in few
-    )
+    text = [rows[name] for name, dtype in rows.schema.items() if dtype == pl.String]
+    few = [values for values in text if values.head(SAMPLED_ROWS).n_unique() <= FEW_VALUES]
+    return rows.with_columns(values.cast(pl.Enum(values.unique(maintain_order=True).drop_nulls())) for values in few)
 
 
 def check_names(names: Sequence[str], uri: str) -> None:

@@ -51,9 +51,9 @@ def _batch(lines: list[bytes], first_row: int) -> Batch:
 def _record(line: str) -> dict[str, str | None] | str:
     """The values of a line as text, or the reason why it cannot be used."""
     try:
-        parsed: Any = json.loads(line, object_pairs_hook=_object)
-    except _RepeatedKeyError as error:
-        return f"a key occurs twice: {error}"
+        parsed = loads(line)
+    except RepeatedKeyError as error:
+        return str(error)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     if not isinstance(parsed, dict):
@@ -73,13 +73,23 @@ def _record(line: str) -> dict[str, str | None] | str:
     return record
 
 
-class _RepeatedKeyError(Exception):
+class RepeatedKeyError(ValueError):
     """An object has two values of one key."""
 
 
+def loads(text: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        RepeatedKeyError: An object has a key twice. Python would take the last value.
+        ValueError: It is not JSON.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Python would keep the last value of a key that occurs twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise _RepeatedKeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RepeatedKeyError(f"a key occurs twice: {repeated}")
     return values

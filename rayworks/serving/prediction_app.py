@@ -8,6 +8,7 @@
 import asyncio
 import functools
 import itertools
+import json
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictStr, create_model
 
+from rayworks.data import json_lines
 from rayworks.errors import DataError, ParameterError, RayworksError
 from rayworks.models import stored
 from rayworks.models.tabular import TabularModel
@@ -202,6 +204,26 @@ def batch_size(max_rows: int, requests: "list[pd.DataFrame]") -> int:
     return rows if len(requests) > 1 else min(rows, max_rows)
 
 
+def _route_class() -> Any:
+    """Return a class of routes that refuse a request in which a key occurs twice, with status 422."""
+    from fastapi import Request
+    from fastapi.routing import APIRoute
+
+    class StrictRequest(Request):
+        async def json(self) -> Any:
+            try:
+                return json_lines.loads(await self.body())
+            except json_lines.RepeatedKeyError as error:
+                raise json.JSONDecodeError(str(error), "", 0) from error  # which FastAPI explains
+
+    class StrictRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Any]:
+            handle = super().get_route_handler()
+            return lambda request: handle(StrictRequest(request.scope, request.receive))
+
+    return StrictRoute
+
+
 def build(model_uri: str, options: ServeOptions, *, tracking_uri: str) -> Any:
     """Return the Serve application of a model.
 
@@ -211,6 +233,7 @@ def build(model_uri: str, options: ServeOptions, *, tracking_uri: str) -> Any:
     from ray import serve
 
     api = FastAPI(title="rayworks", description="Predictions of a rayworks model.")
+    api.router.route_class = _route_class()
 
     @serve.deployment(
         name="model",

@@ -82,6 +82,13 @@ def test_a_bad_value_is_refused_with_422_that_names_the_row_and_the_field(url: s
     assert response["detail"][0]["loc"] == ["body", "rows", 3, name]
 
 
+def test_a_key_that_occurs_twice_is_refused(url: str):
+    body = b'{"rows": [{"city": "Oslo", "city": "Bergen"}]}'
+    response = httpx.post(f"{url}/predict", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    assert "a key occurs twice: city" in response.text
+
+
 def test_concurrent_requests_each_get_their_own_predictions(url: str):
     def prediction(length: int) -> float:
         return predict(url, [{**ROW, "ride length": float(length)}])[1]["predictions"][0]

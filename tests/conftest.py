@@ -17,6 +17,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
 
+SLOW_FOLDERS = ("deployments", "faults")  # whole installations, and processes that are killed
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -25,12 +27,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run all tests that connect to Ray in one process, since a process can be connected to one Ray only.
 
     They start first, because that process ends last. Those that fill the memory start last:
     on a virtual machine, all that runs beside and after them is slower.
+
+    The slow tests are left out where neither tests nor a marker are named.
     """
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+    if config.args_source is config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
     def connects(item: pytest.Item) -> bool:
         return bool({"ray_session", "ray_for_flows"} & set(getattr(item, "fixturenames", ())))

@@ -42,7 +42,7 @@ def _in_dictionaries(file: Any, groups: Sequence[int]) -> list[str]:
     """The columns of text whose values are few, and in the dictionary of each of the row groups; none where these are
     small, since no batch has rows of two dictionaries."""
     metadata = [file.metadata.row_group(group) for group in groups]
-    if sum(group.num_rows for group in metadata) < len(metadata) * BATCH_ROWS // 2:
+    if not metadata or sum(group.num_rows for group in metadata) < len(metadata) * BATCH_ROWS // 2:
         return []
     text = {each.name for each in file.schema_arrow if _is_text(each.type)}
     for group in metadata:

@@ -51,7 +51,7 @@ def typed(name: str, source: pl.DataType, dtype: str, missing: Sequence[str] = M
     if isinstance(source, pl.Enum):
         values = source.categories.alias(name)
         converted = values.to_frame().select(typed(name, pl.String(), dtype, missing)).to_series()
-        return column if converted.equals(values) else _gathered(converted, column)
+        return column if dtype == "string" and converted.equals(values) else _gathered(converted, column)
     if source == pl.String:
         text = present_text(column, missing)
         match dtype:

@@ -219,7 +219,11 @@ def _route_class() -> Any:
     class StrictRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Any]:
             handle = super().get_route_handler()
-            return lambda request: handle(StrictRequest(request.scope, request.receive))
+
+            async def handle_strictly(request: Request) -> Any:
+                return await handle(StrictRequest(request.scope, request.receive))
+
+            return handle_strictly
 
     return StrictRoute
 

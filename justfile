@@ -6,9 +6,13 @@ _default:
 pipeline *arguments:
     uv run flows/pipeline.py {{arguments}}
 
-# All tests that need no cluster
+# The tests that need no cluster, but for the slow ones
 test *arguments:
     uv run pytest {{arguments}}
+
+# Those that kill processes, and those of whole installations
+slow:
+    uv run pytest -m slow
 
 # The pure tests: seconds
 unit:

@@ -22,15 +22,18 @@ SLOW_FOLDERS = ("deployments", "faults")  # whole installations, and processes t
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return 2 for the whole suite, whose tests wait half of their time. Tests given by name run in this process."""
-    return 2 if config.args_source is config.ArgsSource.TESTPATHS else 0
+    """Return 3 for the whole suite, whose tests wait a third of their time, and 2 for the slow ones, which start more
+    processes. Tests given by name run in this process."""
+    if config.args_source is not config.ArgsSource.TESTPATHS:
+        return 0
+    return 2 if config.option.markexpr else 3
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run all tests that connect to Ray in one process, since a process can be connected to one Ray only.
+    """Run all tests that connect to one Ray in one process, since a process can be connected to one Ray only.
 
-    They start first, because that process ends last. Those that fill the memory start last:
+    They start first, because these processes end last. Those that fill the memory start last:
     on a virtual machine, all that runs beside and after them is slower.
 
     The slow tests are left out where neither tests nor a marker are named.
@@ -43,15 +46,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
 
-    def connects(item: pytest.Item) -> bool:
-        return bool({"ray_session", "ray_for_flows"} & set(getattr(item, "fixturenames", ())))
+    def ray_of(item: pytest.Item) -> str | None:
+        fixtures = getattr(item, "fixturenames", ())
+        return next((name for name in ("ray_session", "ray_for_flows") if name in fixtures), None)
 
     def fills_memory(item: pytest.Item) -> bool:
         return any(marker.args == ("memory",) for marker in item.iter_markers("xdist_group"))
 
-    for item in filter(connects, items):
-        item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: (not connects(item), fills_memory(item)))
+    for item in items:
+        if ray := ray_of(item):
+            item.add_marker(pytest.mark.xdist_group(ray))
+    items.sort(key=lambda item: (ray_of(item) is None, fills_memory(item)))
 
 
 @pytest.fixture

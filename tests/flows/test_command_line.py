@@ -10,6 +10,7 @@ import pytest
 from rayworks import storage
 from tests.object_store import object_store
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -36,12 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     They start first, because these processes end last. Those that fill the memory start last:
     on a virtual machine, all that runs beside and after them is slower.
 
-    The slow tests are left out where neither tests nor a marker are named.
+    The slow tests are left out unless tests are chosen, by name or by marker.
     """
     for item in items:
         if item.path.parent.name in SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
-    if config.args_source is config.ArgsSource.TESTPATHS and not config.option.markexpr:
+    if config.args_source is config.ArgsSource.TESTPATHS and not (config.option.markexpr or config.option.keyword):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]

@@ -131,11 +131,14 @@ def test_a_reader_of_the_dataset_finds_text(tmp_path: Path):
     assert {type(value) for value in pq.read_table(file).to_pandas()["word"]} == {str}
 
 
-def test_a_value_that_a_dictionary_has_twice_is_one_value():
-    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, None]), pa.array(["a", "a", "b"]))
+@pytest.mark.parametrize(
+    ("distinct", "dtype"), [(["a", "a", "b"], pl.String), (["a", "c", "b"], pl.Enum), ([*"abcdef"], pl.String)]
+)
+def test_few_values_of_a_dictionary_are_an_enumeration_if_each_is_there_once(distinct: list[str], dtype: type):
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, None] * 2), pa.array(distinct))
     read = parquet_files._enum(pa.chunked_array([coded]))
-    assert read.to_list() == ["a", "a", "b", None]
-    assert read.n_unique() == 3
+    assert isinstance(read.dtype, dtype)
+    assert read.to_list() == [*distinct[:3], None] * 2
 
 
 @pytest.mark.parametrize(("rows_in_group", "enums"), [(1000, True), (GROUP, False)])

@@ -135,8 +135,8 @@ def _is_text(kind: Any) -> bool:
 
 
 def _enum(values: Any) -> pl.Series:
-    """Text in a dictionary as an enumeration of its values; as text if these are many for so few rows, or if one of them
-    is there twice, as other writers may do."""
+    """Text in a dictionary as an enumeration of its values; as text if these are many for so few rows, or if one is
+    there twice, as other writers may do."""
     (chunk,) = values.chunks
     numbers, distinct = cast(pl.Series, pl.from_arrow(chunk.indices)), cast(pl.Series, pl.from_arrow(chunk.dictionary))
     if len(distinct) > len(numbers) // 2 or distinct.n_unique() < len(distinct):

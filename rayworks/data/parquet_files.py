@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import polars as pl
@@ -27,12 +28,11 @@ def opened(uri: str, coded: Sequence[int] = ()) -> Generator[Any]:
     with storage.open_input(uri) as source:
         try:
             # Nanoseconds, Arrow's default for the timestamps of old Spark, end in the years 1677 and 2262.
-            file: Any = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
+            open_file = partial(pq.ParquetFile, source, coerce_int96_timestamp_unit="us")
+            file: Any = open_file()
             check_names(file.schema_arrow.names, uri)
             if names := _in_dictionaries(file, coded):
-                file = pq.ParquetFile(
-                    source, metadata=file.metadata, coerce_int96_timestamp_unit="us", read_dictionary=names
-                )
+                file = open_file(metadata=file.metadata, read_dictionary=names)
             yield file
         except pa.ArrowException as error:
             raise unreadable(uri, "Parquet", error) from error

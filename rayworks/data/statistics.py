@@ -89,22 +89,21 @@ class Statistics:
         parts = [
             Statistics(self.edges, VALUES_BY_BLOCK, rows=last - first) for first, last in pairwise([*firsts, len(rows)])
         ]
-        for values in _as_numbers(rows).iter_columns():
-            self._add_numbers(values, firsts, parts)
-        for name, dtype in rows.schema.items():
-            if _is_text(dtype):
-                self._add_text(rows[name], firsts, parts)
-        for first, part in zip(firsts, parts, strict=True):
-            counts = rows.slice(first, part.rows).null_count().row(0, named=True)
-            part.missing.update({name: int(count) for name, count in counts.items()})
-            self.missing.update(part.missing)
+        text = [rows[name] for name, dtype in rows.schema.items() if _is_text(dtype)]
+        for values in [*_as_numbers(rows).iter_columns(), *text]:
+            present, bounds = _present(values, firsts)
+            for part, (first, last) in zip(parts, pairwise(bounds), strict=True):
+                part.missing[values.name] = part.rows - (last - first)
+            self.missing[values.name] += len(values) - len(present)
+            add = self._add_text if _is_text(values.dtype) else self._add_numbers
+            add(present, bounds, parts)
         self.rows += len(rows)
         return parts
 
-    def _add_numbers(self, values: pl.Series, firsts: Sequence[int], parts: Sequence["Statistics"]) -> None:
-        """Count a numeric column, here and in each part."""
-        present, bounds = _present(values, firsts)
-        numbers, edges = present.to_numpy(), self.edges.get(values.name)
+    def _add_numbers(self, present: pl.Series, bounds: Sequence[int], parts: Sequence["Statistics"]) -> None:
+        """Count the values of a numeric column, here and in each part."""
+        name, numbers = present.name, present.to_numpy()
+        edges = self.edges.get(name)
         for part, (first, last) in zip(parts, pairwise(bounds), strict=True):
             if first == last:
                 continue
@@ -112,19 +111,18 @@ class Statistics:
             moments = (last - first, *map(float, (own.sum(), np.dot(own, own), own.min(), own.max())))
             histogram = _histogram(own, edges)
             for counted in (self, part):
-                counted._add_moments(values.name, moments)
-                counted._add_bins(values.name, histogram)
+                counted._add_moments(name, moments)
+                counted._add_bins(name, histogram)
 
-    def _add_text(self, values: pl.Series, firsts: Sequence[int], parts: Sequence["Statistics"]) -> None:
-        """Count a column of text, here and in each part."""
-        present, bounds = _present(values, firsts)
+    def _add_text(self, present: pl.Series, bounds: Sequence[int], parts: Sequence["Statistics"]) -> None:
+        """Count the values of a column of text, here and in each part."""
         codes, distinct = _coded(present)
         whole = np.zeros(len(distinct), "int64")
         for part, (first, last) in zip(parts, pairwise(bounds), strict=True):
             counts = np.bincount(codes[first:last], minlength=len(distinct))
             whole += counts
-            part._add_values(values.name, _most_frequent(distinct, counts, VALUES_BY_BLOCK))
-        self._add_values(values.name, _most_frequent(distinct, whole, len(distinct)))
+            part._add_values(present.name, _most_frequent(distinct, counts, VALUES_BY_BLOCK))
+        self._add_values(present.name, _most_frequent(distinct, whole, len(distinct)))
 
     def merge(self, other: "Statistics") -> None:
         """Add the counts of another chunk."""

@@ -54,8 +54,14 @@ class _Patterns:
     """A quote that a backslash seems to escape, as Spark writes it. The parser would end the value there."""
 
 
-def batches(uri: str, encoding: str) -> Iterator[Batch]:
+def batches(uri: str, encoding: str, sampled: int | None = None) -> Iterator[Batch]:
     """Yield the rows of a file, some megabytes at a time. Lines with another number of values are malformed.
+
+    Args:
+        uri: The file.
+        encoding: Of its text.
+        sampled: Parse only about so many lines, spread over the file. Their row numbers mean nothing, and a value that
+            spans lines may be cut.
 
     Raises:
         StorageError: The file cannot be read.
@@ -68,10 +74,11 @@ def batches(uri: str, encoding: str) -> Iterator[Batch]:
     header = _header(first, uri)
     patterns = _patterns(header.delimiter.encode(), len(header.names))
     row, rest, numbers = 1, b"", decimal_commas.Numbers()
-    for block in chain([first[header.bytes :]], blocks, [None]):
+    below_header = chain([first[header.bytes :]], blocks)
+    for block in chain(text_files.spread(below_header, sampled) if sampled else below_header, [None]):
         text = rest + (block or b"")
         try:
-            batch, rest = _batch(text, row, header, patterns, is_last=block is None)
+            batch, rest = _batch(text, row, header, patterns, is_last=block is None or sampled is not None)
         except pa.ArrowInvalid as error:
             raise unreadable(uri, "CSV", error) from error
         if header.delimiter == ";":

@@ -56,7 +56,12 @@ def _in_dictionaries(file: Any, groups: Sequence[int]) -> list[str]:
 
 
 def batches(
-    uri: str, groups: Sequence[int], first_row: int, columns: Sequence[str] | None, enums: bool = False
+    uri: str,
+    groups: Sequence[int],
+    first_row: int,
+    columns: Sequence[str] | None,
+    enums: bool = False,
+    sampled: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the rows of some row groups, at most ``BATCH_ROWS`` at a time.
 
@@ -66,6 +71,7 @@ def batches(
         first_row: The number of their first row.
         columns: The columns to read, as far as the file has them; None reads all.
         enums: Return text that is stored as a dictionary as ``pl.Enum`` of its values, so that each is looked at once.
+        sampled: Return only about so many rows, spread over the groups. Their row numbers mean nothing.
 
     Raises:
         StorageError: The file cannot be read.
@@ -76,10 +82,13 @@ def batches(
     row = first_row
     with opened(uri, groups if enums else ()) as file:
         present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=present):
-            yield Batch(_rows(pa.Table.from_batches([batch]), enums), row, batch.num_rows)
-            row += batch.num_rows
         expected = sum(file.metadata.row_group(group).num_rows for group in groups)
+        step = max(1, expected // sampled) if sampled else 1
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=present):
+            rows = _rows(pa.Table.from_batches([batch]), enums)
+            thinned = rows.gather_every(step) if step > 1 else rows
+            yield Batch(thinned, row, -(-batch.num_rows // step))
+            row += batch.num_rows
     if row - first_row != expected:
         detail = f"its footer says {expected:,} rows, it has {row - first_row:,}"
         raise DataError("the Parquet file is incomplete", where=uri, detail=detail, remedy="Write it again")

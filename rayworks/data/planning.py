@@ -1,7 +1,7 @@
 """Decide from a sample how to process the data: columns, features and split. Reads files, but knows nothing of Ray."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,7 +10,6 @@ from typing import cast
 import polars as pl
 
 from rayworks.data import column_kinds, features, reading, splitting, validation
-from rayworks.data.batches import Batch
 from rayworks.data.reading import Chunk
 from rayworks.data.splitting import Learned, Splitter
 from rayworks.data.statistics import DISTINCT_AT_MOST, edges_of
@@ -100,17 +99,17 @@ def make_plan(chunks: list[Chunk], target: str, options: ProcessOptions, folder:
 
 
 def _sample(chunks: list[Chunk], target: str, options: ProcessOptions) -> pl.DataFrame:
-    """The first rows of a few chunks, spread from the first to the last, and of others that have the target or a
-    declared column if these lack it."""
+    """Rows of a few chunks, spread from the first to the last and over each, whatever they are sorted by; and of others
+    that have the target or a declared column if these lack it."""
     if not chunks:
         raise DataError("the data have no rows", remedy="Provide data with at least one row")
     chosen = _spread(chunks)
     share = options.sample_rows // len(chosen) + 1
-    read = [(chunk, batch) for chunk in chosen for batch in _first_batches(chunk, share)]
+    read = [(chunk, batch) for chunk in chosen for batch in reading.batches(chunk, sampled=share)]
     seen = {name for _, batch in read for name in batch.rows.columns}
     if lacking := {target, *options.columns} - seen:
         others = _with_columns(lacking, chunks)
-        read += [(chunk, batch) for chunk in others for batch in _first_batches(chunk, share)]
+        read += [(chunk, batch) for chunk in others for batch in reading.batches(chunk, sampled=share)]
     batches = [batch for _, batch in read]
     beside_target = {name for batch in batches if target in batch.rows.columns for name in batch.rows.columns}
     for chunk, batch in read:
@@ -151,16 +150,6 @@ def _with_columns(names: set[str], chunks: list[Chunk]) -> list[Chunk]:
         present = pool.map(reading.column_names, backwards)
         first = {name: chunk for chunk, has in zip(backwards, present, strict=True) for name in sorted(names & has)}
     return list(dict.fromkeys(first.values()))
-
-
-def _first_batches(chunk: Chunk, rows: int) -> Iterator[Batch]:
-    """The batches with the first ``rows`` rows of a chunk."""
-    for batch in reading.batches(chunk):
-        batch.rows = batch.rows.head(rows)
-        rows -= len(batch.rows)
-        yield batch
-        if rows <= 0:
-            return
 
 
 def count_times(chunk: Chunk, column: Column) -> pl.DataFrame:

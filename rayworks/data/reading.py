@@ -242,7 +242,9 @@ def _parquet_chunks(file: DataFile, number: int) -> list[Chunk]:
     return divided
 
 
-def batches(chunk: Chunk, columns: list[str] | None = None, *, enums: bool = False) -> Iterator[Batch]:
+def batches(
+    chunk: Chunk, columns: list[str] | None = None, *, enums: bool = False, sampled: int | None = None
+) -> Iterator[Batch]:
     """Yield the rows of a chunk, at most about 100,000 at a time, with the values that its folders name
     (``year=2022/``) as columns.
 
@@ -250,6 +252,8 @@ def batches(chunk: Chunk, columns: list[str] | None = None, *, enums: bool = Fal
         chunk: What to read.
         columns: The columns to read, as far as the file has them; None reads all.
         enums: Return text of few distinct values as ``pl.Enum``.
+        sampled: Return only about so many rows to twice as many, spread over the chunk, whatever it is sorted by. Their
+            row numbers mean nothing.
 
     Raises:
         StorageError: The file no longer exists or cannot be read.
@@ -258,11 +262,11 @@ def batches(chunk: Chunk, columns: list[str] | None = None, *, enums: bool = Fal
     match chunk.format:
         case "parquet":
             groups = range(chunk.first_group, chunk.last_group)
-            read = parquet_files.batches(chunk.uri, groups, chunk.first_row + 1, columns, enums)
+            read = parquet_files.batches(chunk.uri, groups, chunk.first_row + 1, columns, enums, sampled)
         case "csv":
-            read = csv_files.batches(chunk.uri, chunk.encoding)
+            read = csv_files.batches(chunk.uri, chunk.encoding, sampled)
         case "jsonl":
-            read = json_lines.batches(chunk.uri, chunk.encoding)
+            read = json_lines.batches(chunk.uri, chunk.encoding, sampled)
     partitions = dict(chunk.partitions)
     for batch in read:
         named = [name for name in partitions if name not in batch.rows.columns]

@@ -159,7 +159,7 @@ class ProcessOptions(Options):
         ge=100,
         le=10_000_000,
         title="Rows to infer from",
-        description="Column types are inferred from this many rows, spread over the files.",
+        description="Column types are inferred from about this many rows, spread over the files and over each of them.",
     )
 
 

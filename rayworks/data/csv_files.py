@@ -60,8 +60,7 @@ def batches(uri: str, encoding: str, sampled: int | None = None) -> Iterator[Bat
     Args:
         uri: The file.
         encoding: Of its text.
-        sampled: Parse only about so many lines, spread over the file. Their row numbers mean nothing, and a value that
-            spans lines may be cut.
+        sampled: Yield only about so many rows to twice as many, spread over the file. Their numbers mean nothing.
 
     Raises:
         StorageError: The file cannot be read.
@@ -69,23 +68,23 @@ def batches(uri: str, encoding: str, sampled: int | None = None) -> Iterator[Bat
     """
     import pyarrow as pa
 
-    blocks = text_files.blocks(uri, encoding)
+    spread = text_files.spread(uri, encoding, sampled) if sampled else []
+    blocks = iter(spread) if sampled else text_files.blocks(uri, encoding)
     first = next(blocks, b"")
     header = _header(first, uri)
     patterns = _patterns(header.delimiter.encode(), len(header.names))
     row, rest, numbers = 1, b"", decimal_commas.Numbers()
-    below_header = chain([first[header.bytes :]], blocks)
-    for block in chain(text_files.spread(below_header, sampled) if sampled else below_header, [None]):
+    for block in chain([first[header.bytes :]], blocks, [None]):
         text = rest + (block or b"")
         try:
-            batch, rest = _batch(text, row, header, patterns, is_last=block is None or sampled is not None)
+            batch, rest = _batch(text, row, header, patterns, is_last=block is None)
         except pa.ArrowInvalid as error:
             raise unreadable(uri, "CSV", error) from error
         if header.delimiter == ";":
             batch.rows = numbers.as_points(batch.rows)
             batch.doubts = numbers.doubts
         if batch.records:
-            yield batch
+            yield batch.thinned(sampled // len(spread)) if sampled else batch
         row += batch.records
 
 

@@ -18,15 +18,17 @@ def batches(uri: str, encoding: str, sampled: int | None = None) -> Iterator[Bat
     Args:
         uri: The file.
         encoding: Of its text.
-        sampled: Parse only about so many lines, spread over the file. Their row numbers mean nothing.
+        sampled: Yield only about so many rows to twice as many, spread over the file. Their numbers mean nothing.
 
     Raises:
         StorageError: The file cannot be read.
         DataError: It is not text of this encoding.
     """
-    row, blocks = 1, text_files.blocks(uri, encoding)
-    for block in text_files.spread(blocks, sampled) if sampled else blocks:
+    row, spread = 1, text_files.spread(uri, encoding, sampled) if sampled else []
+    for block in spread or text_files.blocks(uri, encoding):
         lines = [line for line in block.splitlines() if line.strip()]
+        if sampled:
+            lines = lines[:: max(1, len(lines) * len(spread) // sampled)]
         for start in range(0, len(lines), BATCH_ROWS):
             batch = _batch(lines[start : start + BATCH_ROWS], row)
             yield batch

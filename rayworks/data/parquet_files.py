@@ -71,7 +71,7 @@ def batches(
         first_row: The number of their first row.
         columns: The columns to read, as far as the file has them; None reads all.
         enums: Return text that is stored as a dictionary as ``pl.Enum`` of its values, so that each is looked at once.
-        sampled: Return only about so many rows, spread over the groups. Their row numbers mean nothing.
+        sampled: Yield only about so many rows to twice as many, spread over the groups. Their numbers mean nothing.
 
     Raises:
         StorageError: The file cannot be read.
@@ -83,11 +83,9 @@ def batches(
     with opened(uri, groups if enums else ()) as file:
         present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         expected = sum(file.metadata.row_group(group).num_rows for group in groups)
-        step = max(1, expected // sampled) if sampled else 1
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=present):
-            rows = _rows(pa.Table.from_batches([batch]), enums)
-            thinned = rows.gather_every(step) if step > 1 else rows
-            yield Batch(thinned, row, -(-batch.num_rows // step))
+            rows = Batch(_rows(pa.Table.from_batches([batch]), enums), row, batch.num_rows)
+            yield rows.thinned(sampled * batch.num_rows // expected) if sampled else rows
             row += batch.num_rows
     if row - first_row != expected:
         detail = f"its footer says {expected:,} rows, it has {row - first_row:,}"

@@ -252,8 +252,7 @@ def batches(
         chunk: What to read.
         columns: The columns to read, as far as the file has them; None reads all.
         enums: Return text of few distinct values as ``pl.Enum``.
-        sampled: Return only about so many rows to twice as many, spread over the chunk, whatever it is sorted by. Their
-            row numbers mean nothing.
+        sampled: Yield only about so many rows to twice as many, spread over the chunk. Their numbers mean nothing.
 
     Raises:
         StorageError: The file no longer exists or cannot be read.

@@ -1,7 +1,7 @@
 """The text of a file as UTF-8, in blocks of whole lines: decompressed by its content, decoded by its encoding."""
 
 import codecs
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 8 << 20
 FIRST_BYTES = 64 << 10  # in which the names of columns are
-SAMPLED_PIECES = 50  # of the lines of a text, at least
+SAMPLED_BYTES, SAMPLED_BLOCKS = 2 << 20, 10  # many times a long record, and still parsed in a moment
 COMPRESSIONS = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh91AY&SY": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 NO_TEXT = {b"PK\x03\x04": "a ZIP archive or a spreadsheet", b"\xfd7zXZ\x00": "compressed by xz", b"PAR1": "Parquet"}
 
@@ -49,27 +49,26 @@ def blocks(uri: str, encoding: str, block_bytes: int | None = None) -> Iterator[
         yield rest + b"\n"
 
 
-def spread(blocks: Iterable[bytes], lines: int) -> list[bytes]:
-    """Return pieces of a text that are spread evenly over it, with about ``lines`` lines to twice as many; the whole
-    text as one piece if it has fewer. Only the pieces are kept in memory.
+def spread(uri: str, encoding: str, lines: int) -> list[bytes]:
+    """Return blocks of a text that are spread evenly over it, the first and the last among them; a text of few blocks
+    whole, as one. Passes over the file, with no more than these in memory. Raises as :func:`blocks` does.
 
     Args:
-        blocks: The text in blocks of whole lines.
-        lines: How many lines to return.
+        uri: The file.
+        encoding: Of its text.
+        lines: How many lines the blocks have at least, if the text has as many.
     """
-    in_piece = -(-lines // SAMPLED_PIECES)
-    kept: list[list[bytes]] = []
-    number, step = 0, 1  # of the pieces; the distance of those that are kept
-    for block in blocks:
-        of_block = block.splitlines(keepends=True)
-        for start in range(0, len(of_block), in_piece):
-            if number % step == 0:
-                kept.append(of_block[start : start + in_piece])
-                if sum(map(len, kept)) > 2 * lines:
-                    kept, step = kept[::2], 2 * step
-            number += 1
-    pieces = [b"".join(piece) for piece in kept]
-    return pieces if step > 1 else [b"".join(pieces)]
+    kept: list[tuple[bytes, int]] = []
+    number, step, last = 0, 1, b""
+    for number, last in enumerate(blocks(uri, encoding, SAMPLED_BYTES)):
+        if number % step == 0:
+            kept.append((last, lines_in(last)))
+            if len(kept) > SAMPLED_BLOCKS and sum(count for _, count in kept) > 2 * lines:
+                kept, step = kept[::2], 2 * step
+    sampled = [block for block, _ in kept]
+    if step == 1:
+        return [b"".join(sampled)]
+    return sampled if number % step == 0 else [*sampled, last]
 
 
 def lines_in(text: bytes) -> int:

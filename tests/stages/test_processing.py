@@ -110,7 +110,7 @@ def test_columns_without_plain_values_are_ignored_with_a_note(tmp_path: Path, st
 
 
 def test_the_kind_of_problem_follows_from_all_rows(tmp_path: Path, storage_uri: str):
-    amounts = ["0.00"] * 200 + [f"{i}.25" for i in range(400)]
+    amounts = [f"{i}.25" if 301 <= i <= 305 else "0.00" for i in range(600)]  # the sample has each sixth
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i % 17},{amount}\n" for i, amount in enumerate(amounts)))
     options = ProcessOptions(sample_rows=100)
     dataset = manifest.load(processing.stage(str(tmp_path / "a.csv"), "y", options, storage_uri=storage_uri).run())

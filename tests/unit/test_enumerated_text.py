@@ -88,7 +88,7 @@ def test_the_dataset_is_that_of_plain_text(
         assert (pl.Enum in types) == enums
     found = dataset_of(tmp_path / name, tmp_path / "enumerations", options)
     read = reading.batches
-    monkeypatch.setattr(reading, "batches", lambda *of, enums=False: read(*of))
+    monkeypatch.setattr(reading, "batches", lambda *of, enums=False, **options: read(*of, **options))
     expected = dataset_of(tmp_path / name, tmp_path / "plain", options)
     assert bool(expected.reasons) == bool(options.columns)
     for fact in ("rows_rejected", "reasons", "feature_set", "class_counts", "target", "split_by", "warnings"):

@@ -49,6 +49,12 @@ def raises(context):
     raise ZeroDivisionError("the user's mistake")
 
 
+def raises_its_threads(context):
+    import threadpoolctl
+
+    raise ValueError({pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"})
+
+
 def reports_nothing(context):
     return linear(_Silent(context))
 

@@ -1,9 +1,11 @@
 """Errors of user-defined loops, their declarations, and where tuning starts. No Ray."""
 
 import functools
+import importlib
 import importlib.util
 
 import pytest
+import threadpoolctl
 
 from rayworks.data import manifest
 from rayworks.errors import ParameterError, TrainingError, TransferError
@@ -15,16 +17,24 @@ from rayworks.training.loops import xgboost
 from rayworks.training.search import Search
 
 
-def context(problem: str = "regression") -> loop.LoopContext:
+def context(problem: str = "regression", threads: int = 1) -> loop.LoopContext:
     dataset = Dataset.model_construct(
         target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=())
     )
-    return loop.LoopContext(dataset, {}, metric="rmse", rounds=1, patience=1, threads=1)
+    return loop.LoopContext(dataset, {}, metric="rmse", rounds=1, patience=1, threads=threads)
 
 
 def test_a_loop_that_raises_is_quoted_with_file_and_line():
     with pytest.raises(TrainingError, match=r"ZeroDivisionError: the user's mistake, at .*example_loops\.py:\d+"):
         loop.run("tests.stages.example_loops:raises", context())
+
+
+@pytest.mark.parametrize(("before", "threads"), [(1, 3), (3, 1)])
+def test_a_loop_has_a_thread_for_each_cpu_in_a_process_that_had_others_before(before: int, threads: int):
+    importlib.import_module("xgboost")  # brings OpenMP
+    with threadpoolctl.threadpool_limits(before), pytest.raises(TrainingError) as failure:
+        loop.run("tests.stages.example_loops:raises_its_threads", context(threads=threads))
+    assert f"ValueError: {{{threads}}}" in str(failure.value)
 
 
 def test_a_loop_that_returns_no_model_is_an_error_that_names_the_missing_method():
@@ -200,7 +210,7 @@ class _Iterable:
     """A context of which ``dict`` makes an empty dictionary: a loop that returns no model."""
 
     def __init__(self, inner: loop.LoopContext):
-        self.target = inner.target
+        self.target, self.threads = inner.target, inner.threads
 
     def __iter__(self):
         return iter(())

@@ -128,6 +128,7 @@ def trained(folder: Path, chosen: dict[str, Any]) -> int:
 
     data, threads = dataset(folder), os.cpu_count() or 1
     origin = split_rows.earlier_origin(data)
+    assert origin, "the flights are split by time"
 
     def matrix(parts: list[Any], ref: Any = None) -> Any:
         features, labels = zip(*parts, strict=True)

@@ -80,7 +80,7 @@ def _record(line: str) -> dict[str, str | None] | str:
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    # What JSON's encoder does for these, in a tenth of the time.
+    # What JSON's encoder does for these, in much less time.
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return repr(value)
     return json.dumps(value, ensure_ascii=False)

@@ -84,8 +84,8 @@ def batches(
         present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         expected = sum(file.metadata.row_group(group).num_rows for group in groups)
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=present):
-            rows = Batch(_rows(pa.Table.from_batches([batch]), enums), row, batch.num_rows)
-            yield rows.thinned(sampled * batch.num_rows // expected) if sampled else rows
+            whole = Batch(_rows(pa.Table.from_batches([batch]), enums), row, batch.num_rows)
+            yield whole.thinned(sampled * batch.num_rows // expected) if sampled else whole
             row += batch.num_rows
     if row - first_row != expected:
         detail = f"its footer says {expected:,} rows, it has {row - first_row:,}"

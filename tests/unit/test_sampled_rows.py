@@ -78,7 +78,7 @@ def test_about_as_many_rows_are_sampled_as_asked_for(tmp_path: Path, ending: str
 def test_a_file_with_fewer_rows_than_asked_for_is_read_whole(tmp_path: Path, ending: str):
     rows = year('a "word",\nand more').head(40)
     write(rows, tmp_path / f"a.{ending}")
-    (chunk,) = reading.chunks(reading.source_files(str(tmp_path)))
+    chunk = chunk_of(tmp_path)
     batches = list(reading.batches(chunk, sampled=ROWS))
     assert pl.concat(batch.rows for batch in batches).equals(pl.concat(batch.rows for batch in reading.batches(chunk)))
     assert not any(batch.malformed for batch in batches)

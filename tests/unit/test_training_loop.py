@@ -1,7 +1,6 @@
 """Errors of user-defined loops, their declarations, and where tuning starts. No Ray."""
 
 import functools
-import importlib
 import importlib.util
 
 import pytest

@@ -147,6 +147,7 @@ def rayworks(task: Task, trials: int) -> np.ndarray:
     tuned = None
     if trials:
         tuned = tuning.stage(task.ref, TuneOptions(trials=trials), TrainOptions(), storage_uri=task.storage_uri).run()
+        sys.stderr.write(f"the best trial, on the folds: {tuned.best.metric:.4g}\n")
     best = tuned.best.hyperparameters if tuned else None
     model = training.stage(task.ref, TrainOptions(), hyperparameters=best, storage_uri=task.storage_uri).run()
     names = [column.name for column in task.whole.feature_set.columns]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar, cast
 
+from rayworks import task_threads
 from rayworks.capacity import NOT_ON_GPUS
 from rayworks.errors import ClusterError
 from rayworks.ray_error import cause, node_of, report_of_memory
@@ -91,4 +92,5 @@ def explained(error: Exception) -> BaseException:
 
 
 def _call(work: Callable[[ItemT], ResultT], item: ItemT) -> ResultT:
+    task_threads.process.set()
     return work(item)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from rayworks import task_threads
 from rayworks.errors import RayworksError, TransferError, first_line, note_task
 from rayworks.runner import _private, unpicklable
 from rayworks.runner.flow_run_cache import EnteredFlowRun, FlowRunCache
@@ -128,6 +129,7 @@ def run_task(*upstream: Any, call: TaskCall) -> "tuple[State[Any], TaskRunEnd]":
         upstream: The results that ``call`` refers to. They are arguments so that Ray waits for them.
         call: The task run.
     """
+    task_threads.process.set()
     worker = _worker_process
     worker.outbox.collect_from_process()
     worker.task_run_id = call.task_run_id

@@ -143,14 +143,9 @@ def run(path: str, context: LoopContext) -> Model:
         TransferError: It returned a model that cannot be stored.
         RayworksError: As raised by the loop.
     """
-    from threadpoolctl import threadpool_limits
-
     function = import_path.load(path)
     try:
-        # Ray tells OpenMP of a task's CPUs by a variable that a process reads once. One that ran a trial of one CPU
-        # before would train with one thread, however many the loop asks XGBoost for.
-        with threadpool_limits(context.threads):
-            model = function(context)
+        model = function(context)
     except RayworksError:
         raise
     except Exception as error:  # user code may raise anything

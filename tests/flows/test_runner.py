@@ -55,6 +55,28 @@ def test_the_error_of_a_task_is_raised_unchanged():
     assert "in fail\n" in trace, "pickle drops the traceback"
 
 
+@task
+def process_and_threads() -> tuple[int, set[int]]:
+    import sklearn.ensemble  # noqa: F401 - brings OpenMP and BLAS
+    import threadpoolctl
+
+    return os.getpid(), {library["num_threads"] for library in threadpoolctl.threadpool_info()}
+
+
+def test_libraries_have_a_thread_for_each_cpu_of_a_task_in_a_process_whose_tasks_before_had_others():
+    def body() -> bool:
+        before: dict[int, set[int]] = {}
+        for cpus in [1, 2] * 20:
+            with remote_options(num_cpus=cpus):
+                process, threads = process_and_threads.submit().result()
+            assert threads == {cpus}
+            if before.setdefault(process, threads) != threads:
+                return True
+        return False
+
+    assert run(body).result(), "no process ran tasks of one CPU and of two"
+
+
 class HttpError(Exception):
     """As many libraries write one: pickle calls it with the message only."""
 

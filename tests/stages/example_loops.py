@@ -51,6 +51,7 @@ def raises(context):
 
 def raises_its_threads(context):
     import threadpoolctl
+    import xgboost  # noqa: F401 - brings OpenMP
 
     raise ValueError({pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"})
 

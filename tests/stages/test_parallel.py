@@ -1,5 +1,6 @@
 """Bounded work over a real Ray: each item once, and errors as they were raised."""
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -84,3 +85,20 @@ def test_the_node_where_memory_ran_out_has_its_name_which_on_kubernetes_is_that_
     assert node_of(MemoryReport(address, "")) == f"node {socket.gethostname()} ({address})"
     assert node_of(MemoryReport("192.0.2.7", "")) == "node 192.0.2.7"
     assert node_of(MemoryReport("", "")) == ""
+
+
+def test_libraries_have_a_thread_for_each_cpu_of_a_task_in_a_process_whose_tasks_before_had_others():
+    def threads(_: int) -> tuple[int, set[int]]:
+        import sklearn.ensemble  # noqa: F401 - brings OpenMP and BLAS
+        import threadpoolctl
+
+        return os.getpid(), {library["num_threads"] for library in threadpoolctl.threadpool_info()}
+
+    before: dict[int, set[int]] = {}
+    for cpus in [1, 2] * 20:
+        [(process, found)] = parallel.map_unordered(threads, [0], num_cpus=cpus)
+        assert found == {cpus}
+        if process in before and before[process] != found:
+            return
+        before[process] = found
+    pytest.fail("no process ran tasks of one CPU and of two")

@@ -164,6 +164,14 @@ def test_a_model_that_cannot_be_pickled_is_not_trained_again(workers: int, amoun
     assert len(log.read_text().splitlines()) == workers
 
 
+@pytest.mark.parametrize(("workers", "cpus"), [(1, 2), (2, 1)])
+def test_libraries_have_a_thread_for_each_cpu_of_a_worker(workers: int, cpus: int, amounts: DatasetRef, tmp_path: Path):
+    loop = f"{LOOPS}:raises_its_threads"
+    options = TrainOptions(loop=loop, workers=workers, cpus_per_worker=cpus, max_failures=0)
+    with pytest.raises(TrainingError, match=rf"ValueError: \{{{cpus}\}}"):
+        training.stage(amounts, options, storage_uri=str(tmp_path)).run()
+
+
 def test_a_model_that_predicts_nan_is_not_stored(amounts: DatasetRef, tmp_path: Path):
     options = TrainOptions(loop=f"{LOOPS}:predicts_nan", workers=2)
     with pytest.raises(TrainingError, match="predictions are not finite numbers"):

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 
 import pytest
-import threadpoolctl
 
 from rayworks.data import manifest
 from rayworks.errors import ParameterError, TrainingError, TransferError
@@ -16,24 +15,16 @@ from rayworks.training.loops import xgboost
 from rayworks.training.search import Search
 
 
-def context(problem: str = "regression", threads: int = 1) -> loop.LoopContext:
+def context(problem: str = "regression") -> loop.LoopContext:
     dataset = Dataset.model_construct(
         target=Target(name="y", problem=problem), feature_set=FeatureSet(columns=(), features=())
     )
-    return loop.LoopContext(dataset, {}, metric="rmse", rounds=1, patience=1, threads=threads)
+    return loop.LoopContext(dataset, {}, metric="rmse", rounds=1, patience=1, threads=1)
 
 
 def test_a_loop_that_raises_is_quoted_with_file_and_line():
     with pytest.raises(TrainingError, match=r"ZeroDivisionError: the user's mistake, at .*example_loops\.py:\d+"):
         loop.run("tests.stages.example_loops:raises", context())
-
-
-@pytest.mark.parametrize(("before", "threads"), [(1, 3), (3, 1)])
-def test_a_loop_has_a_thread_for_each_cpu_in_a_process_that_had_others_before(before: int, threads: int):
-    importlib.import_module("xgboost")  # brings OpenMP
-    with threadpoolctl.threadpool_limits(before), pytest.raises(TrainingError) as failure:
-        loop.run("tests.stages.example_loops:raises_its_threads", context(threads=threads))
-    assert f"ValueError: {{{threads}}}" in str(failure.value)
 
 
 def test_a_loop_that_returns_no_model_is_an_error_that_names_the_missing_method():
